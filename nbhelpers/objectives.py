@@ -1,0 +1,92 @@
+"""Losses of a representation, one number per image, to be minimised. No slot for an image prior, on purpose."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nbhelpers.types import Features, Labels, Objective, PerImage
+
+
+def match(target: Features) -> Objective:
+    """Normalised distance to a target representation, ‖f − t‖ / ‖t‖.
+
+    Args:
+        target: (n, d), one row per image, or (1, d) for all images.
+
+    Raises:
+        ValueError: `target` is not two-dimensional or not finite, or does not fit the features.
+
+    Source: the inversion objective of Engstrom et al., arXiv:1906.00945, §4.1.
+    """
+    target = _rows(target)
+    length = torch.linalg.vector_norm(target, dim=1).clamp_min(1e-12)
+
+    def distance(features: Features) -> PerImage:
+        if features.shape[1:] != target.shape[1:] or target.shape[0] not in (1, features.shape[0]):
+            raise ValueError(
+                f"match: features {tuple(features.shape)} and target {tuple(target.shape)} do not fit; "
+                "give one target row per image, or a single row for all"
+            )
+        return torch.linalg.vector_norm(features - target, dim=1) / length
+
+    return distance
+
+
+def leave(origin: Features) -> Objective:
+    """Minus the distance from a representation, −‖f − o‖: how far a small change of the image can move it.
+
+    The gradient vanishes at the origin itself, so start beside it (`noise`, or a point of the ball).
+
+    Source: the inner maximum of equation (1) of Engstrom et al., arXiv:1906.00945, without its denominator.
+    """
+    origin = _rows(origin)
+    return lambda features: -torch.linalg.vector_norm(features - origin, dim=1)
+
+
+def activate(component: int | Tensor, *, ceiling: float | Tensor | None = None) -> Objective:
+    """Minus the activation of one component, −f_i, or −min(f_i, ceiling).
+
+    Args:
+        component: an index into the features, or an integer tensor (n,), one per image.
+        ceiling: activation at which an image is left alone, a number or a tensor (n,); None for no end.
+
+    Raises:
+        IndexError: a component lies outside the features.
+
+    Source: feature visualization and addition of Engstrom et al., arXiv:1906.00945, §4.2.
+    """
+
+    wanted = torch.as_tensor(component)
+    if wanted.is_floating_point() or wanted.ndim > 1:
+        raise TypeError(f"component: got {component!r}, wanted an index or an integer tensor (n,)")
+    low, high = int(wanted.min()), int(wanted.max())
+
+    def activation(features: Features) -> PerImage:
+        if low < 0 or high >= features.shape[1]:
+            raise IndexError(f"component: got {low if low < 0 else high}, wanted 0 to {features.shape[1] - 1}")
+        index = wanted.to(features.device).long().expand(features.shape[0])
+        value = features.gather(1, index[:, None])[:, 0]
+        if ceiling is not None:
+            value = torch.minimum(value, torch.as_tensor(ceiling, dtype=value.dtype, device=value.device))
+        return -value
+
+    return activation
+
+
+def misclassify(labels: Labels) -> Objective:
+    """Minus the cross-entropy of the given classes, over logits: the inner maximisation of robust training.
+
+    Args:
+        labels: (n,) class indices.
+
+    Source: Madry et al., arXiv:1706.06083, equation (2.1).
+    """
+    return lambda logits: -functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def _rows(target: Features) -> Features:
+    if target.ndim != 2:
+        raise ValueError(f"target: got shape {tuple(target.shape)}, wanted (n, d); keep the batch dimension")
+    if not torch.isfinite(target).all():
+        raise ValueError("target: got NaN or infinity, wanted finite numbers")
+    return target.detach()

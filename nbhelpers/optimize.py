@@ -1,0 +1,239 @@
+"""The one loop: minimise an objective of f(images) over images, by projected gradient descent."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images
+
+Schedule = Literal["cosine", "constant"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iterate: images with *their own* losses. Nothing here was copied to the host."""
+
+    index: int  # 0 is the start
+    total: int  # steps asked for
+    images: Images
+    losses: PerImage
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `minimize` returns."""
+
+    images: Images  # one per start image, the best or the last iterate
+    losses: Tensor  # (iterates, n): every iterate's loss; the start comes first
+    loss: PerImage  # of `images`
+    stopped: str  # "steps", "callback" or "interrupt"
+
+
+def box(images: Images) -> Images:
+    """Clamp pixels to [0, 1]."""
+    return images.clamp(0, 1)
+
+
+def l2_ball(center: Images, radius: float) -> Projection:
+    """Project each image onto the L2 ball around its centre, then onto [0, 1].
+
+    Args:
+        center: (n, c, h, w) ball centres, pixels in [0, 1].
+        radius: L2 length over a whole image, in pixel units (a CIFAR-10 image spans 55.4).
+
+    Raises:
+        ValueError: `radius` is negative or not finite.
+
+    Source: the projection of PGD, Madry et al., arXiv:1706.06083.
+    """
+    _check_radius(radius)
+
+    def project(images: Images) -> Images:
+        offset = images - center
+        # The centre lies in [0, 1], so clamping afterwards cannot leave the ball again.
+        return (center + offset * (radius / _length(offset)).clamp(max=1)).clamp(0, 1)
+
+    return project
+
+
+def linf_ball(center: Images, radius: float) -> Projection:
+    """Project each pixel to within `radius` of its centre's, then onto [0, 1]; otherwise as `l2_ball`."""
+    _check_radius(radius)
+    return lambda images: torch.clamp(images, center - radius, center + radius).clamp(0, 1)
+
+
+def l2_direction(gradient: Images) -> Images:
+    """The steepest direction in L2: each image's gradient at unit length (zero stays zero)."""
+    return gradient / _length(gradient)
+
+
+def descend(
+    f: Callable[[Images], Features],
+    objective: Objective,
+    start: Images,
+    *,
+    steps: int = 200,
+    step_size: float | None = None,
+    momentum: float = 0.9,
+    schedule: Schedule = "cosine",
+    project: Projection = box,
+    direction: Callable[[Images], Images] = l2_direction,
+    batch_size: int | None = None,
+    score_last: bool = True,
+) -> Iterator[Step]:
+    """Minimise `objective(f(images))` from `start`; yield every iterate, the start included.
+
+    One forward and one backward pass per step. Images do not see each other: a batch of n equals n runs of one.
+
+    Args:
+        f: what the objective looks at: `model.representation`, or the model itself for logits.
+        objective: a loss per image, see `nbhelpers.objectives`.
+        start: (n, c, h, w), pixels in [0, 1]; left as it is.
+        steps: gradient steps; `steps + 1` iterates are yielded.
+        step_size: L2 length of the first step of one image, in pixel units; None is 0.05 at 3×32×32 and
+            grows with the image's diagonal.
+        momentum: weight of the past steps; 0 for none.
+        schedule: "cosine" lets the step fall to zero, "constant" keeps it.
+        project: onto the feasible images after each step: `box`, `l2_ball(...)`.
+        direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
+        batch_size: images per pass, to bound memory; None for all at once. The result does not depend on it.
+        score_last: False spares the forward pass that scores the last iterate, whose losses are then NaN.
+
+    Raises:
+        TypeError, ValueError: what was given, what is allowed.
+
+    Source: the published loop of Engstrom et al., arXiv:1906.00945, is `schedule="constant", momentum=0`.
+    """
+    check_images(start, "start")
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}, wanted at least 1")
+    if step_size is None:
+        step_size = 0.05 * math.sqrt(start[0].numel() / 3072)
+    if not (step_size > 0 and math.isfinite(step_size)):
+        raise ValueError(f"step_size: got {step_size}, wanted a positive length in pixel units")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum: got {momentum}, wanted 0 to below 1")
+    if schedule not in ("cosine", "constant"):
+        raise ValueError(f"schedule: got {schedule!r}, wanted 'cosine' or 'constant'")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1, or None for all at once")
+
+    def iterates() -> Iterator[Step]:
+        images = start.detach().clone()
+        velocity = torch.zeros_like(images)
+        for index in range(steps):
+            losses, gradient = _evaluate(f, objective, images, batch_size)
+            yield Step(index, steps, images, losses)
+            rate = step_size * (0.5 * (1 + math.cos(math.pi * index / steps)) if schedule == "cosine" else 1)
+            velocity = momentum * velocity + direction(gradient)
+            images = project(images - rate * velocity)
+        if score_last:
+            with torch.no_grad():
+                losses, _ = _evaluate(f, objective, images, batch_size)
+        else:
+            losses = images.new_full((images.shape[0],), math.nan)
+        yield Step(steps, steps, images, losses)
+
+    return iterates()
+
+
+def minimize(
+    f: Callable[[Images], Features],
+    objective: Objective,
+    start: Images,
+    *,
+    callback: Callable[[Step], bool | None] | None = None,
+    keep: Literal["best", "last"] = "best",
+    steps: int = 200,
+    step_size: float | None = None,
+    momentum: float = 0.9,
+    schedule: Schedule = "cosine",
+    project: Projection = box,
+    batch_size: int | None = None,
+) -> Result:
+    """Run `descend` to its end and keep, per image, the best or the last iterate.
+
+    Ctrl-C and a true callback end the run early; what there is comes back.
+
+    Args:
+        callback: called with every `Step`; returning True stops.
+        keep: "best" for each image's lowest loss, "last" for the last iterate.
+        f, objective, start, steps, step_size, momentum, schedule, project, batch_size: as in `descend`.
+
+    Raises:
+        TypeError, ValueError: as in `descend`.
+    """
+    if keep not in ("best", "last"):
+        raise ValueError(f"keep: got {keep!r}, wanted 'best' or 'last'")
+    iterates = descend(
+        f,
+        objective,
+        start,
+        steps=steps,
+        step_size=step_size,
+        momentum=momentum,
+        schedule=schedule,
+        project=project,
+        batch_size=batch_size,
+    )
+    images, loss, history, stopped = start, None, [], "steps"
+    try:
+        for step in tqdm(iterates, total=steps + 1, unit="step", delay=2, leave=False):
+            history.append(step.losses)
+            if loss is None or keep == "last":
+                images, loss = step.images, step.losses
+            else:
+                better = step.losses < loss
+                images = torch.where(better[:, None, None, None], step.images, images)
+                loss = torch.where(better, step.losses, loss)
+            if callback is not None and callback(step):
+                stopped = "callback"
+                break
+    except KeyboardInterrupt:
+        if loss is None:
+            raise  # not even the start was scored
+        stopped = "interrupt"
+    assert loss is not None
+    return Result(images, torch.stack(history), loss, stopped)
+
+
+def _evaluate(
+    f: Callable[[Images], Features], objective: Objective, images: Images, batch_size: int | None
+) -> tuple[PerImage, Images]:
+    """Losses and gradients, `batch_size` images at a time. Without grad mode the gradients are the images."""
+    n = images.shape[0]
+    size = n if batch_size is None else batch_size
+    losses, gradients, features = [], [], None
+    for first in range(0, n, size):
+        rows = slice(first, first + size)
+        part = images[rows].detach().requires_grad_(torch.is_grad_enabled())
+        values = f(part)
+        if size < n:
+            # Objectives treat each row on its own, so the rows of other parts may hold anything.
+            features = values.new_ones((n, *values.shape[1:])) if features is None else features
+            values = torch.cat([features[:first], values, features[first + size :]])
+            loss = objective(values)[rows]
+        else:
+            loss = objective(values)
+        if loss.shape != (part.shape[0],):
+            raise ValueError(f"objective: got shape {tuple(loss.shape)}, wanted one loss per image ({part.shape[0]},)")
+        gradients.append(torch.autograd.grad(loss.sum(), part)[0] if part.requires_grad else part)
+        losses.append(loss.detach())
+    if len(losses) == 1:
+        return losses[0], gradients[0]
+    return torch.cat(losses), torch.cat(gradients)
+
+
+def _length(images: Images) -> Tensor:
+    """L2 length per image, (n, 1, 1, 1), never zero."""
+    return torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def _check_radius(radius: float) -> None:
+    if not (radius >= 0 and math.isfinite(radius)):
+        raise ValueError(f"radius: got {radius}, wanted a finite length ≥ 0 in pixel units")

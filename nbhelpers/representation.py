@@ -1,0 +1,170 @@
+"""What to do with representations: gather them over a data set, rank images, attribute, compare."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nbhelpers.models import Model
+from nbhelpers.types import Features, Images, Labels, PerImage, check_images
+
+Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for memory, batch by batch
+
+
+@dataclass(frozen=True)
+class TopImages:
+    """The images that activate a component most and least, extremes first."""
+
+    highest: Tensor  # (k,) indices into the data set
+    lowest: Tensor
+    highest_values: PerImage  # activations of these images
+    lowest_values: PerImage
+
+
+def represent(model: Model, images: Images | Batches, *, batch_size: int = 256) -> Features:
+    """Representations of many images, (n, components), on the CPU.
+
+    Args:
+        model: whose representation.
+        images: (n, 3, h, w) in [0, 1] on any device, or an iterable of such batches (or of images and labels).
+        batch_size: images per forward pass.
+    """
+    return torch.cat([features.cpu() for features in _stream(model, images, batch_size)])
+
+
+def top_images(
+    model: Model, images: Images | Batches, component: int, k: int = 5, *, batch_size: int = 256
+) -> TopImages:
+    """Rank a data set by one component. Streams: memory grows with k, not with the data set.
+
+    Args:
+        model: whose representation.
+        images: as in `represent`.
+        component: index into the representation.
+        k: how many of the highest, and of the lowest.
+
+    Raises:
+        IndexError: `component` is outside the representation.
+        ValueError: `k` is not positive.
+
+    Source: the K most and least activating images of Engstrom et al., arXiv:1906.00945, §4.2.
+    """
+    if not 0 <= component < model.components:
+        raise IndexError(f"component: got {component}, wanted 0 to {model.components - 1}")
+    if k < 1:
+        raise ValueError(f"k: got {k}, wanted at least 1")
+    values, indices = torch.empty(0), torch.empty(0, dtype=torch.long)
+    low_values, low_indices, seen = values, indices, 0
+    for features in _stream(model, images, batch_size):
+        new, where = features[:, component].cpu(), torch.arange(seen, seen + len(features))
+        seen += len(features)
+        values, indices = _best(torch.cat([values, new]), torch.cat([indices, where]), k, descending=True)
+        low_values, low_indices = _best(
+            torch.cat([low_values, new]), torch.cat([low_indices, where]), k, descending=False
+        )
+    return TopImages(indices, low_indices, values, low_values)
+
+
+def contributions(model: Model, images: Images, classes: Labels) -> Features:
+    """How much each component adds to a class's logit, R_i(x) · W[c, i], (n, components).
+
+    Args:
+        model: the classifier.
+        images: (n, 3, h, w), pixels in [0, 1].
+        classes: (n,) class indices, for instance the wrong predictions.
+
+    Raises:
+        IndexError: a class is outside the classifier's.
+
+    Source: the ranking of the misclassification demo of Engstrom et al., arXiv:1906.00945.
+    """
+    classes = classes.to(model.device)
+    if classes.numel() and not (0 <= int(classes.min()) and int(classes.max()) < len(model.classes)):
+        raise IndexError(f"classes: got {classes.tolist()}, wanted 0 to {len(model.classes) - 1}")
+    with torch.no_grad():
+        return model.representation(images) * model.head.weight[classes]
+
+
+def predict(model: Model, images: Images | Batches, *, batch_size: int = 256) -> Labels:
+    """Predicted class indices, (n,), on the CPU; arguments as in `represent`."""
+    with torch.no_grad():
+        return torch.cat([model.head(part).argmax(1).cpu() for part in _stream(model, images, batch_size)])
+
+
+def interpolate(first: Tensor, second: Tensor, amounts: Sequence[float] | Tensor) -> Tensor:
+    """Linear mixes (1 − λ)·first + λ·second of images or representations.
+
+    Args:
+        first, second: a single item (…) each, of one shape.
+        amounts: the λ, (m,), 0 for `first` and 1 for `second`.
+
+    Returns:
+        (m, …), one mix per λ.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"interpolate: got shapes {tuple(first.shape)} and {tuple(second.shape)}, wanted the same")
+    amounts = torch.as_tensor(amounts, dtype=first.dtype, device=first.device)
+    return torch.lerp(first[None], second[None], amounts.reshape(-1, *[1] * first.ndim))
+
+
+def noise(n: int, *, size: int = 32, seed: int = 0) -> Images:
+    """Start images of dim grey noise, randn/20 + 0.5 clamped to [0, 1], (n, 3, size, size), on the CPU.
+
+    Source: the noise start of the reference code of Engstrom et al., arXiv:1906.00945.
+    """
+    if n < 1 or size < 1:
+        raise ValueError(f"noise: got n={n}, size={size}, wanted at least 1 each")
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(n, 3, size, size, generator=generator) / 20 + 0.5).clamp(0, 1)
+
+
+def random_pairs(n: int, *, seed: int = 0) -> Tensor:
+    """For each of n items another one, (n,): a random cyclic order, so nobody is paired with itself."""
+    if n < 2:
+        raise ValueError(f"random_pairs: got {n} items, wanted at least 2")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(1)
+    return partner
+
+
+def distance(features: Features, target: Features) -> PerImage:
+    """Normalised distance ‖f − t‖ / ‖t‖ of each row, (n,)."""
+    return torch.linalg.vector_norm(features - target, dim=1) / torch.linalg.vector_norm(target, dim=1).clamp_min(1e-12)
+
+
+def ssim(images: Images, others: Images) -> PerImage:
+    """Structural similarity of each pair of images, (n,), 1 for equal ones, from scikit-image.
+
+    Source: Wang et al., IEEE TIP 13(4), 2004.
+    """
+    if images.shape != others.shape:
+        raise ValueError(f"ssim: got shapes {tuple(images.shape)} and {tuple(others.shape)}, wanted the same")
+    pairs = zip(images.detach().cpu().numpy(), others.detach().cpu().numpy(), strict=True)
+    return torch.tensor(
+        numpy.array([structural_similarity(a, b, channel_axis=0, data_range=1) for a, b in pairs], dtype=numpy.float32)
+    )
+
+
+def _stream(model: Model, images: Images | Batches, batch_size: int) -> Iterator[Features]:
+    total = None
+    if isinstance(images, Tensor):
+        check_images(images)
+        total = -(-images.shape[0] // batch_size)
+        images = images.split(batch_size)
+    with torch.no_grad():
+        for batch in tqdm(images, total=total, unit="batch", delay=2, leave=False):
+            part = batch if isinstance(batch, Tensor) else batch[0]
+            yield model.representation(part.to(model.device))
+
+
+def _best(values: PerImage, indices: Tensor, k: int, *, descending: bool) -> tuple[PerImage, Tensor]:
+    order = values.argsort(descending=descending, stable=True)[:k]  # stable: ties go to the earlier image
+    return values[order], indices[order]

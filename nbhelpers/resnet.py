@@ -1,0 +1,102 @@
+"""ResNets for 32-pixel images, any depth and width, in the key layout of the published CIFAR checkpoints."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut (He et al., arXiv:1512.03385)."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = _shortcut(channels_in, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions and a shortcut, four times as wide at its end."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.shortcut = _shortcut(channels_in, 4 * channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = functional.relu(self.bn2(self.conv2(y)))
+        return functional.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """A ResNet with a 3×3 stem and no max-pooling.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        blocks: blocks in each of the four stages.
+        width: channels of the first stage; each later stage doubles them. 64 is the published width.
+        classes: outputs of the last layer, `linear`.
+    """
+
+    def __init__(self, block: type[BasicBlock | Bottleneck], blocks: list[int], *, width: int = 64, classes: int = 10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels_in = width
+        for stage, count in enumerate(blocks):
+            channels = width * 2**stage
+            layers = []
+            for index in range(count):
+                layers.append(block(channels_in, channels, 2 if stage and index == 0 else 1))
+                channels_in = channels * block.expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+        self.linear = nn.Linear(channels_in, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.linear(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
+
+
+BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+}
+
+
+def resnet(name: str = "resnet18", *, width: int = 64, classes: int = 10) -> ResNet:
+    """Build a CIFAR ResNet by name.
+
+    Raises:
+        ValueError: the name is not known, or the width is not positive.
+    """
+    if name not in BLOCKS:
+        raise ValueError(f"architecture: got {name!r}, wanted one of {', '.join(BLOCKS)}")
+    if width < 1:
+        raise ValueError(f"width: got {width}, wanted at least 1")
+    block, blocks = BLOCKS[name]
+    return ResNet(block, blocks, width=width, classes=classes)
+
+
+def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    if stride == 1 and channels_in == channels_out:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))

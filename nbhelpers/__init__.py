@@ -4,10 +4,11 @@ Every experiment is one act: minimise an objective of a network's representation
 gradient descent (`minimize`), with no prior and no regulariser. Source: Engstrom et al., arXiv:1906.00945.
 """
 
-from nbhelpers.data import class_names, load_images
+from nbhelpers.data import class_names, iter_batches, load_images, random_indices
 from nbhelpers.models import Model, load_model
 from nbhelpers.objectives import activate, leave, match, misclassify
 from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize
+from nbhelpers.plots import curves, distributions, image_grid
 from nbhelpers.representation import (
     TopImages,
     contributions,
@@ -15,11 +16,12 @@ from nbhelpers.representation import (
     interpolate,
     noise,
     predict,
-    random_pairs,
+    random_partners,
     represent,
     ssim,
     top_images,
 )
+from nbhelpers.results import print_numbers, save_result
 
 __all__ = [
     "Model",
@@ -30,9 +32,13 @@ __all__ = [
     "box",
     "class_names",
     "contributions",
+    "curves",
     "descend",
     "distance",
+    "distributions",
+    "image_grid",
     "interpolate",
+    "iter_batches",
     "l2_ball",
     "leave",
     "linf_ball",
@@ -43,8 +49,11 @@ __all__ = [
     "misclassify",
     "noise",
     "predict",
-    "random_pairs",
+    "print_numbers",
+    "random_indices",
+    "random_partners",
     "represent",
+    "save_result",
     "ssim",
     "top_images",
 ]

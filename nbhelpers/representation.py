@@ -17,12 +17,12 @@ Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for m
 
 @dataclass(frozen=True)
 class TopImages:
-    """The images that activate a component most and least, extremes first."""
+    """The images that activate a component most and least, extremes first; (k,), or (m, k) for m components."""
 
-    highest: Tensor  # (k,) indices into the data set
+    highest: Tensor  # indices into the data set
     lowest: Tensor
-    highest_values: PerImage  # activations of these images
-    lowest_values: PerImage
+    highest_values: Tensor  # activations of these images
+    lowest_values: Tensor
 
 
 def represent(model: Model, images: Images | Batches, *, batch_size: int = 256) -> Features:
@@ -37,36 +37,38 @@ def represent(model: Model, images: Images | Batches, *, batch_size: int = 256) 
 
 
 def top_images(
-    model: Model, images: Images | Batches, component: int, k: int = 5, *, batch_size: int = 256
+    model: Model, images: Images | Batches, component: int | Sequence[int], k: int = 5, *, batch_size: int = 256
 ) -> TopImages:
-    """Rank a data set by one component. Streams: memory grows with k, not with the data set.
+    """Rank a data set by one component, or by several in one pass. Memory grows with k, not with the data set.
 
     Args:
         model: whose representation.
         images: as in `represent`.
-        component: index into the representation.
+        component: index into the representation, or m of them.
         k: how many of the highest, and of the lowest.
 
     Raises:
-        IndexError: `component` is outside the representation.
+        IndexError: a component is outside the representation.
         ValueError: `k` is not positive.
 
     Source: the K most and least activating images of Engstrom et al., arXiv:1906.00945, §4.2.
     """
-    if not 0 <= component < model.components:
+    wanted = torch.as_tensor(component).reshape(-1)
+    if not (int(wanted.min()) >= 0 and int(wanted.max()) < model.components):
         raise IndexError(f"component: got {component}, wanted 0 to {model.components - 1}")
     if k < 1:
         raise ValueError(f"k: got {k}, wanted at least 1")
-    values, indices = torch.empty(0), torch.empty(0, dtype=torch.long)
-    low_values, low_indices, seen = values, indices, 0
+    high, low, seen = None, None, 0
     for features in _stream(model, images, batch_size):
-        new, where = features[:, component].cpu(), torch.arange(seen, seen + len(features))
-        seen += len(features)
-        values, indices = _best(torch.cat([values, new]), torch.cat([indices, where]), k, descending=True)
-        low_values, low_indices = _best(
-            torch.cat([low_values, new]), torch.cat([low_indices, where]), k, descending=False
-        )
-    return TopImages(indices, low_indices, values, low_values)
+        values = features[:, wanted.to(features.device)].cpu()
+        indices = torch.arange(seen, seen + len(values))[:, None].expand_as(values)
+        seen += len(values)
+        high = _best(high, (values, indices), k, descending=True)
+        low = _best(low, (values, indices), k, descending=False)
+    if high is None or low is None:
+        raise ValueError("images: got an empty data set, wanted at least one batch")
+    ranked = [part.T if isinstance(component, Sequence) else part[:, 0] for part in (*high, *low)]
+    return TopImages(highest=ranked[1], lowest=ranked[3], highest_values=ranked[0], lowest_values=ranked[2])
 
 
 def contributions(model: Model, images: Images, classes: Labels) -> Features:
@@ -83,7 +85,7 @@ def contributions(model: Model, images: Images, classes: Labels) -> Features:
     Source: the ranking of the misclassification demo of Engstrom et al., arXiv:1906.00945.
     """
     classes = classes.to(model.device)
-    if classes.numel() and not (0 <= int(classes.min()) and int(classes.max()) < len(model.classes)):
+    if classes.numel() and not (int(classes.min()) >= 0 and int(classes.max()) < len(model.classes)):
         raise IndexError(f"classes: got {classes.tolist()}, wanted 0 to {len(model.classes) - 1}")
     with torch.no_grad():
         return model.representation(images) * model.head.weight[classes]
@@ -125,14 +127,20 @@ def noise(n: int, *, size: int = 32, seed: int = 0) -> Images:
     return (torch.randn(n, 3, size, size, generator=generator) / 20 + 0.5).clamp(0, 1)
 
 
-def random_pairs(n: int, *, seed: int = 0) -> Tensor:
-    """For each of n items another one, (n,): a random cyclic order, so nobody is paired with itself."""
-    if n < 2:
-        raise ValueError(f"random_pairs: got {n} items, wanted at least 2")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    partner = torch.empty_like(order)
-    partner[order] = order.roll(1)
-    return partner
+def random_partners(labels: Labels, *, seed: int = 0) -> Tensor:
+    """For each image another one of a different class, drawn at random, (n,) indices: the null's pairs.
+
+    Args:
+        labels: (n,) class indices; give `torch.arange(n)` where any other image will do.
+        seed: random generator.
+
+    Raises:
+        ValueError: all labels are the same.
+    """
+    other = (labels[:, None] != labels[None, :]).float()
+    if labels.numel() < 2 or not bool(other.any(1).all()):
+        raise ValueError(f"random_partners: got {labels.unique().tolist()} as labels, wanted at least two classes")
+    return torch.multinomial(other, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
 
 
 def distance(features: Features, target: Features) -> PerImage:
@@ -165,6 +173,9 @@ def _stream(model: Model, images: Images | Batches, batch_size: int) -> Iterator
             yield model.representation(part.to(model.device))
 
 
-def _best(values: PerImage, indices: Tensor, k: int, *, descending: bool) -> tuple[PerImage, Tensor]:
-    order = values.argsort(descending=descending, stable=True)[:k]  # stable: ties go to the earlier image
-    return values[order], indices[order]
+def _best(
+    kept: tuple[Tensor, Tensor] | None, new: tuple[Tensor, Tensor], k: int, *, descending: bool
+) -> tuple[Tensor, Tensor]:
+    values, indices = new if kept is None else (torch.cat(pair) for pair in zip(kept, new, strict=True))
+    order = values.argsort(dim=0, descending=descending, stable=True)[:k]  # stable: ties go to the earlier image
+    return values.gather(0, order), indices.gather(0, order)

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut (He et al., arXiv:1512.03385)."""
 

@@ -1,0 +1,156 @@
+"""Figures in one look: crisp image grids, distributions, curves. Every function returns a Figure."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy
+import torch
+from matplotlib.figure import Figure as MatplotlibFigure
+from torch import Tensor
+from torch.nn import functional
+
+from nbhelpers.types import Images, check_images
+
+COLOURS = {"robust": "#1769aa", "standard": "#d1571b", "random pairs": "#8a8a8a", "pixels": "#8a8a8a"}
+_MORE = ("#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d")
+_DPI, _FONT, _LINE = 100, 8.5, 13  # dots per inch, points, dots per line of text
+
+
+class Figure(MatplotlibFigure):
+    """A matplotlib figure that shows itself in a notebook without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs
+        return f"Figure({self.get_label()})"
+
+
+def image_grid(
+    rows: Mapping[str, Images],
+    *,
+    columns: Sequence[str] = (),
+    captions: Mapping[str, Sequence[str]] | None = None,
+    cell: int = 96,
+    title: str = "",
+) -> Figure:
+    """Images in labelled rows, one batch a row, small ones enlarged by whole pixels.
+
+    Args:
+        rows: row label → (n, 3, h, w) in [0, 1]; rows may differ in length and image size.
+        columns: a heading for each column.
+        captions: row label → a short text under each image of that row.
+        cell: side of a shown image, in dots.
+        title: over the grid.
+
+    Raises:
+        ValueError: no rows, or captions for a row that is not there.
+    """
+    captions = dict(captions or {})
+    if not rows or captions.keys() - rows.keys():
+        raise ValueError(f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of rows")
+    gap, left = 6, 14 + max(6 * max(map(len, label.split("\n"))) for label in rows)
+    count = max(len(images) for images in rows.values())
+    top = (_LINE + 9 if title else 4) + _LINE * (1 + max((text.count("\n") for text in columns), default=-1)) + 2
+    heights = [cell + gap + _LINE * _lines(captions.get(label, ())) for label in rows]
+    width, height = left + count * (cell + gap), top + sum(heights)
+    canvas = numpy.ones((height, width, 3), dtype=numpy.float32)
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, label=f"{len(rows)} × {count} images")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    style = {"fontsize": _FONT, "linespacing": 1.1}
+    y = top
+    for (label, images), row_height in zip(rows.items(), heights, strict=True):
+        check_images(images, label)
+        axes.text(left - 10, y + cell / 2, label, ha="right", va="center", **style)
+        for column, picture in enumerate(_enlarge(images, cell)):
+            x, side = left + column * (cell + gap), picture.shape[0]
+            canvas[y : y + side, x : x + side] = picture
+        for column, text in enumerate(captions.get(label, ())):
+            x = left + column * (cell + gap) + cell / 2
+            axes.text(x, y + cell + 2, text, ha="center", va="top", color="#444444", **style)
+        y += row_height
+    for column, text in enumerate(columns):
+        axes.text(left + column * (cell + gap) + cell / 2, top - 4, text, ha="center", va="bottom", **style)
+    if title:
+        axes.text(left, 4, title, ha="left", va="top", fontsize=10.5, fontweight="bold")
+    axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
+    return figure
+
+
+def distributions(samples: Mapping[str, Tensor], *, xlabel: str, title: str = "", log: bool = False) -> Figure:
+    """Histograms over each other, one per label, medians marked.
+
+    Args:
+        samples: label → (n,) numbers.
+        xlabel: what they are, with its unit.
+        log: a logarithmic axis.
+    """
+    figure, axes = _axes(title, xlabel, "images", f"distributions of {', '.join(samples)}")
+    values = torch.cat([sample.detach().float().cpu() for sample in samples.values()])
+    low, high = values.min().item(), values.max().item()
+    bins = numpy.geomspace(max(low, 1e-6), high, 33) if log else numpy.linspace(min(low, 0), high, 33)
+    for index, (label, sample) in enumerate(samples.items()):
+        numbers, colour = sample.detach().float().cpu().numpy(), _colour(label, index)
+        axes.hist(numbers, bins=bins, color=colour, alpha=0.55, label=f"{label} (median {numpy.median(numbers):.2g})")
+        axes.axvline(numpy.median(numbers), color=colour, linewidth=1.5)
+    if log:
+        axes.set_xscale("log")
+    axes.legend(frameon=False, fontsize=_FONT)
+    return figure
+
+
+def curves(
+    x: Sequence[float] | Tensor, series: Mapping[str, Tensor], *, xlabel: str, ylabel: str, title: str = ""
+) -> Figure:
+    """Lines over a common x; where a series is (m, n), its mean over n and the middle half as a band.
+
+    Args:
+        x: (m,) positions.
+        series: label → (m,) or (m, n).
+        xlabel, ylabel: what they are, with units.
+    """
+    figure, axes = _axes(title, xlabel, ylabel, f"curves of {', '.join(series)}")
+    x = torch.as_tensor(x).cpu().numpy()
+    for index, (label, values) in enumerate(series.items()):
+        numbers, colour = values.detach().float().cpu().numpy(), _colour(label, index)
+        if numbers.ndim == 2:
+            axes.fill_between(x, *numpy.quantile(numbers, (0.25, 0.75), axis=1), color=colour, alpha=0.15, linewidth=0)
+            numbers = numbers.mean(1)
+        axes.plot(x, numbers, color=colour, marker="o" if len(x) < 16 else None, markersize=4, label=label)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.legend(frameon=False, fontsize=_FONT)
+    return figure
+
+
+def _axes(title: str, xlabel: str, ylabel: str, label: str):
+    figure = Figure(figsize=(6.4, 2.9), dpi=_DPI, layout="constrained", label=label)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=_FONT)
+    axes.set_xlabel(xlabel, fontsize=_FONT + 0.5)
+    axes.set_ylabel(ylabel, fontsize=_FONT + 0.5)
+    if title:
+        axes.set_title(title, fontsize=10.5, fontweight="bold", loc="left")
+    return figure, axes
+
+
+def _colour(label: str, index: int) -> str:
+    return next((colour for name, colour in COLOURS.items() if label.startswith(name)), _MORE[index % len(_MORE)])
+
+
+def _lines(texts: Sequence[str]) -> int:
+    return max((text.count("\n") + 1 for text in texts), default=0)
+
+
+def _enlarge(images: Images, cell: int) -> numpy.ndarray:
+    """(n, side, side, 3) with side ≤ cell: whole-pixel enlargement, or an antialiased reduction."""
+    images = images.detach().float().cpu()
+    factor = cell // max(images.shape[-2:])
+    if factor:
+        images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    else:
+        images = functional.interpolate(images, (cell, cell), mode="bilinear", antialias=True).clamp(0, 1)
+    return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

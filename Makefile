@@ -1,8 +1,38 @@
 # Every target sets up .venv by itself; nothing is needed beforehand but Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
+NOTEBOOKS := $(wildcard notebooks/[0-9]_*.ipynb)
+# Progress bars would differ between runs, and waiting threads must not spin while other kernels compute.
+QUIET := TQDM_DISABLE=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: demo test lab clean
+.PHONY: demo test lab gallery bench notebooks format clean
+
+demo: .venv/.installed  ## run the six notebooks into runs/demo and show their numbers
+	$(BIN)/python -m nbhelpers.demo
+
+test: .venv/.installed  ## style, types, unit tests, the notebooks against their saved outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(QUIET) $(BIN)/pytest -m "not download" -rs
+	$(QUIET) $(BIN)/pytest --nbval --nbval-cell-timeout=600 -p no:randomly -W default $(NOTEBOOKS)
+
+lab: .venv/.installed  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+gallery: .venv/.installed  ## write all demos, precomputed, into one page that needs no kernel
+	$(BIN)/python -m nbhelpers.widgets.page runs/gallery.html
+
+bench: .venv/.installed  ## measure speed against the peer and the floor
+	$(BIN)/python -m benchmarks
+
+notebooks: .venv/.installed  ## execute every notebook in place, outputs saved
+	$(QUIET) $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

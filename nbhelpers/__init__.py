@@ -4,6 +4,8 @@ Every experiment is one act: minimise an objective of a network's representation
 gradient descent (`minimize`), with no prior and no regulariser. Source: Engstrom et al., arXiv:1906.00945.
 """
 
+import importlib
+
 from nbhelpers.data import class_names, iter_batches, load_images, random_indices
 from nbhelpers.models import Model, load_model
 from nbhelpers.objectives import activate, leave, match, misclassify
@@ -22,6 +24,14 @@ from nbhelpers.representation import (
     top_images,
 )
 from nbhelpers.results import print_numbers, save_result
+
+
+def __getattr__(name: str) -> object:
+    """Load `nbhelpers.widgets` at its first use: scripts and workers do without ipywidgets."""
+    if name == "widgets":
+        return importlib.import_module("nbhelpers.widgets")
+    raise AttributeError(f"module 'nbhelpers' has no attribute {name!r}")
+
 
 __all__ = [
     "Model",
@@ -56,4 +66,5 @@ __all__ = [
     "save_result",
     "ssim",
     "top_images",
+    "widgets",
 ]

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy
+import PIL.Image
 import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 from torch import Tensor
@@ -21,7 +22,13 @@ class Figure(MatplotlibFigure):
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
+        self.savefig(buffer, format="rgba", dpi=_DPI)
+        width, height = self.canvas.get_width_height()
+        pixels = numpy.frombuffer(buffer.getvalue(), numpy.uint8).reshape(height, width, 4)[..., :3]
+        # Six bits a channel: nobody sees the difference, and a notebook weighs a quarter less.
+        picture = PIL.Image.fromarray((pixels & 0xFC) | (pixels >> 6))
+        buffer = io.BytesIO()
+        picture.save(buffer, format="png", optimize=True)
         return buffer.getvalue()
 
     def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs
@@ -51,7 +58,7 @@ def image_grid(
     captions = dict(captions or {})
     if not rows or captions.keys() - rows.keys():
         raise ValueError(f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of rows")
-    gap, left = 6, 14 + max(6 * max(map(len, label.split("\n"))) for label in rows)
+    gap, left = 6, 18 + max(8 * max(map(len, label.split("\n"))) for label in rows)
     count = max(len(images) for images in rows.values())
     top = (_LINE + 9 if title else 4) + _LINE * (1 + max((text.count("\n") for text in columns), default=-1)) + 2
     heights = [cell + gap + _LINE * _lines(captions.get(label, ())) for label in rows]
@@ -116,10 +123,19 @@ def curves(
     x = torch.as_tensor(x).cpu().numpy()
     for index, (label, values) in enumerate(series.items()):
         numbers, colour = values.detach().float().cpu().numpy(), _colour(label, index)
+        repeated = colour in [line.get_color() for line in axes.lines]  # two nulls, say: the second is dashed
         if numbers.ndim == 2:
             axes.fill_between(x, *numpy.quantile(numbers, (0.25, 0.75), axis=1), color=colour, alpha=0.15, linewidth=0)
             numbers = numbers.mean(1)
-        axes.plot(x, numbers, color=colour, marker="o" if len(x) < 16 else None, markersize=4, label=label)
+        axes.plot(
+            x,
+            numbers,
+            color=colour,
+            linestyle="--" if repeated else "-",
+            marker="o" if len(x) < 16 else None,
+            markersize=4,
+            label=label,
+        )
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.legend(frameon=False, fontsize=_FONT)
     return figure

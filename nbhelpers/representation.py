@@ -7,7 +7,7 @@ import numpy
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nbhelpers.models import Model
 from nbhelpers.types import Features, Images, Labels, PerImage, check_images

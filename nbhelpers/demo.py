@@ -1,0 +1,44 @@
+"""`make demo`: run the six notebooks one after the other, then show their numbers and where their pages are."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+from nbhelpers.results import print_numbers
+from nbhelpers.sweep import sweep
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def main(out: str = "runs/demo") -> int:
+    """Run every notebook with its defaults into a fresh folder under `out`; 1 where one failed."""
+    folder, failed = Path(out) / time.strftime("%Y-%m-%d-%H%M%S"), []
+    notebooks = sorted(NOTEBOOKS.glob("[0-9]_*.ipynb"))
+    pages = {}
+    for notebook in tqdm(notebooks, unit="notebook"):
+        tqdm.write(f"{notebook.stem} …", file=sys.stderr)
+        outcome = sweep(notebook, {}, folder / notebook.stem, jobs=1)[0]
+        if outcome.state != "done":
+            failed.append(f"{notebook.stem}: {outcome.message}")
+            continue
+        executed = next(outcome.run.folder.glob("*.ipynb"))
+        page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
+        pages[notebook.stem] = outcome.run.folder / f"{notebook.stem}.html"
+        pages[notebook.stem].write_text(page, encoding="utf-8")
+    for name, path in pages.items():
+        result = json.loads((path.parent / "result.json").read_text())
+        print(f"\n{name}   {path}")
+        print_numbers(result["numbers"])
+    for line in failed:
+        print(f"\nfailed: {line}", file=sys.stderr)
+    print(f"\n{len(pages)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,51 @@
+"""Objectives are losses per image: each row on its own, errors in one line."""
+
+import pytest
+import torch
+
+import nbhelpers as nb
+
+
+def test_match_is_the_normalised_distance() -> None:
+    target = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    assert torch.allclose(nb.match(target)(torch.zeros(2, 2)), torch.ones(2))
+    assert torch.allclose(nb.match(target)(target), torch.zeros(2))
+    assert nb.match(target[:1])(torch.zeros(5, 2)).shape == (5,)
+
+
+def test_leave_grows_with_the_distance() -> None:
+    assert torch.allclose(nb.leave(torch.zeros(2, 2))(torch.tensor([[3.0, 4.0], [0.0, 2.0]])), torch.tensor([-5.0, -2]))
+
+
+def test_activate_takes_one_component_or_one_per_image_and_stops_at_the_ceiling() -> None:
+    features = torch.tensor([[1.0, 5.0], [2.0, 3.0]], requires_grad=True)
+    assert nb.activate(1)(features).tolist() == [-5, -3]
+    assert nb.activate(torch.tensor([0, 1]))(features).tolist() == [-1, -3]
+    capped = nb.activate(1, ceiling=4.0)(features)
+    assert capped.tolist() == [-4, -3]
+    capped.sum().backward()
+    assert features.grad.tolist() == [[0, 0], [0, -1]]  # the first has arrived and is left alone
+
+
+def test_misclassify_rises_for_sure_answers() -> None:
+    sure, unsure = nb.misclassify(torch.tensor([0, 0]))(torch.tensor([[9.0, 0.0], [0.0, 0.0]]))
+    assert unsure < sure < 0
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: nb.match(torch.zeros(3)), ValueError, r"wanted \(n, d\)"),
+        (lambda: nb.match(torch.full((1, 2), torch.nan)), ValueError, "finite"),
+        (lambda: nb.match(torch.ones(3, 2))(torch.ones(2, 2)), ValueError, "do not fit"),
+        (lambda: nb.match(torch.ones(2, 3))(torch.ones(2, 2)), ValueError, "do not fit"),
+        (lambda: nb.activate(2)(torch.ones(1, 2)), IndexError, "got 2, wanted 0 to 1"),
+        (lambda: nb.activate(-1)(torch.ones(1, 2)), IndexError, "got -1, wanted 0 to 1"),
+        (lambda: nb.activate(torch.tensor([0, 7]))(torch.ones(2, 2)), IndexError, "got 7"),
+        (lambda: nb.activate(torch.tensor(0.5)), TypeError, "index"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(make, error, says) -> None:
+    with pytest.raises(error, match=says) as caught:
+        make()
+    assert "\n" not in str(caught.value)

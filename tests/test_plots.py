@@ -1,0 +1,45 @@
+"""Figures show every pixel as it is, and say the same thing every time."""
+
+import io
+
+import numpy
+import PIL.Image
+import pytest
+import torch
+
+import nbhelpers as nb
+
+
+def pixels(figure) -> numpy.ndarray:
+    return numpy.asarray(PIL.Image.open(io.BytesIO(figure._repr_png_())).convert("RGB")).astype(int)
+
+
+def test_small_images_are_enlarged_by_whole_pixels() -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    shown = pixels(nb.image_grid({"a": images}, cell=96))
+    wanted = (images[0].permute(1, 2, 0).repeat_interleave(3, 0).repeat_interleave(3, 1) * 255).numpy()
+    corners = numpy.argwhere(numpy.abs(shown - numpy.round(wanted[0, 0])).max(2) <= 4)
+    close = [
+        numpy.abs(shown[y : y + 96, x : x + 96] - wanted).max() <= 5
+        for y, x in corners
+        if y + 96 <= shown.shape[0] and x + 96 <= shown.shape[1]
+    ]
+    assert any(close)
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_grids_take_any_size_and_repeat_exactly(size: int) -> None:
+    images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    make = lambda: nb.image_grid({"row": images}, columns="abc", captions={"row": ["x", "y", "z"]}, title="t")  # noqa: E731
+    assert numpy.array_equal(pixels(make()), pixels(make()))
+    assert repr(make()) == "Figure(1 × 3 images)"
+
+
+def test_curves_and_distributions_draw() -> None:
+    assert pixels(nb.curves([0, 1, 2], {"robust": torch.rand(3, 5), "other": torch.rand(3)}, xlabel="x", ylabel="y")).std()
+    assert pixels(nb.distributions({"robust": torch.rand(9), "standard": torch.rand(9)}, xlabel="x", log=True)).std()
+
+
+def test_captions_of_no_row_are_an_error() -> None:
+    with pytest.raises(ValueError, match="wanted captions of rows"):
+        nb.image_grid({"a": torch.rand(1, 3, 8, 8)}, captions={"b": ["x"]})

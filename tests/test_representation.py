@@ -1,0 +1,98 @@
+"""Ranking, attributing, mixing and comparing representations."""
+
+import tracemalloc
+
+import pytest
+import torch
+
+import nbhelpers as nb
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_represent_does_not_depend_on_the_batches(tiny_model, images) -> None:
+    whole = nb.represent(tiny_model, images)
+    assert torch.allclose(whole, nb.represent(tiny_model, images, batch_size=7), atol=1e-5)
+    pairs = ((part, torch.zeros(len(part), dtype=torch.long)) for part in images.split(6))
+    assert torch.allclose(whole, nb.represent(tiny_model, pairs), atol=1e-5)
+
+
+def test_top_images_are_the_sorted_ends(tiny_model, images) -> None:
+    values = nb.represent(tiny_model, images)[:, 3]
+    top = nb.top_images(tiny_model, images, 3, 4, batch_size=6)
+    assert top.highest.tolist() == values.argsort(descending=True)[:4].tolist()
+    assert top.lowest.tolist() == values.argsort()[:4].tolist()
+    assert torch.allclose(top.highest_values, values[top.highest], atol=1e-5)
+    several = nb.top_images(tiny_model, images, [5, 3], 4, batch_size=6)
+    assert several.highest.shape == (2, 4) and several.highest[1].tolist() == top.highest.tolist()
+
+
+def test_top_images_remember_only_the_top(tiny_model) -> None:
+    batch = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tracemalloc.start()
+    top = nb.top_images(tiny_model, (batch for _ in range(60)), 0, 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert top.highest.tolist()[0] == int(tiny_model.representation(batch)[:, 0].argmax())  # ties: the earlier image
+    assert peak < 2_000_000
+
+
+def test_contributions_add_up_to_the_logit(tiny_model, images) -> None:
+    classes = torch.arange(20) % 10
+    logit = nb.contributions(tiny_model, images, classes).sum(1) + tiny_model.head.bias[classes]
+    assert torch.allclose(logit, tiny_model(images).gather(1, classes[:, None])[:, 0], atol=1e-4)
+
+
+def test_predict_is_the_argmax_of_the_logits(tiny_model, images) -> None:
+    assert nb.predict(tiny_model, images, batch_size=9).tolist() == tiny_model(images).argmax(1).tolist()
+
+
+def test_interpolate_has_its_ends(images) -> None:
+    strip = nb.interpolate(images[0], images[1], [0, 0.5, 1])
+    assert torch.equal(strip[0], images[0]) and torch.equal(strip[2], images[1])
+    assert torch.allclose(strip[1], (images[0] + images[1]) / 2)
+
+
+def test_noise_is_seeded_and_dim() -> None:
+    assert torch.equal(nb.noise(4, seed=3), nb.noise(4, seed=3))
+    assert not torch.equal(nb.noise(4, seed=3), nb.noise(4, seed=4))
+    assert abs(float(nb.noise(4).mean()) - 0.5) < 0.01 and abs(float(nb.noise(4).std()) - 0.05) < 0.005
+
+
+def test_random_partners_belong_to_another_class() -> None:
+    labels = torch.arange(40) % 3
+    partners = nb.random_partners(labels, seed=1)
+    assert bool((labels[partners] != labels).all())
+    assert torch.equal(partners, nb.random_partners(labels, seed=1))
+
+
+def test_ssim_is_one_for_equal_images_and_low_for_noise(images) -> None:
+    assert torch.allclose(nb.ssim(images[:3], images[:3]), torch.ones(3))
+    assert float(nb.ssim(images[:3], images[3:6]).max()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda m, x: nb.top_images(m, x, 32), IndexError, "wanted 0 to 31"),
+        (lambda m, x: nb.top_images(m, x, 0, 0), ValueError, "k: got 0"),
+        (lambda m, x: nb.top_images(m, iter([]), 0), ValueError, "empty"),
+        (lambda m, x: nb.contributions(m, x, torch.full((20,), 10)), IndexError, "wanted 0 to 9"),
+        (lambda m, x: nb.interpolate(x[0], x[:2], [0.5]), ValueError, "the same"),
+        (lambda m, x: nb.noise(0), ValueError, "at least 1"),
+        (lambda m, x: nb.random_partners(torch.zeros(4, dtype=torch.long)), ValueError, "two classes"),
+        (lambda m, x: nb.ssim(x[:2], x[:3]), ValueError, "the same"),
+        (lambda m, x: nb.represent(m, x * 255), ValueError, "divide by 255"),
+        (lambda m, x: nb.represent(m, (x - 0.5) / 0.25), ValueError, "do not normalise"),
+        (lambda m, x: nb.represent(m, x[0]), ValueError, "batch dimension"),
+        (lambda m, x: nb.represent(m, x * torch.nan), ValueError, "NaN"),
+        (lambda m, x: nb.represent(m, (x * 255).byte()), TypeError, "images.float"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(tiny_model, images, make, error, says) -> None:
+    with pytest.raises(error, match=says) as caught:
+        make(tiny_model, images)
+    assert "\n" not in str(caught.value)

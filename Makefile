@@ -10,7 +10,7 @@ QUIET := TQDM_DISABLE=1 OMP_WAIT_POLICY=PASSIVE
 demo: .venv/.installed  ## run the six notebooks into runs/demo and show their numbers
 	$(BIN)/python -m nbhelpers.demo
 
-test: .venv/.installed  ## style, types, unit tests, the notebooks against their saved outputs
+test: .venv/.installed .peers/.installed  ## style, types, unit tests, the notebooks against their saved outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,5 +39,10 @@ format: .venv/.installed
 	$(BIN)/uv pip install --python $(BIN)/python -e '.[dev]'
 	touch $@
 
+# The peers' own old packages, for comparison in tests; apart, so that they cannot change ours.
+.peers/.installed: tests/peers/requirements.txt .venv/.installed
+	$(BIN)/uv pip install --python $(BIN)/python --target .peers --no-deps --compile-bytecode -r tests/peers/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .peers runs

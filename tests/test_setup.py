@@ -20,7 +20,7 @@ LAYERS = [
     {"optimize", "objectives", "resnet", "safe_pickle", "checkpoints", "cut"},
     {"models", "data"},
     {"representation", "train", "evaluate"},
-    {"plots", "results", "widgets", "sweep", "report", "shards", "invert", "visualize", "demo"},
+    {"plots", "results", "widgets", "grid", "sweep", "report", "shards", "invert", "visualize", "demo"},
 ]
 
 

@@ -6,7 +6,7 @@ gradient descent (`minimize`), with no prior and no regulariser. Source: Engstro
 
 import importlib
 
-from nbhelpers.data import class_names, iter_batches, load_images, random_indices
+from nbhelpers.data import class_names, count_images, iter_batches, load_images, random_indices
 from nbhelpers.models import Model, load_model
 from nbhelpers.objectives import activate, leave, match, misclassify
 from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize
@@ -20,6 +20,7 @@ from nbhelpers.representation import (
     predict,
     random_partners,
     represent,
+    represent_set,
     ssim,
     top_images,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "box",
     "class_names",
     "contributions",
+    "count_images",
     "curves",
     "descend",
     "distance",
@@ -63,6 +65,7 @@ __all__ = [
     "random_indices",
     "random_partners",
     "represent",
+    "represent_set",
     "save_result",
     "ssim",
     "top_images",

@@ -1,4 +1,4 @@
-"""Images by name: the shipped sample, CIFAR-10, the out-of-distribution set, your own files and arrays."""
+"""Images by name: the shipped sample, CIFAR-10, ImageNet, the out-of-distribution set, your own files and arrays."""
 
 import difflib
 import functools
@@ -8,13 +8,14 @@ import json
 import operator
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nbhelpers.checkpoints import cache_folder
 from nbhelpers.types import Images, Labels, check_images
@@ -38,6 +39,9 @@ CIFAR10_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 # Of all records (label byte, then 3,072 pixel bytes by channel) in the order of CIFAR10_BATCHES: what
 # `cat data_batch_{1,2,3,4,5}.bin test_batch.bin | sha256sum` prints for the official binary version.
 CIFAR10_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"
+# The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both ends included.
+RESTRICTED_IMAGENET = {"dog": (151, 268), "cat": (281, 285), "frog": (30, 32), "turtle": (33, 37), "bird": (80, 100)}
+RESTRICTED_IMAGENET |= {"primate": (365, 382), "fish": (389, 397), "crab": (118, 121), "insect": (300, 319)}
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
@@ -51,19 +55,25 @@ class ImageSet:
     read: Callable[[int], Tensor]  # the image at an index: (3, h, w), uint8 or float in [0, 1]
     labels: Tensor  # int64 (n,); -1: unknown
     classes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()  # what it is read from
+    margin: float = 1  # short side, in units of the square that is cut out of it
 
 
 def load_images(
-    source: Source, *, indices: Iterable[int] | None = None, size: int | None = None
+    source: Source, *, indices: Iterable[int] | None = None, size: int | None = None, margin: float | None = None
 ) -> tuple[Images, Labels]:
     """Images and labels of a named set, of your own files, or of an array.
 
     Args:
-        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution"); an image file; a
-            folder of images (labels -1), or of one folder per class (labels in the order of their names); an array
-            (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey becomes RGB, transparency is dropped.
+        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "imagenet-val",
+            "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train"; ImageNet is looked for in the
+            folder $IMAGENET); an image file; a folder of images (labels -1), or of one folder per class (labels in
+            the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey becomes
+            RGB, transparency is dropped.
         indices: which images, in this order; None for all. Only these are decoded.
         size: pixels; the short side is resized to it (bilinear, antialiased), then the centre cut out.
+        margin: resize the short side to `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
+            else 1.
 
     Returns:
         Pixels in [0, 1], float32 (n, 3, h, w), and labels, int64 (n,).
@@ -71,35 +81,65 @@ def load_images(
     Raises:
         ValueError: an unknown name, an unreadable file, different image sizes without `size`, pixels outside [0, 1].
         IndexError: an index outside the set.
-        FileNotFoundError: CIFAR-10 is neither here nor could it be fetched.
+        FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not here.
     """
-    images = _open(source)
+    images = _margined(_open(source), margin)
     return _read(images, _choose(indices, len(images.labels)), size)
 
 
 def iter_batches(
-    source: Source, *, batch_size: int = 256, indices: Iterable[int] | None = None, size: int | None = None
+    source: Source,
+    *,
+    batch_size: int = 256,
+    indices: Iterable[int] | None = None,
+    size: int | None = None,
+    margin: float | None = None,
 ) -> Iterator[tuple[Images, Labels]]:
     """The same in batches, one in memory at a time. Errors as in `load_images`, those of `indices` at the call."""
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, wanted at least 1")
-    images = _open(source)
+    images = _margined(_open(source), margin)
     chosen = _choose(indices, len(images.labels))
     return (_read(images, chosen[i : i + batch_size], size) for i in range(0, len(chosen), batch_size))
 
 
 def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
     """`n` different indices of `source`, drawn with `seed`: a choice of images that nobody has picked."""
-    total = len(_open(source).labels)
+    total = count_images(source)
     if not 1 <= n <= total:
         raise ValueError(f"n: got {n}, wanted 1 to {total}")
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+
+
+def count_images(source: Source) -> int:
+    """How many images `source` has."""
+    return len(_open(source).labels)
+
+
+def identity(source: Source) -> str:
+    """A key that changes when the images of `source` may have: from an array's bytes, or its files' sizes and dates."""
+    images, digest = _open(source), hashlib.sha256()
+    if isinstance(source, np.ndarray | Tensor):
+        digest.update(f"{tuple(source.shape)} {str(source.dtype).removeprefix('torch.')}".encode())
+        digest.update(np.ascontiguousarray(source.cpu() if isinstance(source, Tensor) else source).data)
+        return digest.hexdigest()
+    digest.update(str(source).encode())
+    for path in images.files:
+        about = path.stat()
+        digest.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def class_names(source: Source) -> tuple[str, ...]:
     """What the labels of `source` mean: classes, captions of the out-of-distribution set, or () where unknown."""
     known = SETS[source][1] if isinstance(source, str) and source in SETS else ()
     return known or _open(source).classes
+
+
+def _margined(images: ImageSet, margin: float | None) -> ImageSet:
+    if margin is not None and not 1 <= margin <= 4:
+        raise ValueError(f"margin: got {margin}, wanted 1 to 4, such as 256 / 224")
+    return images if margin is None else replace(images, margin=margin)
 
 
 def _choose(indices: Iterable[int] | None, n: int) -> list[int]:
@@ -123,7 +163,7 @@ def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tenso
     pixels = torch.empty(0)
     for place, index in enumerate(tqdm(indices, desc="reading images", delay=2, leave=False)):
         image = images.read(index)
-        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), size)
+        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), size, images.margin)
         if place == 0:
             pixels = torch.empty(len(indices), *image.shape)
         elif image.shape != pixels.shape[1:]:
@@ -133,14 +173,16 @@ def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tenso
     return pixels, images.labels[indices]
 
 
-def _fit(image: Tensor, size: int | None) -> Tensor:
-    """Resize the short side to `size`, then cut out the centre."""
+def _fit(image: Tensor, size: int | None, margin: float = 1) -> Tensor:
+    """Resize the short side to `margin * size`, then cut out the centre."""
     height, width = image.shape[1:]
-    if size is None or height == width == size:
+    if size is None:
         return image
-    height, width = (round(side * size / min(height, width)) for side in (height, width))
-    image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp_(0, 1)
-    top, left = (height - size) // 2, (width - size) // 2
+    short = round(size * margin)
+    if min(height, width) != short:
+        height, width = (side * short // min(height, width) for side in (height, width))
+        image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp_(0, 1)
+    top, left = round((height - size) / 2), round((width - size) / 2)  # both roundings as in torchvision
     return image[:, top : top + size, left : left + size]
 
 
@@ -155,7 +197,7 @@ def _open(source: Source) -> ImageSet:
     if path.is_dir():
         return _open_folder(path)
     if path.is_file():
-        return ImageSet(lambda _: _decode(path), torch.tensor([-1]))
+        return ImageSet(lambda _: _decode(path), torch.tensor([-1]), files=(path,))
     near = difflib.get_close_matches(str(source), SETS, cutoff=0.4) or SETS
     raise ValueError(f"{str(source)!r} is no data set, and no file or folder here; near names: {', '.join(near)}")
 
@@ -183,13 +225,51 @@ def _open_folder(folder: Path) -> ImageSet:
     labels = [-1] * len(files)
     # A class without images keeps its number, so that labels do not shift in a partial copy of a data set.
     classes = [path for path in inside if path.is_dir()] if not files else []
+    if classes and {path.name for path in classes} <= {"train", "val", "test"}:
+        raise ValueError(f"{folder} holds {', '.join(path.name for path in classes)}; give one of them")
     for label, place in enumerate(classes):
         found = sorted(path for path in place.rglob("*") if _is_image(path))
         files += found
         labels += [label] * len(found)
     if not files:
         raise ValueError(f"no image in {folder}; wanted files ending in {', '.join(sorted(SUFFIXES))}")
-    return ImageSet(lambda i: _decode(files[i]), torch.tensor(labels), tuple(path.name for path in classes))
+    names = tuple(path.name for path in classes)
+    return ImageSet(lambda i: _decode(files[i]), torch.tensor(labels), names, tuple(files))
+
+
+def _open_imagenet(split: str) -> ImageSet:
+    root = os.environ.get("IMAGENET")
+    if not root or not (folder := Path(root).expanduser() / split).is_dir():
+        raise FileNotFoundError(
+            f"ImageNet is not here: set IMAGENET to the folder that holds {split}/ with its 1,000 folders "
+            f"n01440764, n01443537, …{f' (no {split} in {root})' if root else ''}"
+        )
+    images = _open_folder(folder)
+    if len(images.classes) != 1000 or not all(re.fullmatch(r"n\d{8}", name) for name in images.classes):
+        raise ValueError(
+            f"{folder}: {len(images.classes)} class folders, wanted ImageNet's 1,000, by whose order labels are "
+            "counted; for a part, keep the other folders empty"
+        )
+    return replace(images, classes=_imagenet_classes(), margin=256 / 224)
+
+
+def _open_restricted_imagenet(split: str) -> ImageSet:
+    images = _open_imagenet(split)
+    group = torch.full((1000,), -1)
+    for label, (first, last) in enumerate(RESTRICTED_IMAGENET.values()):
+        group[first : last + 1] = label
+    rows = (group[images.labels] >= 0).nonzero()[:, 0].tolist()
+    files = tuple(images.files[row] for row in rows)
+    labels = group[images.labels[rows]]
+    return replace(
+        images, read=lambda i: _decode(files[i]), labels=labels, classes=tuple(RESTRICTED_IMAGENET), files=files
+    )
+
+
+def _imagenet_classes() -> tuple[str, ...]:
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def _is_image(path: Path) -> bool:
@@ -210,7 +290,7 @@ def _decode(path: Path) -> Tensor:
 def _open_out_of_distribution() -> ImageSet:
     files = sorted((DATA / "out-of-distribution").glob("*.png"))
     captions = tuple(path.stem.replace("-", " ") for path in files)
-    return ImageSet(lambda i: _decode(files[i]), torch.arange(len(files)), captions)
+    return ImageSet(lambda i: _decode(files[i]), torch.arange(len(files)), captions, tuple(files))
 
 
 @functools.cache
@@ -219,7 +299,7 @@ def _open_sample() -> ImageSet:
     sheet = _decode(DATA / "cifar10-sample.png")
     tiles = sheet.unflatten(2, (-1, 32)).unflatten(1, (-1, 32))  # (3, rows, 32, columns, 32)
     images = tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)
-    return ImageSet(images.__getitem__, labels, CIFAR10_CLASSES)
+    return ImageSet(images.__getitem__, labels, CIFAR10_CLASSES, (DATA / "cifar10-sample.png",))
 
 
 def _open_cifar10(split: str) -> ImageSet:
@@ -238,7 +318,7 @@ def _open_cifar10(split: str) -> ImageSet:
             images, labels = file.get_tensor(f"{split}_images"), file.get_tensor(f"{split}_labels")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
-    return ImageSet(images.__getitem__, labels.long(), CIFAR10_CLASSES)
+    return ImageSet(images.__getitem__, labels.long(), CIFAR10_CLASSES, (path,))
 
 
 def _fetch_cifar10(path: Path) -> None:
@@ -358,4 +438,8 @@ SETS: dict[str, tuple[Callable[[], ImageSet], tuple[str, ...]]] = {
     "cifar10-test": (functools.partial(_open_cifar10, "test"), CIFAR10_CLASSES),
     "cifar10-train": (functools.partial(_open_cifar10, "train"), CIFAR10_CLASSES),
     "out-of-distribution": (_open_out_of_distribution, ()),
+    "imagenet-val": (functools.partial(_open_imagenet, "val"), ()),
+    "imagenet-train": (functools.partial(_open_imagenet, "train"), ()),
+    "restricted-imagenet-val": (functools.partial(_open_restricted_imagenet, "val"), tuple(RESTRICTED_IMAGENET)),
+    "restricted-imagenet-train": (functools.partial(_open_restricted_imagenet, "train"), tuple(RESTRICTED_IMAGENET)),
 }

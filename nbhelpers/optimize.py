@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images
 
@@ -31,7 +31,7 @@ class Result:
     images: Images  # one per start image, the best or the last iterate
     losses: Tensor  # (iterates, n): every iterate's loss; the start comes first
     loss: PerImage  # of `images`
-    stopped: str  # "steps", "callback" or "interrupt"
+    stopped: str  # "steps", "tolerance", "callback" or "interrupt"
 
 
 def box(images: Images) -> Images:
@@ -84,6 +84,7 @@ def descend(
     project: Projection = box,
     direction: Callable[[Images], Images] = l2_direction,
     batch_size: int | None = None,
+    stop_below: float | None = None,
     score_last: bool = True,
 ) -> Iterator[Step]:
     """Minimise `objective(f(images))` from `start`; yield every iterate, the start included.
@@ -95,13 +96,16 @@ def descend(
         objective: a loss per image, see `nbhelpers.objectives`.
         start: (n, c, h, w), pixels in [0, 1]; left as it is.
         steps: gradient steps; `steps + 1` iterates are yielded.
-        step_size: L2 length of the first step of one image, in pixel units; None is 0.05 at 3×32×32 and
-            grows with the image's diagonal.
+        step_size: L2 length of the first step of one image, in pixel units; None is 0.05 at 3×32×32 for 200 or
+            more steps, up to four times that for fewer, so that they get as far; it grows with the image's diagonal.
         momentum: weight of the past steps; 0 for none.
         schedule: "cosine" lets the step fall to zero, "constant" keeps it.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
         direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
-        batch_size: images per pass, to bound memory; None for all at once. The result does not depend on it.
+        batch_size: images per pass; None for what suits the device, by the memory that two of them take. Where a
+            GPU's memory runs out nevertheless, the size is halved. The result does not depend on it.
+        stop_below: a loss at which an image is left alone, looked up every ten steps; when all are there, the
+            iterates end. None for never.
         score_last: False spares the forward pass that scores the last iterate, whose losses are then NaN.
 
     Raises:
@@ -113,7 +117,7 @@ def descend(
     if steps < 1:
         raise ValueError(f"steps: got {steps}, wanted at least 1")
     if step_size is None:
-        step_size = 0.05 * math.sqrt(start[0].numel() / 3072)
+        step_size = 0.05 * math.sqrt(start[0].numel() / 3072) * min(4, max(1, 200 / steps))
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size: got {step_size}, wanted a positive length in pixel units")
     if not 0 <= momentum < 1:
@@ -121,22 +125,44 @@ def descend(
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule: got {schedule!r}, wanted 'cosine' or 'constant'")
     if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1, or None for all at once")
+        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1, or None for what suits the device")
+    if stop_below is not None and math.isnan(stop_below):
+        raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
 
     def iterates() -> Iterator[Step]:
         images = start.detach().clone()
         velocity = torch.zeros_like(images)
+        losses = images.new_zeros(len(images))
+        active = torch.arange(len(images), device=images.device)  # rows that still move
+        size = batch_size or _fitting(f, images)
+
+        def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
+            nonlocal size
+            while True:
+                try:
+                    fresh, slope = _evaluate(f, objective, images, active, size, backward)
+                except torch.OutOfMemoryError:
+                    if min(size, len(active)) == 1:
+                        raise
+                    size = min(size, len(active)) // 2
+                else:
+                    return _put(losses, active, fresh), _put(images, active, slope)
+
         for index in range(steps):
-            losses, gradient = _evaluate(f, objective, images, batch_size)
+            losses, gradient = evaluate(backward=True)
             yield Step(index, steps, images, losses)
+            if stop_below is not None and index % 10 == 0:  # looking at a loss waits for the device, so seldom
+                active = (~(losses < stop_below)).nonzero()[:, 0]
+                if len(active) == 0:
+                    return
             rate = step_size * (0.5 * (1 + math.cos(math.pi * index / steps)) if schedule == "cosine" else 1)
-            velocity = momentum * velocity + direction(gradient)
-            images = project(images - rate * velocity)
+            velocity = torch.add(direction(gradient), velocity, alpha=momentum)
+            moved = project(torch.sub(images, velocity, alpha=rate))
+            images = _put(images, active, moved if len(active) == len(images) else moved[active])
         if score_last:
-            with torch.no_grad():
-                losses, _ = _evaluate(f, objective, images, batch_size)
+            losses, _ = evaluate(backward=False)
         else:
-            losses = images.new_full((images.shape[0],), math.nan)
+            losses = torch.full_like(losses, math.nan)
         yield Step(steps, steps, images, losses)
 
     return iterates()
@@ -155,6 +181,7 @@ def minimize(
     schedule: Schedule = "cosine",
     project: Projection = box,
     batch_size: int | None = None,
+    stop_below: float | None = None,
 ) -> Result:
     """Run `descend` to its end and keep, per image, the best or the last iterate.
 
@@ -163,7 +190,7 @@ def minimize(
     Args:
         callback: called with every `Step`; returning True stops.
         keep: "best" for each image's lowest loss, "last" for the last iterate.
-        f, objective, start, steps, step_size, momentum, schedule, project, batch_size: as in `descend`.
+        f, objective, start, steps, step_size, momentum, schedule, project, batch_size, stop_below: as in `descend`.
 
     Raises:
         TypeError, ValueError: as in `descend`.
@@ -180,8 +207,9 @@ def minimize(
         schedule=schedule,
         project=project,
         batch_size=batch_size,
+        stop_below=stop_below,
     )
-    images, loss, history, stopped = start, None, [], "steps"
+    images, loss, history, stopped = start, None, [], None
     try:
         for step in tqdm(iterates, total=steps + 1, unit="step", delay=2, leave=False):
             history.append(step.losses)
@@ -199,34 +227,56 @@ def minimize(
             raise  # not even the start was scored
         stopped = "interrupt"
     assert loss is not None
+    stopped = stopped or ("steps" if len(history) == steps + 1 else "tolerance")
     return Result(images, torch.stack(history), loss, stopped)
 
 
 def _evaluate(
-    f: Callable[[Images], Features], objective: Objective, images: Images, batch_size: int | None
+    f: Callable[[Images], Features], objective: Objective, images: Images, rows: Tensor, size: int, backward: bool
 ) -> tuple[PerImage, Images]:
-    """Losses and gradients, `batch_size` images at a time. Without grad mode the gradients are the images."""
-    n = images.shape[0]
-    size = n if batch_size is None else batch_size
-    losses, gradients, features = [], [], None
-    for first in range(0, n, size):
-        rows = slice(first, first + size)
-        part = images[rows].detach().requires_grad_(torch.is_grad_enabled())
-        values = f(part)
-        if size < n:
-            # Objectives treat each row on its own, so the rows of other parts may hold anything.
-            features = values.new_ones((n, *values.shape[1:])) if features is None else features
-            values = torch.cat([features[:first], values, features[first + size :]])
-            loss = objective(values)[rows]
-        else:
+    """Losses and gradients of some rows, `size` images at a time. Without `backward` the gradients are zero."""
+    losses, gradients = [], []
+    for part in rows.split(size):
+        whole = len(part) == len(images)
+        x = (images if whole else images[part]).detach().requires_grad_()
+        with torch.set_grad_enabled(backward):
+            values = f(x)
+            if not whole:
+                # Objectives treat each row on its own, so the other rows may hold anything.
+                values = values.new_ones(len(images), *values.shape[1:]).index_copy(0, part, values)
             loss = objective(values)
-        if loss.shape != (part.shape[0],):
-            raise ValueError(f"objective: got shape {tuple(loss.shape)}, wanted one loss per image ({part.shape[0]},)")
-        gradients.append(torch.autograd.grad(loss.sum(), part)[0] if part.requires_grad else part)
+            if loss.shape != (len(images),):
+                raise ValueError(
+                    f"objective: got shape {tuple(loss.shape)}, wanted one loss per image ({len(images)},)"
+                )
+            loss = loss if whole else loss[part]
+            gradients.append(torch.autograd.grad(loss.sum(), x)[0] if backward else torch.zeros_like(x))
         losses.append(loss.detach())
-    if len(losses) == 1:
-        return losses[0], gradients[0]
-    return torch.cat(losses), torch.cat(gradients)
+    return (losses[0], gradients[0]) if len(losses) == 1 else (torch.cat(losses), torch.cat(gradients))
+
+
+def _fitting(f: Callable[[Images], Features], images: Images) -> int:
+    """How many images to pass at once, by the bytes that two of them hold between forward and backward."""
+    if images.numel() <= 2**17:  # 42 images of CIFAR's size, too few to look
+        return len(images)
+    held: dict[int, int] = {}
+
+    def hold(tensor: Tensor) -> Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        values = f(images[:2].detach().requires_grad_())  # alive to the end: its graph keeps the addresses apart
+    if not values.requires_grad:
+        return len(images)
+    # On a CPU a pass beyond 64 MB is no faster, and fresh pages for its tensors make it up to half as fast.
+    room = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else 2**26
+    return max(8, 2 * room // max(1, sum(held.values())))
+
+
+def _put(whole: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """`whole` with some rows replaced, as a new tensor where they are not all."""
+    return values if len(rows) == len(whole) else whole.index_copy(0, rows, values)
 
 
 def _length(images: Images) -> Tensor:

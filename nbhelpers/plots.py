@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy
 import PIL.Image
@@ -67,7 +68,7 @@ def image_grid(
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, label=f"{len(rows)} × {count} images")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    style = {"fontsize": _FONT, "linespacing": 1.1}
+    style: Any = {"fontsize": _FONT, "linespacing": 1.1}
     y = top
     for (label, images), row_height in zip(rows.items(), heights, strict=True):
         check_images(images, label)
@@ -76,8 +77,8 @@ def image_grid(
             x, side = left + column * (cell + gap), picture.shape[0]
             canvas[y : y + side, x : x + side] = picture
         for column, text in enumerate(captions.get(label, ())):
-            x = left + column * (cell + gap) + cell / 2
-            axes.text(x, y + cell + 2, text, ha="center", va="top", color="#444444", **style)
+            middle = left + column * (cell + gap) + cell / 2
+            axes.text(middle, y + cell + 2, text, ha="center", va="top", color="#444444", **style)
         y += row_height
     for column, text in enumerate(columns):
         axes.text(left + column * (cell + gap) + cell / 2, top - 4, text, ha="center", va="bottom", **style)
@@ -120,19 +121,21 @@ def curves(
         xlabel, ylabel: what they are, with units.
     """
     figure, axes = _axes(title, xlabel, ylabel, f"curves of {', '.join(series)}")
-    x = torch.as_tensor(x).cpu().numpy()
+    positions = torch.as_tensor(x).cpu().numpy()
     for index, (label, values) in enumerate(series.items()):
         numbers, colour = values.detach().float().cpu().numpy(), _colour(label, index)
         repeated = colour in [line.get_color() for line in axes.lines]  # two nulls, say: the second is dashed
         if numbers.ndim == 2:
-            axes.fill_between(x, *numpy.quantile(numbers, (0.25, 0.75), axis=1), color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(
+                positions, *numpy.quantile(numbers, (0.25, 0.75), axis=1), color=colour, alpha=0.15, linewidth=0
+            )
             numbers = numbers.mean(1)
         axes.plot(
-            x,
+            positions,
             numbers,
             color=colour,
             linestyle="--" if repeated else "-",
-            marker="o" if len(x) < 16 else None,
+            marker="o" if len(positions) < 16 else None,
             markersize=4,
             label=label,
         )

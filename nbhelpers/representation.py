@@ -1,14 +1,21 @@
 """What to do with representations: gather them over a data set, rank images, attribute, compare."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from tqdm import tqdm
 
+from nbhelpers.checkpoints import cache_folder
+from nbhelpers.data import Source, identity, iter_batches
 from nbhelpers.models import Model
 from nbhelpers.types import Features, Images, Labels, PerImage, check_images
 
@@ -33,7 +40,44 @@ def represent(model: Model, images: Images | Batches, *, batch_size: int = 256) 
         images: (n, 3, h, w) in [0, 1] on any device, or an iterable of such batches (or of images and labels).
         batch_size: images per forward pass.
     """
-    return torch.cat([features.cpu() for features in _stream(model, images, batch_size)])
+    return torch.cat([features.cpu() for features in _stream(model.representation, model.device, images, batch_size)])
+
+
+def represent_set(
+    model: Model,
+    source: Source,
+    *,
+    indices: Sequence[int] | None = None,
+    size: int | None = None,
+    batch_size: int = 256,
+) -> Features:
+    """Representations of a data set, (n, components), on the CPU; computed once and then read from the cache folder.
+
+    Args:
+        model: whose representation.
+        source, indices: as in `load_images`.
+        size: pixels; None for what the network was trained for.
+        batch_size: images in memory at a time.
+    """
+    key = hashlib.sha256(repr((repr(model), identity(source), indices, size or model.image_size)).encode())
+    key.update(torch.__version__.encode())
+    for module in ("cut", "data", "models"):  # what decides which numbers come out
+        key.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    for tensor in {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}.values():
+        key.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    path = cache_folder() / "representations" / f"{key.hexdigest()}.safetensors"
+    if path.exists():
+        try:
+            return load_file(path)["features"]
+        except SafetensorError:  # cut short by a full disk, for instance
+            path.unlink()
+    batches = iter_batches(source, batch_size=batch_size, indices=indices, size=size or model.image_size)
+    features = represent(model, batches, batch_size=batch_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    save_file({"features": features.contiguous()}, temporary)
+    os.replace(temporary, path)
+    return features
 
 
 def top_images(
@@ -59,7 +103,7 @@ def top_images(
     if k < 1:
         raise ValueError(f"k: got {k}, wanted at least 1")
     high, low, seen = None, None, 0
-    for features in _stream(model, images, batch_size):
+    for features in _stream(model.representation, model.device, images, batch_size):
         values = features[:, wanted.to(features.device)].cpu()
         indices = torch.arange(seen, seen + len(values))[:, None].expand_as(values)
         seen += len(values)
@@ -94,7 +138,7 @@ def contributions(model: Model, images: Images, classes: Labels) -> Features:
 def predict(model: Model, images: Images | Batches, *, batch_size: int = 256) -> Labels:
     """Predicted class indices, (n,), on the CPU; arguments as in `represent`."""
     with torch.no_grad():
-        return torch.cat([model.head(part).argmax(1).cpu() for part in _stream(model, images, batch_size)])
+        return torch.cat([logits.argmax(1).cpu() for logits in _stream(model, model.device, images, batch_size)])
 
 
 def interpolate(first: Tensor, second: Tensor, amounts: Sequence[float] | Tensor) -> Tensor:
@@ -161,7 +205,9 @@ def ssim(images: Images, others: Images) -> PerImage:
     )
 
 
-def _stream(model: Model, images: Images | Batches, batch_size: int) -> Iterator[Features]:
+def _stream(
+    f: Callable[[Images], Features], device: torch.device, images: Images | Batches, batch_size: int
+) -> Iterator[Features]:
     total = None
     if isinstance(images, Tensor):
         check_images(images)
@@ -170,7 +216,7 @@ def _stream(model: Model, images: Images | Batches, batch_size: int) -> Iterator
     with torch.no_grad():
         for batch in tqdm(images, total=total, unit="batch", delay=2, leave=False):
             part = batch if isinstance(batch, Tensor) else batch[0]
-            yield model.representation(part.to(model.device))
+            yield f(part.to(device))
 
 
 def _best(

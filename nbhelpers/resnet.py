@@ -54,6 +54,11 @@ class ResNet(nn.Module):
         classes: outputs of the last layer, `linear`.
     """
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def __init__(self, block: type[BasicBlock | Bottleneck], blocks: list[int], *, width: int = 64, classes: int = 10):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
@@ -99,3 +104,59 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
     if stride == 1 and channels_in == channels_out:
         return nn.Sequential()
     return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
+
+
+class WideBlock(nn.Module):
+    """Two 3×3 convolutions, each after its batch norm and ReLU, and a shortcut."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.convShortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if channels_in != channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.bn1(x))
+        shortcut = x if self.convShortcut is None else self.convShortcut(y)
+        return shortcut + self.conv2(functional.relu(self.bn2(self.conv1(y))))
+
+
+class WideStage(nn.Module):
+    """Wide blocks, the first of which may halve the image."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, blocks: int):
+        super().__init__()
+        rest = (WideBlock(channels, channels, 1) for _ in range(blocks - 1))
+        self.layer = nn.Sequential(WideBlock(channels_in, channels, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """A wide ResNet for 32-pixel images (Zagoruyko & Komodakis, arXiv:1605.07146), keys as RobustBench's.
+
+    Args:
+        depth: 6k + 4 layers, for k blocks in each of the three stages.
+        widen: channels of the first stage, in units of 16; each later stage doubles them.
+        classes: outputs of the last layer, `fc`.
+    """
+
+    def __init__(self, *, depth: int = 28, widen: int = 10, classes: int = 10):
+        super().__init__()
+        if depth < 10 or depth % 6 != 4 or widen < 1:
+            raise ValueError(f"wide-resnet-{depth}-{widen}: wanted a depth of 10, 16, 22, … and a width of at least 1")
+        width, blocks = 16 * widen, depth // 6
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.block1 = WideStage(16, width, 1, blocks)
+        self.block2 = WideStage(width, 2 * width, 2, blocks)
+        self.block3 = WideStage(2 * width, 4 * width, 2, blocks)
+        self.bn1 = nn.BatchNorm2d(4 * width)
+        self.fc = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        x = functional.adaptive_avg_pool2d(functional.relu(self.bn1(x)), 1)
+        return self.fc(torch.flatten(x, 1))

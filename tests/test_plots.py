@@ -36,7 +36,9 @@ def test_grids_take_any_size_and_repeat_exactly(size: int) -> None:
 
 
 def test_curves_and_distributions_draw() -> None:
-    assert pixels(nb.curves([0, 1, 2], {"robust": torch.rand(3, 5), "other": torch.rand(3)}, xlabel="x", ylabel="y")).std()
+    assert pixels(
+        nb.curves([0, 1, 2], {"robust": torch.rand(3, 5), "other": torch.rand(3)}, xlabel="x", ylabel="y")
+    ).std()
     assert pixels(nb.distributions({"robust": torch.rand(9), "standard": torch.rand(9)}, xlabel="x", log=True)).std()
 
 

@@ -1,0 +1,52 @@
+"""Every Python block of the README runs, in order, in a folder like a reader's."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import nbhelpers.checkpoints
+from nbhelpers.resnet import resnet
+
+README = Path(__file__).parents[1] / "README.md"
+SECTIONS = [part for part in re.split(r"^## ", README.read_text(encoding="utf-8"), flags=re.M) if "```python" in part]
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """A folder with a few photographs and a checkpoint, which the README speaks of."""
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = random.integers(0, 256, (70, 80, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    torch.manual_seed(0)
+    torch.save(resnet("resnet18").state_dict(), tmp_path / "mine.pt")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.splitlines()[0])
+def test_its_code_runs(section, reader, capsys):
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```", section, flags=re.M | re.S):
+        capsys.readouterr()
+        exec(compile(block, README.name, "exec"), names)
+        printed = capsys.readouterr().out
+        for line in block.splitlines():
+            said = line.partition("  # ")[2]
+            if line.startswith("print(") and said.endswith(")"):  # `print(x)  # Model(…)` says what is printed
+                assert said in printed
+    plt.close("all")
+
+
+def test_checkpoints_that_it_names_are_in_the_manifest():
+    text, known = README.read_text(encoding="utf-8"), nbhelpers.checkpoints.manifest()
+    for name in re.findall(r"`((?:cifar10|imagenet|restricted-imagenet)-[a-z0-9.-]*\d)`", text):
+        assert name in known or name.startswith("imagenet-val"), name
+    for start in re.findall(r"`(imagenet-[a-z0-9-]+-)…`", text):
+        assert any(name.startswith(start) for name in known), start

@@ -1,0 +1,23 @@
+"""Run the benchmarks, or some of them: python -m benchmarks [step distance dataset notebooks scaling picture]
+
+Each prints a table and writes a JSON and a picture into runs/bench/, which git ignores. `distance` runs the published
+loop for 10,000 steps and a few seeds, keeps what it has after every seed, and goes on from there; `picture` draws
+docs/speed.png out of what the others wrote. The peer, robustness 1.2.1, is looked for in .peers
+(uv pip install --target .peers --no-deps -r tests/peers/requirements.txt); without it its column stays empty.
+"""
+
+import argparse
+import importlib
+
+NAMES = ("step", "distance", "dataset", "notebooks", "scaling", "picture")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*NAMES, []], help=f"of {', '.join(NAMES)}")
+    for name in parser.parse_args().names or NAMES:
+        importlib.import_module(f"benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

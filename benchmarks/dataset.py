@@ -1,0 +1,73 @@
+"""A data set's representations and top images against the bare forward pass; and the memory that they take."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import torch
+
+import nbhelpers as nb
+from benchmarks import measure
+from nbhelpers.resnet import resnet
+
+N, BATCH, ROUNDS = 10_000, 250, 3
+
+
+def main() -> None:
+    print(f"\n# dataset: {N} images of 32 pixels, seconds, medians; bare: the same network, batches of {BATCH}")
+    about = measure.header()
+    model = nb.load_model("cifar10-l2-0.5")
+    images = torch.rand(N, 3, 32, 32)
+
+    def bare() -> None:
+        with torch.no_grad():
+            for part in images.split(BATCH):
+                model.representation(part.to(model.device).requires_grad_())  # which spares the check of the pixels
+
+    contenders = {
+        "floor": lambda: measure.laps(bare, 1),
+        "represent": lambda: measure.laps(lambda: nb.represent(model, images), 1),
+        "top_images": lambda: measure.laps(lambda: nb.top_images(model, images, 0), 1),
+    }
+    seconds = measure.interleave(contenders, ROUNDS)
+    rows = [
+        {"what": name, "seconds": measure.median(times), "of the floor's speed": measure.ratio(seconds["floor"], times)}
+        for name, times in seconds.items()
+    ]
+    measure.table(rows)
+    memory = [
+        {"what": what, "images": n, "peak MB": peak(what, n)}
+        for what in ("bare", "top_images")
+        for n in (10_000, 1_000_000)
+    ]
+    print("Peak memory of a process, simulated stream of 8-pixel images through a network of width 4:")
+    measure.table(memory)
+    measure.save("dataset", {"about": about, "rows": rows, "memory": memory})
+    figure, axes = measure.axes()
+    axes.bar([row["what"] for row in rows], [row["seconds"] for row in rows], color=measure.COLOURS["ours"])
+    axes.set(ylabel="seconds", title=f"{N} images")
+    measure.draw(figure, measure.FOLDER / "dataset.png")
+
+
+def peak(what: str, n: int) -> float:
+    """Megabytes that a fresh process holds at most while it streams `n` images (on Linux)."""
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    code = f"from benchmarks import dataset; dataset.stream({what!r}, {n}); print(open('/proc/self/status').read())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=measure.ROOT, capture_output=True, text=True, check=True)
+    return int(done.stdout.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def stream(what: str, n: int) -> None:
+    """Pass `n` images lazily."""
+    model = nb.Model(resnet("resnet18", width=4), image_size=8)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for _ in range(n // 1000):
+            yield torch.rand(1000, 3, 8, 8)
+
+    if what == "top_images":
+        nb.top_images(model, batches(), 0)
+    else:
+        with torch.no_grad():
+            for part in batches():
+                model.representation(part)

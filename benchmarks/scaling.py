@@ -1,0 +1,52 @@
+"""Cost of a step over batch, image size and network width, and per unit of work: where it stops being linear.
+
+A unit is an image, a pixel, and a multiplication (width squared): a flat column is linear scaling. Small work is bound
+by the overhead of some two hundred calls per step; a wide network uses the cores better; and what no longer stays in
+the cache is bound by memory, which is why `descend` splits large batches.
+"""
+
+import torch
+
+import nbhelpers as nb
+from benchmarks import measure
+from nbhelpers.resnet import resnet
+
+ROUNDS, STEPS = 5, 2
+CASES = {
+    "batch": [{"batch": batch} for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256)],
+    "size": [{"batch": 2, "size": size} for size in (32, 64, 96, 128, 160, 192, 224)],
+    "width": [{"batch": 8, "width": width} for width in (4, 8, 16, 32, 64)],
+}
+
+
+def main() -> None:
+    print("\n# scaling: ms per step; ResNet-18 of width 16, 32 pixels, where nothing else is said")
+    about, tables = measure.header(), {}
+    figure, panels = measure.axes(len(CASES))
+    for (what, cases), axes in zip(CASES.items(), panels, strict=True):
+        seconds = measure.interleave({str(case[what]): stepper(**case) for case in cases}, ROUNDS)
+        rows = []
+        for case, times in zip(cases, seconds.values(), strict=True):
+            work = case[what] if what == "batch" else case[what] ** 2
+            each = 1000 * measure.median(times)
+            rows.append({what: case[what], "ms": each, "µs per unit": 1000 * each / work})
+        tables[what] = rows
+        measure.table(rows)
+        axes.plot([row[what] for row in rows], [row["ms"] for row in rows], "o-", color=measure.COLOURS["ours"])
+        axes.set(xscale="log", yscale="log", xlabel=what, ylabel="ms per step")
+    measure.save("scaling", {"about": about, **tables})
+    measure.draw(figure, measure.FOLDER / "scaling.png")
+
+
+def stepper(batch: int, size: int = 32, width: int = 16) -> measure.Contender:
+    """A few steps of a random network."""
+    torch.manual_seed(0)
+    model = nb.Model(resnet("resnet18", width=width), image_size=32).to(nb.models.pick_device())
+    start = nb.noise(batch, size=size).to(model.device)
+
+    def run() -> list[float]:
+        iterates = nb.descend(model.representation, nb.activate(0), start, steps=100)
+        next(iterates)
+        return measure.laps(lambda: next(iterates), STEPS)
+
+    return run

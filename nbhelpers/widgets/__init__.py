@@ -1,0 +1,29 @@
+"""Live pickers for JupyterLab, and the same as a page that needs no kernel."""
+
+from nbhelpers.widgets.demos import (
+    brittleness,
+    epsilon_series,
+    feature_manipulation,
+    feature_visualization,
+    interpolation,
+    inversion,
+    misclassification,
+)
+from nbhelpers.widgets.image_picker import ImagePicker
+from nbhelpers.widgets.live import Demo, Frame, Live
+from nbhelpers.widgets.page import export_page
+
+__all__ = [
+    "Demo",
+    "Frame",
+    "ImagePicker",
+    "Live",
+    "brittleness",
+    "epsilon_series",
+    "export_page",
+    "feature_manipulation",
+    "feature_visualization",
+    "interpolation",
+    "inversion",
+    "misclassification",
+]

@@ -1,0 +1,320 @@
+// The one front-end: "picker" shows thumbnails to choose from, "live" shows pictures as they form.
+// It runs on a kernel (JupyterLab, Notebook, VS Code) and, on page.js's tiny model, in the exported page.
+
+const make = (tag, className, text) => {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+};
+// JupyterLab's shortcuts look at the focused element itself, so every focusable one carries this.
+const keepKeys = (element) => {
+  element.dataset.lmSuppressShortcuts = "true";
+  return element;
+};
+const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+const listen = (model, handlers, signal) => {
+  for (const [name, handler] of Object.entries(handlers)) {
+    model.on(name, handler);
+    signal.addEventListener("abort", () => model.off(name, handler));
+  }
+};
+
+function renderPicker({ model, el, signal }) {
+  const label = make("div", "nb-label");
+  const list = make("div", "nb-list");
+  list.setAttribute("role", "listbox");
+  let options = [];
+  let focus = 0;
+  let urls = [];
+
+  function build() {
+    const hadFocus = list.contains(document.activeElement);
+    const stale = urls;
+    urls = [];
+    label.textContent = model.get("label");
+    list.setAttribute("aria-label", model.get("label"));
+    list.style.setProperty("--thumb", `${model.get("thumb")}px`);
+    list.style.setProperty("--columns", model.get("columns"));
+    const thumbnails = model.get("thumbnails");
+    const captions = model.get("captions");
+    const groups = model.get("groups");
+    list.replaceChildren();
+    options = [];
+    for (const [title, count] of groups) {
+      const group = make("div");
+      group.setAttribute("role", "group");
+      group.setAttribute("aria-label", title || model.get("label"));
+      if (title) group.append(make("div", "nb-title", title));
+      const grid = make("div", "nb-grid");
+      grid.setAttribute("role", "presentation");
+      for (let k = 0; k < count; k++) {
+        const i = options.length;
+        const option = keepKeys(make("div", "nb-option"));
+        option.setAttribute("role", "option");
+        option.setAttribute("aria-label", captions[i] || `${title || "image"} ${k + 1}`);
+        option.title = option.getAttribute("aria-label");
+        const image = make("img");
+        image.src = URL.createObjectURL(new Blob([bytesOf(thumbnails[i])]));
+        urls.push(image.src);
+        image.alt = "";
+        image.draggable = false;
+        option.append(image);
+        if (captions[i]) option.append(make("span", "", captions[i]));
+        option.addEventListener("click", () => pick(i));
+        grid.append(option);
+        options.push(option);
+      }
+      group.append(grid);
+      list.append(group);
+    }
+    mark();
+    if (hadFocus) options[focus]?.focus();
+    stale.forEach((url) => URL.revokeObjectURL(url));
+  }
+
+  function mark() {
+    const selected = model.get("selected");
+    if (selected >= 0) focus = selected;
+    options.forEach((option, i) => {
+      option.setAttribute("aria-selected", String(i === selected));
+      option.tabIndex = i === focus ? 0 : -1; // one stop of the tab key, the arrows do the rest
+    });
+  }
+
+  function move(i) {
+    focus = i;
+    options.forEach((option, k) => (option.tabIndex = k === i ? 0 : -1));
+    options[i].focus();
+  }
+
+  function pick(i) {
+    move(i);
+    if (model.get("selected") === i) model.send({ type: "again" }); // a trait that stays the same tells nobody
+    model.set("selected", i);
+    model.save_changes();
+  }
+
+  function vertical(direction) {
+    // By what is seen: rows wrap with the window, and groups differ in length.
+    const boxes = options.map((option) => option.getBoundingClientRect());
+    const here = boxes[focus];
+    let best = focus;
+    let cost = Infinity;
+    boxes.forEach((box, i) => {
+      const down = (box.top - here.top) * direction;
+      const value = down * 1000 + Math.abs(box.left - here.left);
+      if (down > here.height / 2 && value < cost) [best, cost] = [i, value];
+    });
+    return best;
+  }
+
+  list.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !options.length) return;
+    focus = Math.max(0, options.indexOf(event.target)); // a screen reader moves the focus by itself
+    const last = options.length - 1;
+    const goals = {
+      ArrowRight: () => Math.min(last, focus + 1),
+      ArrowLeft: () => Math.max(0, focus - 1),
+      ArrowDown: () => vertical(1),
+      ArrowUp: () => vertical(-1),
+      Home: () => 0,
+      End: () => last,
+    };
+    if (event.key in goals) move(goals[event.key]());
+    else if (event.key === "Enter" || event.key === " ") pick(focus);
+    else if (event.key === "Escape") model.send({ type: "stop" });
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  el.append(label, list);
+  if (model.get("upload")) {
+    const file = make("input");
+    file.type = "file";
+    file.accept = "image/*";
+    file.hidden = true;
+    const button = keepKeys(make("button", "nb-button", "Your own image…"));
+    button.type = "button";
+    const said = make("span", "nb-said");
+    said.setAttribute("role", "status");
+    button.addEventListener("click", () => file.click());
+    file.addEventListener("change", async () => {
+      const chosen = file.files[0];
+      if (chosen) model.send({ type: "upload", name: chosen.name }, undefined, [await chosen.arrayBuffer()]);
+      file.value = "";
+    });
+    const say = () => (said.textContent = model.get("message"));
+    listen(model, { "change:message": say }, signal);
+    say();
+    const bar = make("div", "nb-bar");
+    bar.append(button, file, said);
+    el.append(bar);
+  }
+  listen(model, { "change:thumbnails": build, "change:selected": mark }, signal);
+  signal.addEventListener("abort", () => urls.forEach((url) => URL.revokeObjectURL(url)));
+  build();
+}
+
+function renderLive({ model, el, signal }) {
+  const rows = model.get("rows");
+  const columns = model.get("columns");
+  const slider = model.get("slider");
+  const canvas = (name) => {
+    const picture = make("canvas", "nb-picture");
+    picture.setAttribute("role", "img");
+    picture.setAttribute("aria-label", name);
+    return picture;
+  };
+  // With a slider: one large picture per row, at the slider's column, over strips of all columns.
+  const panels = rows.map((row) => {
+    const figure = make("figure", "nb-large");
+    const text = make("figcaption");
+    figure.append(make("div", "nb-name", row), canvas(row), text);
+    return { figure, text, picture: figure.querySelector("canvas") };
+  });
+  const table = make("div", "nb-table");
+  table.classList.toggle("nb-pairs", !slider && rows.length > 1); // the networks' rows beside each other
+  const cells = rows.map((row, r) => {
+    const strip = make("div", "nb-strip");
+    const line = make("div", "nb-line");
+    if (row) strip.append(make("div", "nb-row", row));
+    strip.append(line);
+    table.append(strip);
+    return columns.map((column, c) => {
+      const figure = make("figure", slider ? "nb-small" : columns.length > 4 ? "nb-medium" : "nb-large");
+      const text = make("figcaption");
+      if (column && r === 0) figure.append(make("div", "nb-name", column));
+      figure.append(canvas([row, column].filter(Boolean).join(", ")), text);
+      if (slider) figure.addEventListener("click", () => go(c));
+      line.append(figure);
+      return { figure, text, picture: figure.querySelector("canvas") };
+    });
+  });
+
+  const range = keepKeys(make("input"));
+  const shown = make("output", "", "");
+  if (slider) {
+    const top = make("div", "nb-line");
+    top.append(...panels.map((panel) => panel.figure));
+    const label = make("label", "nb-slider");
+    Object.assign(range, { type: "range", min: 0, max: columns.length - 1, step: 1, value: model.get("at") });
+    range.addEventListener("input", () => go(+range.value));
+    label.append(make("span", "", slider), range, shown);
+    el.append(top, label);
+  }
+
+  const bar = make("div", "nb-bar");
+  const progress = make("progress");
+  progress.setAttribute("aria-label", "progress");
+  const stop = keepKeys(make("button", "nb-button", "Stop"));
+  stop.type = "button";
+  const step = make("span", "nb-said");
+  const said = make("span", "nb-said");
+  said.setAttribute("role", "status"); // read aloud: how a run ends, not every step of it
+  stop.addEventListener("click", () => model.send({ type: "stop" }));
+  bar.append(stop, progress, step, said);
+  el.append(table, bar, make("div", "nb-note", model.get("note")));
+  el.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    model.send({ type: "stop" });
+    event.stopPropagation();
+  });
+
+  let sheet = null;
+  let captions = [];
+  let order = 0; // of pictures asked for and shown: decoding may overtake
+  let drawn = 0;
+
+  function go(column) {
+    model.set("at", column);
+    model.save_changes();
+    paint();
+  }
+
+  function draw(cell, r, c) {
+    const [width, height] = [sheet.width / columns.length, sheet.height / rows.length];
+    if (cell.picture.width !== width || cell.picture.height !== height)
+      Object.assign(cell.picture, { width, height });
+    cell.picture.getContext("2d").drawImage(sheet, c * width, r * height, width, height, 0, 0, width, height);
+    const text = captions[r]?.[c] ?? "";
+    cell.text.textContent = text;
+    cell.picture.setAttribute("aria-label", [rows[r], columns[c], text].filter(Boolean).join(", "));
+  }
+
+  function paint() {
+    const at = Math.min(model.get("at"), columns.length - 1);
+    if (slider) {
+      range.value = at;
+      shown.textContent = columns[at];
+      range.setAttribute("aria-valuetext", columns[at]);
+    }
+    if (!sheet) return;
+    cells.forEach((line, r) => line.forEach((cell, c) => draw(cell, r, c)));
+    if (!slider) return;
+    panels.forEach((panel, r) => draw(panel, r, at));
+    cells.forEach((line) => {
+      line.forEach((cell, c) => {
+        cell.figure.classList.toggle("nb-at", c === at);
+        cell.text.textContent = ""; // a strip is for comparing; the numbers are under the large picture
+      });
+    });
+  }
+
+  async function show(bytes, texts) {
+    const mine = ++order;
+    const next = await createImageBitmap(new Blob([bytesOf(bytes)]));
+    if (mine < drawn || signal.aborted) return next.close();
+    drawn = mine;
+    sheet?.close();
+    [sheet, captions] = [next, texts];
+    paint();
+    el.dataset.drawn = mine;
+  }
+
+  function status() {
+    const { state, text } = model.get("status");
+    el.dataset.state = state || "";
+    stop.disabled = state !== "running";
+    progress.hidden = state !== "running";
+    if (state === "running") progress.removeAttribute("value");
+    step.textContent = "";
+    said.textContent = text || "";
+  }
+
+  listen(
+    model,
+    {
+      "change:result": () => {
+        const result = model.get("result");
+        if (result.sheet) show(result.sheet, result.captions);
+      },
+      "change:status": status,
+      "change:at": paint,
+      // Frames are messages, not state: they are dropped where nobody looks, and never saved.
+      "msg:custom": (message, buffers) => {
+        if (message.type !== "frame") return;
+        show(buffers[0], message.captions);
+        progress.max = message.total;
+        progress.value = message.step;
+        step.textContent = message.text;
+      },
+    },
+    signal,
+  );
+  stop.hidden = model.get("still");
+  status();
+  paint();
+  const result = model.get("result");
+  if (result.sheet) show(result.sheet, result.captions);
+}
+
+function render({ model, el }) {
+  const controller = new AbortController();
+  el.classList.add("nb-widget");
+  (model.get("kind") === "live" ? renderLive : renderPicker)({ model, el, signal: controller.signal });
+  return () => controller.abort();
+}
+
+export default { render };

@@ -1,0 +1,159 @@
+"""A grid of thumbnails to pick from, by mouse or keyboard."""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anywidget
+import numpy
+import PIL.Image
+import PIL.ImageOps
+import torch
+from torch import Tensor
+from traitlets import Bool, Bytes, Int, List, TraitError, Unicode, validate
+
+from nbhelpers.data import load_images
+from nbhelpers.types import Images, check_images
+
+HERE = Path(__file__).parent
+YOUR_OWN = "your own"
+
+
+def encode(sheet: Tensor) -> bytes:
+    """One PNG file of a sheet of images, (rows, columns, 3, h, w) in [0, 1]."""
+    rows, columns, _, h, w = sheet.shape
+    pixels = (sheet.detach().cpu() * 255).round().clamp(0, 255).byte().expand(rows, columns, 3, h, w)
+    pixels = pixels.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, 3)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels.numpy()).save(buffer, "PNG", compress_level=1)  # fast: frames are not kept
+    return buffer.getvalue()
+
+
+def compress(file: bytes) -> bytes:
+    """The same picture as lossless WebP, about half as large."""
+    buffer = io.BytesIO()
+    with PIL.Image.open(io.BytesIO(file)) as picture:
+        picture.save(buffer, "WEBP", lossless=True, quality=100, method=6)
+    return buffer.getvalue()
+
+
+class ImagePicker(anywidget.AnyWidget):
+    """Thumbnails to pick one from: click, or arrow keys with Enter.
+
+    `selected` is the index of the picked image, −1 for none; `picker.observe(f, "selected")` reports picks.
+
+    Args:
+        images: (n, 3, h, w) in [0, 1], or several such batches of one size under their group titles.
+        captions: a text per image, in order.
+        label: what is asked for; a screen reader says it.
+        selected: index of the image picked at first.
+        columns: thumbnails beside each other, fewer where the window is narrow.
+        thumb: width of a thumbnail on the screen, in pixels.
+        upload: offer a button for a picture of the user's own.
+
+    Raises:
+        TypeError, ValueError: images of the wrong kind or size, or captions that do not fit.
+        TraitError: `selected` is outside −1 … n − 1, at any time.
+    """
+
+    _esm = (HERE / "image_picker.js").read_text(encoding="utf-8")
+    _css = (HERE / "image_picker.css").read_text(encoding="utf-8")
+    kind = Unicode("picker").tag(sync=True)
+    label = Unicode().tag(sync=True)
+    thumbnails = List(Bytes()).tag(sync=True)
+    captions = List(Unicode()).tag(sync=True)
+    groups: List = List().tag(sync=True)  # [title, number of images]
+    columns = Int(8).tag(sync=True)
+    thumb = Int(60).tag(sync=True)
+    upload = Bool(False).tag(sync=True)
+    message = Unicode().tag(sync=True)
+    selected = Int(-1).tag(sync=True)
+
+    def __init__(
+        self,
+        images: Images | Mapping[str, Images],
+        *,
+        captions: Sequence[str] = (),
+        label: str = "Choose an image",
+        selected: int = -1,
+        columns: int = 8,
+        thumb: int = 60,
+        upload: bool = False,
+    ):
+        batches = images if isinstance(images, Mapping) else {"": images}
+        for title, batch in batches.items():
+            check_images(batch, title or "images")
+        if len({batch.shape[1:] for batch in batches.values()}) != 1:
+            shapes = {title: tuple(batch.shape) for title, batch in batches.items()}
+            raise ValueError(f"images: got {shapes}, wanted one size; see load_images(…, size=)")
+        self.pixels: Images = torch.cat([batch.detach().cpu() for batch in batches.values()])
+        if captions and len(captions) != len(self.pixels):
+            raise ValueError(f"captions: got {len(captions)} for {len(self.pixels)} images, wanted one each")
+        super().__init__(
+            label=label,
+            thumbnails=[encode(image[None, None]) for image in self.pixels],
+            captions=list(captions) or [""] * len(self.pixels),
+            groups=[[title, len(batch)] for title, batch in batches.items()],
+            columns=columns,
+            thumb=thumb,
+            upload=upload,
+            selected=selected,
+        )
+        self.on_msg(self._on_message)
+
+    @property
+    def image(self) -> Images:
+        """The picked image, (1, 3, h, w).
+
+        Raises:
+            ValueError: nothing is picked.
+        """
+        if self.selected < 0:
+            raise ValueError("nothing is picked yet; click an image or set `selected`")
+        return self.pixels[self.selected : self.selected + 1]
+
+    def add(self, source: str | os.PathLike[str] | numpy.ndarray | Tensor, *, caption: str = "") -> None:
+        """Append images of the user's own, resized and cropped to the others' size, and pick the first of them.
+
+        Args:
+            source: a path or an array, as in `load_images`.
+            caption: a text for them; a file's name where empty.
+
+        Raises:
+            ValueError, TypeError: as in `load_images`.
+        """
+        if not caption and isinstance(source, str | os.PathLike):
+            caption = Path(source).stem
+        new = load_images(source, size=self.pixels.shape[-1])[0]
+        first = len(self.pixels)
+        self.pixels = torch.cat([self.pixels, new])
+        groups = [list(group) for group in self.groups]
+        if groups[-1][0] != YOUR_OWN:
+            groups.append([YOUR_OWN, 0])
+        groups[-1][1] += len(new)
+        with self.hold_sync():
+            self.groups = groups
+            self.captions = [*self.captions, *[caption] * len(new)]
+            self.thumbnails = [*self.thumbnails, *(encode(image[None, None]) for image in new)]
+        self.selected = first
+
+    @validate("selected")
+    def _check_selected(self, proposal) -> int:
+        if not -1 <= proposal["value"] < len(self.pixels):
+            raise TraitError(f"selected: got {proposal['value']}, wanted 0 to {len(self.pixels) - 1}, or -1 for none")
+        return proposal["value"]
+
+    def _on_message(self, _, content: dict, buffers: list) -> None:
+        if content.get("type") != "upload":
+            return
+        try:  # an exception in a message handler never reaches the page
+            with PIL.Image.open(io.BytesIO(buffers[0])) as picture:
+                array = numpy.array(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
+            self.add(array[None], caption=Path(str(content.get("name", ""))).stem[:40])
+            self.message = ""
+        except Exception as error:
+            self.message = f"cannot read {content.get('name')}: {error}"
+
+    def __repr__(self) -> str:  # nbval compares it: no address
+        return f"ImagePicker({len(self.pixels)} images, selected={self.selected})"

@@ -1,0 +1,230 @@
+"""Pictures that form while you look: one background run at a time, and the newest pick wins."""
+
+import io
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import anywidget
+import ipywidgets
+import numpy
+import PIL.Image
+import torch
+from torch import Tensor
+from traitlets import Bool, Dict, Int, List, Unicode
+
+from nbhelpers.plots import Figure, image_grid
+from nbhelpers.widgets.image_picker import ImagePicker, encode
+
+Captions = list[list[str]]  # a text under each picture, row by row
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A moment of a run. Drawing is put off: only some frames are shown."""
+
+    step: int
+    total: int
+    draw: Callable[[], tuple[Tensor, Captions]]  # (rows, columns, 3, h, w) in [0, 1] and its captions
+
+
+class Live(anywidget.AnyWidget):
+    """A table of pictures, computed in the background.
+
+    Args:
+        job: what to run on a pick; yields frames, the last with `step == total`.
+        rows: a name for each row of pictures.
+        columns: a name for each column.
+        slider: what the columns vary; where given, a slider moves over them.
+        note: how the pictures were computed.
+    """
+
+    _esm, _css = ImagePicker._esm, ImagePicker._css
+    kind = Unicode("live").tag(sync=True)
+    rows = List(Unicode()).tag(sync=True)
+    columns = List(Unicode()).tag(sync=True)
+    slider = Unicode().tag(sync=True)
+    note = Unicode().tag(sync=True)
+    at = Int(0).tag(sync=True)  # the slider's column
+    still = Bool(False).tag(sync=True)  # nothing to stop: an exported page
+    result = Dict().tag(sync=True)  # sheet (picture file), captions, text, run
+    status = Dict().tag(sync=True)  # state: running, done, stopped or error; text; run
+
+    FRAMES_PER_SECOND = 15  # the page has no way to say that it lags behind
+    REMEMBERED = 256  # finished results
+
+    def __init__(
+        self,
+        job: Callable[..., Iterable[Frame]],
+        *,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        slider: str = "",
+        note: str = "",
+    ):
+        super().__init__(rows=list(rows), columns=list(columns), slider=slider, note=note)
+        self._job = job
+        self._newest, self._stopped, self._finished = 0, 0, 0  # numbers of runs
+        self._turn, self._state = threading.Lock(), threading.RLock()
+        self._memory: OrderedDict[tuple[int, ...], dict] = OrderedDict()
+        self.on_msg(lambda _, content, buffers: self.stop() if content.get("type") == "stop" else None)
+
+    @property
+    def finished(self) -> int:
+        """How many runs went to their end."""
+        return self._finished
+
+    def request(self, pick: tuple[int, ...]) -> threading.Thread | None:
+        """Run the job on a pick in the background, in place of what runs now; a remembered result is shown at once.
+
+        Returns:
+            The thread, to be joined; None where nothing has to run.
+        """
+        with self._state:
+            self._newest += 1
+            if pick in self._memory:
+                self._show(self._newest, self._memory[pick], "done")
+                return None
+            self.status = {"state": "running", "text": "", "run": self._newest}
+            thread = threading.Thread(target=self._work, args=(self._newest, pick), daemon=True, name="nb-live")
+        thread.start()
+        return thread
+
+    def compute(self, pick: tuple[int, ...]) -> dict:
+        """Run the job on a pick here and now, and show its result.
+
+        Returns:
+            `sheet`, a PNG file; `captions` per row and column; `text`, steps and time.
+        """
+        with self._state:
+            self._newest += 1
+            number = self._newest
+        with self._turn:
+            if pick not in self._memory:
+                began = time.monotonic()
+                *_, frame = self._job(*pick)
+                self._keep(pick, _picture(frame, time.monotonic() - began))
+        self._show(number, self._memory[pick], "done")
+        return self._memory[pick]
+
+    def stop(self) -> None:
+        """End the running job and keep what it has."""
+        with self._state:
+            self._stopped = self._newest
+
+    def _work(self, number: int, pick: tuple[int, ...]) -> None:
+        with self._turn:
+            began, shown = time.monotonic(), 0.0
+            frame: Frame | None = None
+            try:
+                if number != self._newest:
+                    return
+                for frame in self._job(*pick):
+                    now = time.monotonic()
+                    if number != self._newest:
+                        return
+                    if frame.step == frame.total or self._stopped == number:
+                        break
+                    if now - shown >= 1 / self.FRAMES_PER_SECOND:
+                        shown = now
+                        self._stream(number, _picture(frame, now - began) | {"step": frame.step, "total": frame.total})
+                assert frame is not None  # the start, at least
+                picture = _picture(frame, time.monotonic() - began)
+                if frame.step == frame.total:
+                    self._keep(pick, picture)
+                self._show(number, picture, "done" if frame.step == frame.total else "stopped")
+            except Exception as error:  # nobody sees an exception of a thread
+                with self._state:
+                    if number == self._newest:
+                        text = f"{type(error).__name__}: {error}"
+                        self.status = {"state": "error", "text": text, "run": number}
+
+    def _stream(self, number: int, picture: dict) -> None:
+        with self._state:  # else a frame could follow the result of a newer pick
+            if number == self._newest:
+                sheet = picture.pop("sheet")
+                self.send({"type": "frame", **picture}, buffers=[sheet])
+
+    def _show(self, number: int, picture: dict, state: str) -> None:
+        with self._state:
+            if number == self._newest:
+                # The run's number makes the trait change, or else nothing would be sent.
+                self.result = picture | {"run": number}
+                text = picture["text"] + (" (stopped)" if state == "stopped" else "")
+                self.status = {"state": state, "text": text, "run": number}
+
+    def _keep(self, pick: tuple[int, ...], picture: dict) -> None:
+        with self._state:
+            self._finished += 1
+            self._memory[pick] = picture
+            if len(self._memory) > self.REMEMBERED:
+                self._memory.popitem(last=False)
+
+    def __repr__(self) -> str:
+        return f"Live({len(self.rows)} × {len(self.columns)} pictures)"
+
+
+def _picture(frame: Frame, seconds: float) -> dict:
+    sheet, captions = frame.draw()
+    text = f"step {frame.step} of {frame.total}, {seconds:.1f} s" if frame.total else f"{seconds:.1f} s"
+    return {"sheet": encode(sheet), "captions": captions, "text": text}
+
+
+class Demo(ipywidgets.VBox):
+    """Pickers over a live table. Shows a first result at once, also where no kernel runs.
+
+    Args:
+        title: names the demo.
+        pickers: each with an image selected; the job gets their indices.
+        live: what to show.
+    """
+
+    def __init__(self, title: str, pickers: Sequence[ImagePicker], live: Live):
+        row = ipywidgets.HBox(list(pickers), layout=ipywidgets.Layout(flex_flow="row wrap"))
+        super().__init__([row, live])
+        self.title, self.pickers, self.live = title, tuple(pickers), live
+        self.live.compute(self.pick)
+        for picker in pickers:
+            picker.observe(self._go, "selected")
+            picker.on_msg(self._on_message)
+
+    @property
+    def pick(self) -> tuple[int, ...]:
+        """The selected index of each picker."""
+        return tuple(picker.selected for picker in self.pickers)
+
+    def figure(self) -> Figure:
+        """The result as a still picture."""
+        live = self.live
+        with PIL.Image.open(io.BytesIO(live.result["sheet"])) as picture:
+            pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1) / 255
+        rows = pixels.chunk(len(live.rows), dim=1)
+        sheets = {
+            name: torch.stack(row.chunk(len(live.columns), dim=2)) for name, row in zip(live.rows, rows, strict=True)
+        }
+        captions = dict(zip(live.rows, live.result["captions"], strict=True))
+        heads = [f"{live.slider} {column}".strip() if live.slider else column for column in live.columns]
+        return image_grid(sheets, columns=heads, captions=captions, cell=96, title=self.title)
+
+    def _go(self, _=None) -> None:
+        if min(self.pick) >= 0:
+            self.live.request(self.pick)
+
+    def _on_message(self, _, content: dict, buffers: list) -> None:
+        if content.get("type") == "stop":
+            self.live.stop()
+        elif content.get("type") == "again":
+            self._go()
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        # What cannot run the widget, such as a repository's viewer or nbconvert, shows the picture.
+        bundle = super()._repr_mimebundle_(include=include, exclude=exclude)
+        with PIL.Image.open(io.BytesIO(self.figure()._repr_png_())) as picture:
+            still = io.BytesIO()
+            picture.convert("RGB").quantize(256).save(still, "PNG", optimize=True)  # a third of the bytes
+        return bundle | {"image/png": still.getvalue(), "text/plain": repr(self)}
+
+    def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs
+        return f"Demo({self.title})"

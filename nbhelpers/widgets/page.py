@@ -1,0 +1,188 @@
+"""One HTML file with every demo, computed beforehand: no kernel, no network."""
+
+import base64
+import hashlib
+import html
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from nbhelpers.checkpoints import cache_folder
+from nbhelpers.data import class_names, load_images
+from nbhelpers.models import Model, load_model
+from nbhelpers.widgets import demos as blog
+from nbhelpers.widgets.image_picker import HERE, ImagePicker, compress
+from nbhelpers.widgets.live import Demo, Live
+
+_TEXTS = {
+    "Inversion": "The image is thrown away; only its representation, the numbers before the last layer, is kept. From "
+    "noise, an image with the same representation is looked for. The robust network's looks like the original.",
+    "Inversion by training radius ε": "The same by networks trained against perturbations up to ε: the picture comes "
+    "with robustness.",
+    "Brittleness": "A small change gives the source almost the target's representation in the standard network. The "
+    "same budget does not get far in the robust one.",
+    "Interpolation": "Halfway between two representations lies, for the robust network, an image that mixes things, "
+    "not pixels.",
+    "Feature visualization": "Gradient descent from noise and from an image turns one component up; below stand the "
+    "images of the data set that activate it most and least. The component is not chosen for its looks: the seed "
+    "draws it. Beside it stands the other network's component that correlates with it most (r).",
+    "Feature manipulation": "One component is raised in a source image, to a percentile of its activation over the "
+    "data set.",
+    "Misclassification": "Both networks get these images wrong. The components that add most to the wrong class are "
+    "turned up, one at a time, beside a random one: a hint at what the network saw, not a proof.",
+}
+
+
+def export_page(
+    path: str | os.PathLike[str],
+    *,
+    models: Mapping[str, Model] | None = None,
+    dataset: str = "cifar10-sample",
+    demos: Mapping[str, Demo] | None = None,
+    work: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write demos, precomputed for all of their picks, into one HTML file.
+
+    Results are kept in a work folder by what they depend on, so that a run cut short goes on where it was.
+
+    Args:
+        path: of the file.
+        models: networks by name; None for the standard and the robust network shipped.
+        dataset: name of the images, see `load_images`.
+        demos: by heading; None for all seven on `models` and `dataset`.
+        work: folder of results; None for one in the cache.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise ValueError(f"path: cannot write {path} ({error.strerror}); name a file you may write") from error
+    if models is None:
+        names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
+        models = {label: load_model(name, device="cpu") for label, name in names.items()}
+    demos = _seven(models, dataset) if demos is None else demos
+    folder = Path(work) if work else cache_folder() / "gallery"
+    folder.mkdir(parents=True, exist_ok=True)
+    about = hashlib.sha256(b"".join(_digest(model) for model in models.values()))
+    for name in ("optimize", "objectives", "models", "representation", "widgets/demos"):  # other code, other results
+        about.update((HERE.parent / f"{name}.py").read_bytes())
+    tasks = [
+        (title, demo, pick)
+        for title, demo in demos.items()
+        for pick in itertools.product(*(range(len(picker.pixels)) for picker in demo.pickers))
+    ]
+    parts: dict[str, dict] = {title: {} for title in demos}
+    for title, demo, pick in tqdm(tasks, desc="computing", unit="pick"):
+        key = about.copy()
+        key.update(repr((title, pick, demo.live.rows, demo.live.columns, demo.live.note)).encode())
+        for picker in demo.pickers:
+            key.update(picker.pixels.numpy().tobytes())
+        file = folder / f"{key.hexdigest()[:32]}.json"
+        if not file.exists():
+            result = demo.live.compute(pick)
+            kept = {"sheet": _text(compress(result["sheet"])), "captions": result["captions"]}
+            temporary = file.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(kept), encoding="utf-8")
+            os.replace(temporary, file)
+        parts[title][",".join(map(str, pick))] = json.loads(file.read_text(encoding="utf-8"))
+    path.write_text(_page(models, dataset, demos, parts), encoding="utf-8")
+    return path
+
+
+def _seven(models: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
+    """All demos, with as few picks as a page and ten minutes can take."""
+    images, labels = load_images(dataset, indices=range(500))
+    size = images.shape[-1]
+    strange, which = load_images("out-of-distribution", size=size)
+    few, classes = slice(0, 5), next(iter(models.values())).classes
+    names = [classes[k] for k in labels[:16]] + [class_names("out-of-distribution")[k] for k in which]
+    others = {"out of distribution": strange}
+    made = [
+        blog.inversion(models, images[:16], labels[:16], others=others, captions=names),
+        blog.epsilon_series(models, images[:16], labels[:16]),
+        blog.brittleness(models, images[few], labels[few]),
+        blog.interpolation(models, images[few], labels[few]),
+        blog.feature_visualization(models, images, labels),
+        blog.feature_manipulation(models, images, labels, components=3, sources=6),
+        blog.misclassification(models, images, labels, show=10),
+    ]
+    return {demo.title: demo for demo in made}
+
+
+def _page(models: Mapping[str, Model], dataset: str, demos: Mapping[str, Demo], parts: Mapping[str, dict]) -> str:
+    sections, states = [], []
+    for k, (title, demo) in enumerate(demos.items()):
+        text, name = html.escape(_TEXTS.get(title, "")), html.escape(title)
+        sections.append(f"<section><h2>{name}</h2><p>{text}</p><div id=demo{k} class=demo></div></section>")
+        states.append(
+            {
+                "id": f"demo{k}",
+                "pickers": [_state(picker) for picker in demo.pickers],
+                "live": _state(demo.live),
+                "results": parts[title],
+            }
+        )
+    # "</" would end the script element.
+    state = json.dumps({"source": ImagePicker._esm, "demos": states}, ensure_ascii=False).replace("</", "<\\/")
+    networks = "; ".join(f"{label}: <code>{html.escape(model.name)}</code>" for label, model in models.items())
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    allowed = {"script-src": "blob:", "style-src": ""}
+    style = (HERE / "page.css").read_text(encoding="utf-8") + ImagePicker._css
+    for kind, text in (("script-src", script), ("style-src", style)):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        allowed[kind] = f"'sha256-{digest}' {allowed[kind]}".strip()
+    policy = "; ".join(["default-src 'none'", "img-src blob:", *(f"{kind} {what}" for kind, what in allowed.items())])
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width">
+<title>What a network's representation holds</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<h1>What a network's representation holds</h1>
+<p>Pick images, by mouse or keyboard, and see what a standard and an adversarially robust network make of them, after
+Engstrom et al., <cite>Adversarial Robustness as a Prior for Learned Representations</cite>, arXiv:1906.00945.</p>
+<p>Every picture was computed beforehand with nbhelpers by gradient descent on the pixels, with no image prior; the
+line under each demo says from where and how many steps. Networks: {networks}. Images:
+<code>{html.escape(dataset)}</code> and out-of-distribution pictures. Seed 0 for noise and components.
+In JupyterLab the same demos run alive.</p>
+<noscript><p>This page needs JavaScript, but no network.</p></noscript>
+{chr(10).join(sections)}
+</main>
+<script type="application/json" id="state">{state}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+
+
+def _state(widget: ImagePicker | Live) -> dict:
+    """The widget's own synchronised traits, files as text."""
+    kind = ImagePicker if isinstance(widget, ImagePicker) else Live  # anywidget makes each instance a class of its own
+    state = {name: getattr(widget, name) for name in kind.class_own_traits(sync=True) if name[0] != "_"}
+    if isinstance(widget, ImagePicker):
+        return state | {"thumbnails": [_text(compress(file)) for file in widget.thumbnails], "upload": False}
+    return state | {"still": True, "result": {}, "status": {}}
+
+
+def _digest(model: Model) -> bytes:
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.digest()
+
+
+def _text(file: bytes) -> str:
+    return base64.b64encode(file).decode()

@@ -1,0 +1,246 @@
+"""The pickers in a real JupyterLab, and the exported page without any network, in the system's Chromium."""
+
+import importlib.util
+import io
+import shutil
+import subprocess
+import tarfile
+
+import numpy
+import PIL.Image
+import pytest
+import torch
+from browser_support import PIXELS, TIMED_CLICK, Notebook, browser, chromium, jupyterlab, write_notebook
+
+import nbhelpers as nb
+from nbhelpers import widgets
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+]
+
+STEPS = 100
+LOAD = """
+import nbhelpers as nb
+names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
+models = {label: nb.load_model(name, device="cpu") for label, name in names.items()}
+images, labels = nb.load_images("cifar10-sample", indices=range(200))
+from nbhelpers import widgets
+"""
+SHOW = "demo = widgets.inversion(models, images[:12], labels[:12]); demo"
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    with browser() as chrome:
+        yield chrome
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    write_notebook(folder / "inversion.ipynb", LOAD, SHOW, "demo.live.finished")
+    others = ("brittleness", "interpolation", "epsilon_series")
+    whole = ("feature_visualization", "feature_manipulation", "misclassification")
+    calls = [f"widgets.{name}(models, images[:12], labels[:12], steps=5)" for name in others]
+    calls += [f"widgets.{name}(models, images, labels, steps=5)" for name in whole]
+    write_notebook(folder / "others.ipynb", LOAD, *calls)
+    with jupyterlab(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def notebook(lab, chrome):
+    notebook = Notebook(chrome, lab, "inversion.ipynb")
+    notebook.run_all(widgets=1)
+    yield notebook
+    assert not notebook.faults
+
+
+def live(notebook):
+    return notebook.page.locator(".nb-widget[data-state]").first
+
+
+def option(notebook, k):
+    return notebook.page.locator("[role=option]").nth(k)
+
+
+def wait(notebook, state):
+    notebook.page.wait_for_selector(f".nb-widget[data-state={state}]", timeout=120_000)
+
+
+def finished(notebook):
+    """How many runs went to their end, by asking the kernel through the last cell."""
+    page = notebook.page
+    last = page.locator(".jp-Notebook .jp-Cell").last
+    before = last.locator(".jp-InputPrompt").inner_text()
+    last.locator(".cm-content").click()
+    notebook.command("notebook:run-cell")
+    page.wait_for_function(
+        "([cell, before]) => /\\d/.test(cell.innerText) && cell.innerText !== before",
+        arg=[last.locator(".jp-InputPrompt").element_handle(), before],
+        timeout=60_000,
+    )
+    page.wait_for_timeout(200)
+    return int(last.locator(".jp-OutputArea-output").inner_text())
+
+
+def test_a_click_streams_frames_and_ends_where_a_headless_run_ends(notebook):
+    times = notebook.page.evaluate(TIMED_CLICK, [option(notebook, 3).element_handle(), live(notebook).element_handle()])
+    assert times["state"] == "done" and times["first"] < times["finished"]
+    assert int(live(notebook).get_attribute("data-drawn")) >= 3
+    shown = live(notebook).locator("canvas").nth(2).evaluate(PIXELS)
+    pixels = torch.tensor(shown["rgb"]).reshape(shown["height"], shown["width"], 3).permute(2, 0, 1) / 255
+
+    model = nb.load_model("cifar10-l2-0.5", device="cpu")
+    target, _ = nb.load_images("cifar10-sample", indices=[3])
+    goal = nb.match(model.representation(target))
+    result = nb.minimize(model.representation, goal, nb.noise(1, seed=0), steps=STEPS, keep="last")
+    # Two processes may sum in another order, and a hundred steps amplify that: nearly all pixels agree.
+    assert numpy.quantile((pixels - result.images[0]).abs().numpy(), 0.99) <= 3 / 255
+
+
+def test_five_quick_picks_cost_one_run_and_a_second_look_none(notebook):
+    before = finished(notebook)
+    for k in (4, 5, 6, 7, 8):
+        option(notebook, k).click()
+    wait(notebook, "done")
+    assert finished(notebook) == before + 1
+    option(notebook, 3).click()
+    wait(notebook, "done")
+    assert finished(notebook) == before + 1
+
+
+def test_stop_keeps_the_picture_and_the_kernel_answers_meanwhile(notebook):
+    before = finished(notebook)
+    option(notebook, 9).click()
+    wait(notebook, "running")
+    assert finished(notebook) == before  # another cell, answered during the run
+    option(notebook, 10).click()
+    wait(notebook, "running")
+    notebook.page.get_by_role("button", name="Stop").click()
+    wait(notebook, "stopped")
+    option(notebook, 11).click()
+    wait(notebook, "running")
+    notebook.page.keyboard.press("Escape")
+    wait(notebook, "stopped")
+
+
+def test_keys_move_and_pick_and_never_reach_jupyterlab(notebook):
+    cells = notebook.cells()
+    page = notebook.page
+    option(notebook, 0).click()
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    assert option(notebook, 8).get_attribute("aria-selected") == "true"
+    for key in ("b", "a", "d", "d", "m", "j"):
+        page.keyboard.press(key)
+    page.keyboard.press("End")
+    page.keyboard.press("Space")
+    assert option(notebook, 11).get_attribute("aria-selected") == "true"
+    page.keyboard.press("Home")
+    assert page.evaluate("() => document.activeElement.getAttribute('aria-label')") == "cat"
+    assert notebook.cells() == cells
+    wait(notebook, "done")
+
+
+def test_a_file_of_ones_own_is_inverted(notebook, tmp_path):
+    PIL.Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
+    notebook.page.locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
+    notebook.page.wait_for_selector("[role=option][aria-label=red][aria-selected=true]", timeout=30_000)
+    wait(notebook, "done")
+
+
+def test_the_other_demos_answer_in_jupyterlab(lab, chrome):
+    notebook = Notebook(chrome, lab, "others.ipynb")
+    notebook.run_all(widgets=6)
+    tables = notebook.page.locator(".nb-widget[data-state]")
+    for k in range(6):
+        output = tables.nth(k).locator("xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]")
+        pair = [output.locator("[role=option]").nth(1).element_handle(), tables.nth(k).element_handle()]
+        assert notebook.page.evaluate(TIMED_CLICK, pair)["state"] == "done"
+        for slider in output.locator("input[type=range]").all():
+            value = slider.input_value()
+            slider.press("ArrowLeft" if int(value) else "ArrowRight")
+            assert slider.input_value() != value
+    assert not notebook.faults
+
+
+@pytest.fixture(scope="module")
+def page(chrome, tmp_path_factory, tiny_model):
+    """An exported page with two demos, open from a file, with every request refused."""
+    folder = tmp_path_factory.mktemp("page")
+    models = {"standard": tiny_model, "robust": tiny_model}
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(3)
+    demos = {
+        "Brittleness": widgets.brittleness(models, images, labels, steps=2),
+        "Interpolation": widgets.interpolation(models, images, labels, points=3, steps=2),
+    }
+    path = widgets.export_page(folder / "page.html", models=models, demos=demos, work=folder / "work")
+    context = chrome.new_context(offline=True)
+    page = context.new_page()
+    page.faults, page.requests, page.demos = [], [], demos
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-ready]")
+    yield page
+    context.close()
+
+
+def test_the_page_shows_every_pick_and_asks_for_nothing(page):
+    section = page.locator("#demo0")
+    table = section.locator("[data-state]")
+    for first in range(3):
+        for second in range(3):
+            page.keyboard.press("Escape")  # nobody is there to stop anything
+            section.locator("[role=listbox]").nth(0).locator("[role=option]").nth(first).click()
+            section.locator("[role=listbox]").nth(1).locator("[role=option]").nth(second).focus()
+            page.keyboard.press("Enter")
+            wanted = pixels_of(page.demos["Brittleness"].live.compute((first, second))["sheet"])
+            for _ in range(50):  # a picture is decoded in its own time
+                if numpy.array_equal(canvas_sheet(table), wanted):
+                    break
+                page.wait_for_timeout(100)
+            else:
+                pytest.fail(f"pick {first}, {second} shows another picture")
+    slider = page.locator("#demo1 input[type=range]")
+    slider.press("ArrowRight")
+    assert page.locator("#demo1 output").inner_text() == "1.00"
+    assert not page.faults
+    assert all(url.startswith(("file:", "blob:")) for url in page.requests)
+
+
+def canvas_sheet(table):
+    return numpy.concatenate(
+        [
+            numpy.array(shown["rgb"]).reshape(shown["height"], shown["width"], 3)
+            for shown in (canvas.evaluate(PIXELS) for canvas in table.locator("canvas").all())
+        ],
+        axis=1,
+    ).ravel()
+
+
+def pixels_of(sheet):
+    return numpy.asarray(PIL.Image.open(io.BytesIO(sheet))).ravel()
+
+
+def test_the_page_has_no_serious_accessibility_fault(page, tmp_path):
+    if shutil.which("npm") is None:
+        pytest.skip("no npm to fetch axe-core with")
+    packed = subprocess.run(["npm", "pack", "axe-core"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    files = list(tmp_path.glob("axe-core-*.tgz"))
+    if not files:
+        pytest.skip(f"axe-core cannot be fetched: {packed.stderr[-200:]}")
+    with tarfile.open(files[0]) as archive:
+        source = archive.extractfile("package/axe.min.js").read().decode()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.evaluate(source)  # from outside: the page's own policy stays as strict as it is
+        violations = page.evaluate("async () => (await axe.run()).violations")
+        bad = [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")]
+        assert not bad

@@ -1,0 +1,234 @@
+"""Pickers and live results without a browser: the newest pick wins, results are remembered, errors are shown."""
+
+import io
+import json
+import re
+import threading
+from collections.abc import Iterator
+
+import numpy
+import PIL.Image
+import pytest
+import torch
+from traitlets import TraitError
+
+import nbhelpers as nb
+from nbhelpers import widgets
+
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+GREY = torch.full((1, 1, 3, 8, 8), 0.5)
+
+
+def pixels(file: bytes) -> numpy.ndarray:
+    return numpy.asarray(PIL.Image.open(io.BytesIO(file)))
+
+
+class Job:
+    """Three frames per run, each let through by the test; counts what was begun."""
+
+    def __init__(self):
+        self.begun: list[tuple[int, ...]] = []
+        self.go, self.reached = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, *pick: int) -> Iterator[widgets.Frame]:
+        self.begun.append(pick)
+        for step in range(3):
+            self.reached.release()
+            assert self.go.acquire(timeout=20)
+            yield widgets.Frame(step, 2, lambda step=step: (GREY * (step + 1) / 3, [[f"{pick} at {step}"]]))
+
+
+@pytest.fixture
+def job() -> Job:
+    return Job()
+
+
+@pytest.fixture
+def live(job: Job) -> widgets.Live:
+    return widgets.Live(job, rows=["one"], columns=["a"])
+
+
+def test_picker_shows_its_images_and_reports_picks():
+    picker = widgets.ImagePicker({"test set": IMAGES[:3], "others": IMAGES[3:]}, captions=list("abcd"))
+    seen = []
+    picker.observe(lambda change: seen.append(change["new"]), "selected")
+    picker.selected = 3
+    assert seen == [3]
+    assert picker.groups == [["test set", 3], ["others", 1]]
+    assert torch.equal(picker.image, IMAGES[3:])
+    shown = torch.from_numpy(pixels(picker.thumbnails[3]).copy()).permute(2, 0, 1) / 255
+    assert torch.allclose(shown, IMAGES[3], atol=0.5 / 255 + 1e-6)
+    assert repr(picker) == "ImagePicker(4 images, selected=3)"
+
+
+@pytest.mark.parametrize("index", [-2, 4])
+def test_picker_refuses_an_index_outside(index):
+    with pytest.raises(TraitError, match="wanted 0 to 3"):
+        widgets.ImagePicker(IMAGES).selected = index
+
+
+def test_picker_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="captions: got 1 for 4 images"):
+        widgets.ImagePicker(IMAGES, captions=["a"])
+    with pytest.raises(ValueError, match="wanted one size"):
+        widgets.ImagePicker({"a": IMAGES, "b": torch.rand(1, 3, 9, 9)})
+    with pytest.raises(ValueError, match="nothing is picked"):
+        _ = widgets.ImagePicker(IMAGES).image
+
+
+def test_own_images_by_path_and_by_upload(tmp_path):
+    picker = widgets.ImagePicker(IMAGES, upload=True)
+    PIL.Image.new("RGB", (20, 12), (255, 0, 0)).save(tmp_path / "red.png")
+    picker.add(tmp_path / "red.png")
+    assert (picker.selected, picker.captions[-1], picker.groups[-1]) == (4, "red", ["your own", 1])
+    assert picker.pixels.shape == (5, 3, 8, 8)
+    file = (tmp_path / "red.png").read_bytes()
+    picker._handle_custom_msg({"type": "upload", "name": "holiday.png"}, [memoryview(file)])
+    assert (picker.selected, picker.captions[-1], picker.groups[-1]) == (5, "holiday", ["your own", 2])
+    picker._handle_custom_msg({"type": "upload", "name": "text.txt"}, [b"no picture"])
+    assert "cannot read text.txt" in picker.message and len(picker.pixels) == 6
+
+
+def test_five_quick_picks_finish_one_run(live, job):
+    threads = [live.request((k,)) for k in range(5)]
+    job.go.release(100)
+    for thread in threads:
+        thread.join(20)
+    assert live.finished == 1
+    assert live.result["captions"] == [["(4,) at 2"]]
+    assert live.status["state"] == "done"
+
+
+def test_a_new_pick_cancels_a_run_under_way(live, job):
+    first = live.request((1,))
+    assert job.reached.acquire(timeout=20)
+    second = live.request((2,))
+    job.go.release(100)
+    first.join(20)
+    second.join(20)
+    assert job.begun == [(1,), (2,)]
+    assert live.finished == 1 and live.result["captions"] == [["(2,) at 2"]]
+
+
+def test_a_remembered_result_comes_at_once_and_cancels_too(live, job):
+    job.go.release(3)
+    live.request((1,)).join(20)
+    running = live.request((2,))
+    assert live.request((1,)) is None
+    assert live.result["captions"] == [["(1,) at 2"]] and live.status["state"] == "done"
+    job.go.release(100)
+    running.join(20)
+    assert live.result["captions"] == [["(1,) at 2"]]
+    assert job.begun.count((1,)) == 1
+
+
+def test_memory_is_bounded(live, job):
+    job.go.release(100)
+    live.REMEMBERED = 2
+    for k in (1, 2, 3, 1):
+        live.compute((k,))
+    assert job.begun == [(1,), (2,), (3,), (1,)]
+
+
+def test_stop_keeps_what_there_is_and_remembers_nothing(live, job):
+    thread = live.request((1,))
+    assert job.reached.acquire(timeout=20)
+    live._handle_custom_msg({"type": "stop"}, [])
+    job.go.release(100)
+    thread.join(20)
+    assert live.status["state"] == "stopped" and "stopped" in live.status["text"]
+    assert live.result["captions"] == [["(1,) at 0"]]
+    assert live.request((1,)) is not None
+
+
+def test_an_error_is_shown_and_the_next_pick_works():
+    def job(k: int) -> Iterator[widgets.Frame]:
+        if k == 0:
+            raise ValueError("no such thing")
+        yield widgets.Frame(1, 1, lambda: (GREY, [["fine"]]))
+
+    live = widgets.Live(job, rows=["one"], columns=["a"])
+    live.request((0,)).join(20)
+    assert live.status["state"] == "error" and live.status["text"] == "ValueError: no such thing"
+    live.request((1,)).join(20)
+    assert live.status["state"] == "done"
+
+
+def test_frames_are_throttled_messages_and_come_first(live, job, monkeypatch):
+    sent = []
+    monkeypatch.setattr(live, "send", lambda content, buffers: sent.append((content, buffers)))
+    job.go.release(100)
+    live.request((1,)).join(20)
+    assert [content["step"] for content, _ in sent] == [0]  # the others came within a fifteenth of a second
+    assert sent[0][0]["total"] == 2 and pixels(sent[0][1][0]).shape == (8, 8, 3)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_model):
+    images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return {"standard": tiny_model, "robust": tiny_model}, images, torch.arange(12) % 10
+
+
+CALLS = {
+    "inversion": lambda models, x, y: widgets.inversion(models, x, y, others={"others": x[:2]}, steps=3),
+    "epsilon_series": lambda models, x, y: widgets.epsilon_series(models, x, y, steps=3),
+    "brittleness": lambda models, x, y: widgets.brittleness(models, x, y, steps=3),
+    "interpolation": lambda models, x, y: widgets.interpolation(models, x, y, points=3, steps=3),
+    "feature_visualization": lambda models, x, y: widgets.feature_visualization(models, x, y, components=2, steps=3),
+    "feature_manipulation": lambda models, x, y: widgets.feature_manipulation(models, x, y, components=[5], steps=3),
+    "misclassification": lambda models, x, y: widgets.misclassification(models, x, y, steps=3),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_each_demo_opens_with_a_result_and_answers_a_pick(name, data):
+    demo = CALLS[name](*data)
+    live = demo.live
+    sheet = pixels(live.result["sheet"])
+    assert sheet.shape == (32 * len(live.rows), 32 * len(live.columns), 3)
+    assert [len(row) for row in live.result["captions"]] == [len(live.columns)] * len(live.rows)
+    threads = threading.enumerate()
+    demo.pickers[0].selected = 0 if demo.pickers[0].selected else 1
+    for thread in set(threading.enumerate()) - set(threads):
+        thread.join(20)
+    assert live.status["state"] == "done" and live.finished == 2
+
+    bundle = demo._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG") and len(bundle["image/png"]) < 150_000
+    assert bundle["text/plain"] == f"Demo({demo.title})"
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_a_live_inversion_is_what_minimize_gives(data):
+    models, images, labels = data
+    demo = widgets.inversion(models, images, labels, steps=5, seed=3)
+    model = models["robust"]
+    goal = nb.match(model.representation(images[:1]))
+    result = nb.minimize(model.representation, goal, nb.noise(1, seed=3), steps=5, keep="last")
+    shown = pixels(demo.live.result["sheet"])[:, -32:].transpose(2, 0, 1) / 255
+    assert abs(shown - result.images[0].numpy()).max() <= 3 / 255
+
+
+def test_page_holds_every_pick_and_goes_on_after_a_break(data, tmp_path, monkeypatch):
+    models, images, labels = data
+    demo = widgets.brittleness(models, images[:3], labels[:3], steps=2)
+    path = widgets.export_page(
+        tmp_path / "page.html", models=models, demos={"Brittleness": demo}, work=tmp_path / "work"
+    )
+    page = path.read_text(encoding="utf-8")
+    state = json.loads(re.search(r'id="state">(.*?)</script>', page, re.DOTALL)[1])
+    assert len(state["demos"][0]["results"]) == 9
+    assert "default-src 'none'" in page and not re.search(r'(?:src|href)="', page)
+
+    def never(pick):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(demo.live, "compute", never)
+    again = widgets.export_page(tmp_path / "2.html", models=models, demos={"Brittleness": demo}, work=tmp_path / "work")
+    assert again.read_text(encoding="utf-8") == page
+
+
+def test_misclassification_needs_an_error(tiny_model):
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match="give more images"):
+        widgets.misclassification({"tiny": tiny_model}, images, nb.predict(tiny_model, images))

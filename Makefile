@@ -21,7 +21,7 @@ lab: .venv/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 gallery: .venv/.installed  ## write all demos, precomputed, into one page that needs no kernel
-	$(BIN)/python -m nbhelpers.widgets.page runs/gallery.html
+	$(BIN)/python -m nbhelpers.widgets runs/gallery.html
 
 bench: .venv/.installed  ## measure speed against the peer and the floor
 	$(BIN)/python -m benchmarks

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from nbhelpers import checkpoints
@@ -241,6 +240,8 @@ def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
         config: Any = network.pretrained_cfg
         about = {key: config.get(key) for key in ("mean", "std")} | {"image_size": config["input_size"][-1]}
         return network, about | {"classes": ("torchvision",) if config["num_classes"] == 1000 else None}
+    import torchvision.models  # here and below, as it takes seconds
+
     network = _built(name, None, {})
     weights = torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT
     if pretrained:
@@ -264,6 +265,8 @@ def _built(architecture: str, classes: int | None, arguments: dict[str, Any]) ->
             raise ValueError(f"architecture: {_near(architecture, [f'timm:{n}' for n in timm.list_models()])}")
         return timm.create_model(name, **arguments)
     if source == "torchvision":
+        import torchvision.models
+
         if name not in torchvision.models.list_models(torchvision.models):
             names = [f"torchvision:{n}" for n in torchvision.models.list_models(torchvision.models)]
             raise ValueError(f"architecture: {_near(architecture, names)}")
@@ -323,6 +326,8 @@ def _dataset(name: str) -> dict[str, Any]:
 
 
 def _imagenet_classes() -> tuple[str, ...]:
+    import torchvision.models
+
     return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from nbhelpers.models import pick_device
+
 Numbers = Mapping[str, Mapping[str, float]]  # measure → network (or null) → value
 
 
@@ -64,7 +66,7 @@ def save_result(
             {
                 "parameters": dict(parameters),
                 "seed": parameters.get("seed"),
-                "device": str(parameters.get("device")),
+                "device": str(pick_device(str(parameters.get("device", "auto")))),  # what "auto" was
                 "images": list(map(int, images)),
                 "numbers": {measure: dict(row) for measure, row in numbers.items()},
                 "versions": packages,

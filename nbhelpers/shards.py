@@ -177,7 +177,7 @@ def _submit(
 
 def _count(settings: Settings) -> int:
     if settings.kind == "invert":
-        return len(data._open(settings.dataset).labels)
+        return data.count_images(settings.dataset)
     return _model(settings.checkpoint, "cpu").components * settings.starts
 
 

@@ -102,8 +102,8 @@ def descend(
         schedule: "cosine" lets the step fall to zero, "constant" keeps it.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
         direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
-        batch_size: images per pass; None for what suits the device, by the memory that two of them take. Where a
-            GPU's memory runs out nevertheless, the size is halved. The result does not depend on it.
+        batch_size: at most so many images per pass; None for what suits the device, by the memory that one takes.
+            Where a GPU's memory runs out nevertheless, it is halved. The result does not depend on it.
         stop_below: a loss at which an image is left alone, looked up every ten steps; when all are there, the
             iterates end. None for never.
         score_last: False spares the forward pass that scores the last iterate, whose losses are then NaN.
@@ -234,9 +234,9 @@ def minimize(
 def _evaluate(
     f: Callable[[Images], Features], objective: Objective, images: Images, rows: Tensor, size: int, backward: bool
 ) -> tuple[PerImage, Images]:
-    """Losses and gradients of some rows, `size` images at a time. Without `backward` the gradients are zero."""
+    """Losses and gradients of some rows, at most `size` images at a time. Without `backward` the gradients are zero."""
     losses, gradients = [], []
-    for part in rows.split(size):
+    for part in rows.chunk(-(-len(rows) // size)):
         whole = len(part) == len(images)
         x = (images if whole else images[part]).detach().requires_grad_()
         with torch.set_grad_enabled(backward):
@@ -256,22 +256,26 @@ def _evaluate(
 
 
 def _fitting(f: Callable[[Images], Features], images: Images) -> int:
-    """How many images to pass at once, by the bytes that two of them hold between forward and backward."""
+    """How many images to pass at once, by the bytes that one more holds between forward and backward."""
     if images.numel() <= 2**17:  # 42 images of CIFAR's size, too few to look
         return len(images)
-    held: dict[int, int] = {}
 
-    def hold(tensor: Tensor) -> Tensor:
-        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def held(n: int) -> int:
+        sizes: dict[int, int] = {}
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
-        values = f(images[:2].detach().requires_grad_())  # alive to the end: its graph keeps the addresses apart
-    if not values.requires_grad:
-        return len(images)
+        def hold(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            values = f(images[:n].detach().requires_grad_())
+        del values  # not before: the graph keeps the addresses apart
+        return sum(sizes.values())
+
+    each = max(1, held(2) - held(1))  # the difference is free of the weights
     # On a CPU a pass beyond 64 MB is no faster, and fresh pages for its tensors make it up to half as fast.
     room = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else 2**26
-    return max(8, 2 * room // max(1, sum(held.values())))
+    return max(8, room // each)
 
 
 def _put(whole: Tensor, rows: Tensor, values: Tensor) -> Tensor:

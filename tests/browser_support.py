@@ -152,3 +152,8 @@ class Notebook:
     def cells(self) -> int:
         """How many cells the notebook has."""
         return self.page.evaluate("() => jupyterapp.shell.currentWidget.content.widgets.length")
+
+    def close(self) -> None:
+        """Shut the kernel down and close the page."""
+        self.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        self.page.close()

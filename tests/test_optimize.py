@@ -100,16 +100,15 @@ def test_split_does_not_change_the_result(exact, target, batch_size):
     torch.testing.assert_close(split.losses, whole.losses, rtol=0, atol=1e-9)
 
 
-def test_a_large_request_is_split_by_what_two_images_take():
-    sizes, held = [], torch.empty(2**20)  # 4 MB that a pass keeps for its backward
-    held[0] = 1
+def test_a_large_request_is_split_by_what_an_image_takes():
+    sizes = []
 
     def hungry(images):
         sizes.append(len(images))
-        return images.flatten(1).sum(1, keepdim=True) * held[:1]
+        return images.flatten(1).repeat(1, 256).exp().sum(1, keepdim=True)  # 3 MB of each image are kept
 
-    nb.minimize(hungry, nb.activate(0), nb.noise(80), steps=1)
-    assert sizes == [2] + 2 * [32, 32, 16]  # 64 MB at 2 MB each: a look at two; the step; the last score
+    nb.minimize(hungry, nb.activate(0), nb.noise(50), steps=1)
+    assert sizes == [2, 1] + 2 * [17, 17, 16]  # a look at two and one; the step, and the last score, in 64 MB each
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(tiny_model, target):

@@ -47,15 +47,10 @@ def inversion(
     """
     picker = _picker(models, images, labels, others=others, captions=captions)
 
-    def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
-        target = picker.pixels[index : index + 1]
-        start = noise(1, size=target.shape[-1], seed=seed)
+    def draw(target: Images, now: Sequence[Step]) -> tuple[Tensor, Captions]:
+        return _sheet([target, *_shown(now)]), [["", *_matches(models, now)]]
 
-        def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
-            return _sheet([target, *_shown(now)]), [["", *_matches(models, now)]]
-
-        return [_match(model, target, start, steps) for model in models.values()], draw
-
+    plan = _inverted(models, picker, draw, steps=steps, seed=seed)
     live = _live(plan, [""], ["original", *models], steps=steps, start="noise")
     return Demo("Inversion", [picker], live)
 
@@ -76,16 +71,10 @@ def epsilon_series(
     """
     picker = _picker(models, images, labels, others=others, captions=captions)
 
-    def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
-        target = picker.pixels[index : index + 1]
-        start = noise(1, size=target.shape[-1], seed=seed)
+    def draw(target: Images, now: Sequence[Step]) -> tuple[Tensor, Captions]:
+        return _sheet([target] * len(now), _shown(now)), [[""] * len(now), _matches(models, now)]
 
-        def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
-            same = [target] * len(models)
-            return _sheet(same, _shown(now)), [[""] * len(models), _matches(models, now)]
-
-        return [_match(model, target, start, steps) for model in models.values()], draw
-
+    plan = _inverted(models, picker, draw, steps=steps, seed=seed)
     rows = ["original", "reconstruction"]
     live = _live(plan, rows, list(models), slider="trained with ε =", at=len(models) - 1, steps=steps, start="noise")
     return Demo("Inversion by training radius ε", [picker], live)
@@ -414,6 +403,22 @@ def _pair(
         for k, label in enumerate((first, second))
     )
     return one, two
+
+
+def _inverted(
+    models: Models,
+    picker: ImagePicker,
+    draw: Callable[[Images, Sequence[Step]], tuple[Tensor, Captions]],
+    *,
+    steps: int,
+    seed: int,
+) -> Plan:
+    def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
+        target = picker.pixels[index : index + 1]
+        start = noise(1, size=target.shape[-1], seed=seed)
+        return [_match(model, target, start, steps) for model in models.values()], partial(draw, target)
+
+    return plan
 
 
 def _match(model: Model, target: Images, start: Images, steps: int, *, radius: float | None = None) -> Iterable[Step]:

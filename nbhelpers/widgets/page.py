@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from nbhelpers.checkpoints import cache_folder
+from nbhelpers.checkpoints import cache_folder, manifest
 from nbhelpers.data import class_names, load_images
 from nbhelpers.models import Model, load_model
 from nbhelpers.widgets import demos as blog
@@ -105,9 +105,14 @@ def _seven(models: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
     few, classes = slice(0, 5), next(iter(models.values())).classes
     names = [classes[k] for k in labels[:16]] + [class_names("out-of-distribution")[k] for k in which]
     others = {"out of distribution": strange}
+    known = manifest()
+    radii = {
+        f"{known[model.name].training['eps']:g}" if model.name in known else label: model
+        for label, model in models.items()
+    }
     made = [
         blog.inversion(models, images[:16], labels[:16], others=others, captions=names),
-        blog.epsilon_series(models, images[:16], labels[:16]),
+        blog.epsilon_series(radii, images[:16], labels[:16]),
         blog.brittleness(models, images[few], labels[few]),
         blog.interpolation(models, images[few], labels[few]),
         blog.feature_visualization(models, images, labels),

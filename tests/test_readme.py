@@ -1,4 +1,7 @@
-"""Every Python block of the README runs, in order, in a folder like a reader's."""
+"""Every ```python block of the README runs, in order, in a folder like a reader's.
+
+Blocks that need a cluster or many minutes are fenced ```py; tests/test_sweep.py runs what they call.
+"""
 
 import re
 from pathlib import Path

@@ -101,11 +101,10 @@ class Live(anywidget.AnyWidget):
         with self._state:
             self._newest += 1
             number = self._newest
-        with self._turn:
-            if pick not in self._memory:
-                began = time.monotonic()
-                *_, frame = self._job(*pick)
-                self._keep(pick, _picture(frame, time.monotonic() - began))
+        if pick not in self._memory:
+            began = time.monotonic()
+            *_, frame = self._job(*pick)
+            self._keep(pick, _picture(frame, time.monotonic() - began))
         self._show(number, self._memory[pick], "done")
         return self._memory[pick]
 

@@ -7,8 +7,10 @@ import itertools
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from nbhelpers.checkpoints import cache_folder, manifest
@@ -68,20 +70,35 @@ def export_page(
     if models is None:
         names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
         models = {label: load_model(name, device="cpu") for label, name in names.items()}
-    demos = _seven(models, dataset) if demos is None else demos
     folder = Path(work) if work else cache_folder() / "gallery"
     folder.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # these networks are small: a core each for two picks beats two for one
+    try:
+        demos = _seven(models, dataset) if demos is None else demos
+        parts = _compute(demos, models, folder, workers=threads)
+    finally:
+        torch.set_num_threads(threads)
+    path.write_text(_page(models, dataset, demos, parts), encoding="utf-8")
+    return path
+
+
+def _compute(
+    demos: Mapping[str, Demo], models: Mapping[str, Model], folder: Path, *, workers: int
+) -> dict[str, dict[str, dict]]:
+    """The result of every pick, by demo and by the pickers' indices; from the folder where it is there."""
     about = hashlib.sha256(b"".join(_digest(model) for model in models.values()))
-    for name in ("optimize", "objectives", "models", "representation", "widgets/demos"):  # other code, other results
-        about.update((HERE.parent / f"{name}.py").read_bytes())
+    for name in ("optimize", "objectives", "cut", "models", "representation", "widgets/demos"):
+        about.update((HERE.parent / f"{name}.py").read_bytes())  # other code, other results
     tasks = [
-        (title, demo, pick)
+        (title, pick)
         for title, demo in demos.items()
         for pick in itertools.product(*(range(len(picker.pixels)) for picker in demo.pickers))
     ]
-    parts: dict[str, dict] = {title: {} for title in demos}
-    for title, demo, pick in tqdm(tasks, desc="computing", unit="pick"):
-        key = about.copy()
+
+    def work_on(task: tuple[str, tuple[int, ...]]) -> dict:
+        title, pick = task
+        demo, key = demos[title], about.copy()
         key.update(repr((title, pick, demo.live.rows, demo.live.columns, demo.live.note)).encode())
         for picker in demo.pickers:
             key.update(picker.pixels.numpy().tobytes())
@@ -92,9 +109,18 @@ def export_page(
             temporary = file.with_suffix(f".{os.getpid()}")
             temporary.write_text(json.dumps(kept), encoding="utf-8")
             os.replace(temporary, file)
-        parts[title][",".join(map(str, pick))] = json.loads(file.read_text(encoding="utf-8"))
-    path.write_text(_page(models, dataset, demos, parts), encoding="utf-8")
-    return path
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    parts: dict[str, dict[str, dict]] = {title: {} for title in demos}
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        runs = [pool.submit(work_on, task) for task in tasks]
+        try:
+            for (title, pick), run in zip(tasks, tqdm(runs, desc="computing", unit="pick"), strict=True):
+                parts[title][",".join(map(str, pick))] = run.result()
+        except BaseException:  # Ctrl-C among them: what is finished is kept, the rest is not begun
+            pool.shutdown(cancel_futures=True)
+            raise
+    return parts
 
 
 def _seven(models: Mapping[str, Model], dataset: str) -> dict[str, Demo]:

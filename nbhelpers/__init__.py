@@ -5,12 +5,12 @@ gradient descent (`minimize`), with no prior and no regulariser. Source: Engstro
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from nbhelpers.data import class_names, count_images, iter_batches, load_images, random_indices
 from nbhelpers.models import Model, load_model
 from nbhelpers.objectives import activate, leave, match, misclassify
 from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize
-from nbhelpers.plots import curves, distributions, image_grid
 from nbhelpers.representation import (
     TopImages,
     contributions,
@@ -24,14 +24,23 @@ from nbhelpers.representation import (
     ssim,
     top_images,
 )
-from nbhelpers.results import print_numbers, save_result
+
+if TYPE_CHECKING:
+    from nbhelpers import widgets
+    from nbhelpers.plots import curves, distributions, image_grid
+    from nbhelpers.results import print_numbers, save_result
+
+# Loaded at their first use: workers do without ipywidgets, and a bare PyTorch image trains without matplotlib.
+_LATER = {"curves": "plots", "distributions": "plots", "image_grid": "plots"}
+_LATER |= {"print_numbers": "results", "save_result": "results", "widgets": "widgets"}
 
 
 def __getattr__(name: str) -> object:
-    """Load `nbhelpers.widgets` at its first use: scripts and workers do without ipywidgets."""
-    if name == "widgets":
-        return importlib.import_module("nbhelpers.widgets")
-    raise AttributeError(f"module 'nbhelpers' has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module 'nbhelpers' has no attribute {name!r}")
+    module = importlib.import_module(f"nbhelpers.{_LATER[name]}")
+    found = globals()[name] = getattr(module, name, module)
+    return found
 
 
 __all__ = [

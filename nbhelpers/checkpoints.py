@@ -19,11 +19,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_origin
 
-import pooch
-import requests
 import safetensors
 import safetensors.torch
-import tomlkit
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -159,7 +156,7 @@ def fetch(name: str) -> Path:
         else:
             digest = _download(wanted, original, ready, expected)
         known = {"file": wanted.file, "sha256": digest, "safetensors": sha256(ready)}
-        _write(note, json.dumps(known, indent=1))
+        write_text(note, json.dumps(known, indent=1))
     return ready
 
 
@@ -217,6 +214,8 @@ def download(url: str, path: Path, *, size: int = 0) -> None:
         OSError: no connection, an error status, or it kept breaking.
         ValueError: HTML or another text in place of weights, or a wrong size.
     """
+    import requests  # here, like others below: a bare PyTorch image, where networks are trained, lacks it
+
     # One partial file per address: bytes of two mirrors are never mixed.
     part = path.with_name(f".{path.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
     stalled, failure = 0, "it would not continue"
@@ -235,10 +234,12 @@ def download(url: str, path: Path, *, size: int = 0) -> None:
 
 def _receive(url: str, path: Path, part: Path, size: int) -> bool:
     """Append to `part` what it lacks; False where it was no use and is gone."""
+    import requests
+
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-        if response.status_code == 416 or (response.status_code == 206 and not _continues(response, have)):
+        if response.status_code == 416 or (response.status_code == 206 and not _continues(response.headers, have)):
             part.unlink()  # not the file this was a part of
             return False
         response.raise_for_status()
@@ -266,8 +267,8 @@ def _receive(url: str, path: Path, part: Path, size: int) -> bool:
     return True
 
 
-def _continues(response: requests.Response, have: int) -> bool:
-    return response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+def _continues(headers: Mapping[str, str], have: int) -> bool:
+    return headers.get("Content-Range", "").startswith(f"bytes {have}-")
 
 
 def _text_instead(head: bytes, content_type: str = "") -> str:
@@ -532,34 +533,53 @@ def save_checkpoint(target: str | Path, state: Mapping[str, Tensor], about: Entr
 
 
 def _save(path: Path, state: Mapping[str, Tensor], about: Entry, report: str = "") -> None:
+    save_tensors(path, state, asdict(about) | {"report": report})
+
+
+def save_tensors(path: Path, state: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors with a JSON note, whole or not at all; OSError where the disk is full."""
     # A single metadata key: safetensors orders several at random, and equal weights should give equal files.
-    note = {"nbhelpers": json.dumps(asdict(about) | {"report": report}, sort_keys=True)}
+    metadata = {"nbhelpers": json.dumps(note, sort_keys=True)}
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        safetensors.torch.save_file(tensors, temporary, note)
+        safetensors.torch.save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    except safetensors.SafetensorError as error:  # as it calls a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_entry(about: Entry) -> None:
     """Put one entry into checkpoints/manifest.toml, or replace it; the rest of the file stays as it is."""
+    import tomlkit
+
     path = CHECKPOINTS / "manifest.toml"
     with FileLock(path.with_suffix(".lock")):
         document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
         shared = document.get("datasets", {}).get(about.dataset, {})
         table = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(about).items()}
         document[about.name] = {k: v for k, v in table.items() if v and k != "name" and shared.get(k) != v}
-        _write(path, tomlkit.dumps(document))
+        write_text(path, tomlkit.dumps(document))
 
 
 def cache_folder() -> Path:
     """Where downloads go: $NBHELPERS_CACHE, else the platform's cache folder."""
-    return Path(os.environ.get("NBHELPERS_CACHE") or pooch.os_cache("nbhelpers"))
+    if given := os.environ.get("NBHELPERS_CACHE"):
+        return Path(given)
+    try:
+        import pooch
+    except ImportError:
+        return Path.home() / ".cache" / "nbhelpers"
+    return Path(pooch.os_cache("nbhelpers"))

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-import pooch
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
@@ -361,6 +360,8 @@ def _folder(cache: Path) -> Batches:
 
 def _download(cache: Path) -> Batches:
     """The official archive; one put into the cache by hand is taken as downloaded."""
+    import pooch  # here: a bare PyTorch image, where networks are trained, lacks it
+
     archive = pooch.retrieve(
         "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         known_hash="md5:c58f30108f718f92721af3b95e74349a",

@@ -174,7 +174,7 @@ def load_model(
     else:
         network, about = _stored(name, architecture)
     file = about.pop("file", {})
-    named, given = (_dataset(dataset), {}) if isinstance(dataset, str) else ({}, dict(dataset or {}))
+    named, given = (dataset_facts(dataset), {}) if isinstance(dataset, str) else ({}, dict(dataset or {}))
     about = {key: value for table in (about, named, file, given) for key, value in table.items() if value}
     if not {"mean", "std"} <= set(about) <= {"mean", "std", "classes", "image_size", "name"}:
         raise ValueError(
@@ -225,7 +225,7 @@ def _stored(name: str | Path, architecture: str | nn.Module | None) -> tuple[nn.
         heads = [tensor for key, tensor in weights.state.items() if key.endswith("weight") and tensor.ndim == 2]
         if not heads:
             raise ValueError(f"{name}: no weight of a linear layer in it; is it a classifier?")
-        network, kind = _built(architecture, len(heads[-1]), arguments), architecture
+        network, kind = build_network(architecture, len(heads[-1]), arguments), architecture
     _fill(network, weights.state, f"{name} into {kind}")
     about = {key: getattr(entry, key, None) for key in ("mean", "std", "classes", "image_size")}
     if foreign:
@@ -236,13 +236,13 @@ def _stored(name: str | Path, architecture: str | nn.Module | None) -> tuple[nn.
 def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
     """A network of torchvision or timm, and what the library knows of its training."""
     if name.startswith("timm:"):
-        network = _built(name, None, {"pretrained": pretrained})
+        network = build_network(name, None, {"pretrained": pretrained})
         config: Any = network.pretrained_cfg
         about = {key: config.get(key) for key in ("mean", "std")} | {"image_size": config["input_size"][-1]}
         return network, about | {"classes": ("torchvision",) if config["num_classes"] == 1000 else None}
     import torchvision.models  # here and below, as it takes seconds
 
-    network = _built(name, None, {})
+    network = build_network(name, None, {})
     weights = torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT
     if pretrained:
         network.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
@@ -251,8 +251,18 @@ def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
     return network, about | {"classes": weights.meta["categories"]}
 
 
-def _built(architecture: str, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
-    """A network by its architecture's name, with random weights."""
+def build_network(architecture: str, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
+    """A network by its architecture's name, with random weights.
+
+    Args:
+        architecture: "resnet18" (for CIFAR), "wide-resnet-28-10", "torchvision:NAME", "timm:NAME".
+        classes: outputs; None for the architecture's own.
+        arguments: what it takes besides.
+
+    Raises:
+        ValueError: an unknown name.
+        ImportError: timm is wanted and not installed.
+    """
     source, _, name = architecture.rpartition(":")
     if classes:
         arguments = {**arguments, "num_classes" if source else "classes": classes}
@@ -318,7 +328,12 @@ def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
         )
 
 
-def _dataset(name: str) -> dict[str, Any]:
+def dataset_facts(name: str) -> dict[str, Any]:
+    """Mean, std, classes and image size of a data set, as the manifest's [datasets] has them.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     tables = tomllib.loads((checkpoints.CHECKPOINTS / "manifest.toml").read_text(encoding="utf-8"))["datasets"]
     if name not in tables:
         raise ValueError(f"dataset: {_near(name, tables)}")

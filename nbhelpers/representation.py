@@ -10,7 +10,6 @@ import numpy
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from skimage.metrics import structural_similarity
 from torch import Tensor
 from tqdm import tqdm
 
@@ -197,6 +196,10 @@ def ssim(images: Images, others: Images) -> PerImage:
 
     Source: Wang et al., IEEE TIP 13(4), 2004.
     """
+    from skimage.metrics import (
+        structural_similarity,
+    )  # here: a bare PyTorch image, where networks are trained, lacks it
+
     if images.shape != others.shape:
         raise ValueError(f"ssim: got shapes {tuple(images.shape)} and {tuple(others.shape)}, wanted the same")
     pairs = zip(images.detach().cpu().numpy(), others.detach().cpu().numpy(), strict=True)

@@ -1,8 +1,12 @@
 """ResNets for 32-pixel images, any depth and width, in the key layout of the published CIFAR checkpoints."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Downsample = Literal["stride", "pool"]
 
 
 class BasicBlock(nn.Module):
@@ -52,6 +56,9 @@ class ResNet(nn.Module):
         blocks: blocks in each of the four stages.
         width: channels of the first stage; each later stage doubles them. 64 is the published width.
         classes: outputs of the last layer, `linear`.
+        downsample: what halves the maps before a stage: "stride", the convolutions' own, as published, or "pool", the
+            mean of 2×2 pixels, whose gradient has no checkered pattern (Odena et al., Distill 2016). The keys of the
+            weights are the same.
     """
 
     layer1: nn.Module
@@ -59,8 +66,19 @@ class ResNet(nn.Module):
     layer3: nn.Module
     layer4: nn.Module
 
-    def __init__(self, block: type[BasicBlock | Bottleneck], blocks: list[int], *, width: int = 64, classes: int = 10):
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: list[int],
+        *,
+        width: int = 64,
+        classes: int = 10,
+        downsample: Downsample = "stride",
+    ):
         super().__init__()
+        if downsample not in get_args(Downsample):
+            raise ValueError(f"downsample: got {downsample!r}, wanted one of {', '.join(get_args(Downsample))}")
+        self.pool = nn.AvgPool2d(2, ceil_mode=True) if downsample == "pool" else nn.Identity()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         channels_in = width
@@ -68,14 +86,16 @@ class ResNet(nn.Module):
             channels = width * 2**stage
             layers = []
             for index in range(count):
-                layers.append(block(channels_in, channels, 2 if stage and index == 0 else 1))
+                halved = stage > 0 and index == 0 and downsample == "stride"
+                layers.append(block(channels_in, channels, 2 if halved else 1))
                 channels_in = channels * block.expansion
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
         self.linear = nn.Linear(channels_in, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.layer2(self.pool(self.layer1(x)))
+        x = self.layer4(self.pool(self.layer3(self.pool(x))))
         return self.linear(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
 
 
@@ -86,18 +106,18 @@ BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
-def resnet(name: str = "resnet18", *, width: int = 64, classes: int = 10) -> ResNet:
+def resnet(name: str = "resnet18", *, width: int = 64, classes: int = 10, downsample: Downsample = "stride") -> ResNet:
     """Build a CIFAR ResNet by name.
 
     Raises:
-        ValueError: the name is not known, or the width is not positive.
+        ValueError: an unknown name or `downsample`, or a width that is not positive.
     """
     if name not in BLOCKS:
         raise ValueError(f"architecture: got {name!r}, wanted one of {', '.join(BLOCKS)}")
     if width < 1:
         raise ValueError(f"width: got {width}, wanted at least 1")
     block, blocks = BLOCKS[name]
-    return ResNet(block, blocks, width=width, classes=classes)
+    return ResNet(block, blocks, width=width, classes=classes, downsample=downsample)
 
 
 def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:

@@ -1,15 +1,21 @@
 """The nouns that every module shares: shapes in the names, checks at the public edge."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-Images = Float[Tensor, "n c h w"]  # pixels in [0, 1]
-Features = Float[Tensor, "n d"]  # one row per image: representations or logits
-PerImage = Float[Tensor, " n"]  # one number per image
-Labels = Int[Tensor, " n"]
+if TYPE_CHECKING or find_spec("jaxtyping"):
+    from jaxtyping import Float, Int
+
+    Images = Float[Tensor, "n c h w"]  # pixels in [0, 1]
+    Features = Float[Tensor, "n d"]  # one row per image: representations or logits
+    PerImage = Float[Tensor, " n"]  # one number per image
+    Labels = Int[Tensor, " n"]
+else:  # a bare PyTorch image, where networks are trained
+    Images = Features = PerImage = Labels = Tensor
 
 Objective = Callable[[Features], PerImage]  # a loss to minimise, each image on its own
 Projection = Callable[[Images], Images]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pooch
 import pytest
 import torch
 
@@ -328,9 +329,9 @@ def test_an_archive_put_there_by_hand_needs_no_network(tiny_cifar10, tmp_path, m
             member, content = tarfile.TarInfo(f"cifar-10-batches-py/{name}"), python2_batch(*batch)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    retrieve = data.pooch.retrieve
+    retrieve = pooch.retrieve
     # Pooch itself takes a file that is there with the right hash; only the hash differs from the official archive's.
-    monkeypatch.setattr(data.pooch, "retrieve", lambda url, **kw: retrieve(url, **kw | {"known_hash": None}))
+    monkeypatch.setattr(pooch, "retrieve", lambda url, **kw: retrieve(url, **kw | {"known_hash": None}))
     monkeypatch.setattr(data, "CIFAR10_WAYS", (data._download,))
     assert load_images("cifar10-test")[0].shape == (2, 3, 32, 32)
 

@@ -19,8 +19,8 @@ LAYERS = [
     {"types"},
     {"optimize", "objectives", "resnet", "safe_pickle", "checkpoints", "cut"},
     {"models", "data"},
-    {"representation", "train", "evaluate"},
-    {"plots", "results", "widgets", "grid", "sweep", "report", "shards", "invert", "visualize", "demo"},
+    {"representation", "evaluate"},
+    {"plots", "results", "train", "widgets", "grid", "sweep", "report", "shards", "invert", "visualize", "demo"},
 ]
 
 

@@ -11,7 +11,6 @@ import torch
 
 import nbhelpers as nb
 from benchmarks import measure, peer
-from nbhelpers import checkpoints
 
 ROBUST, STANDARD, N, SEEDS, PUBLISHED = "cifar10-l2-0.5", "cifar10-standard", 32, (0, 1, 2), 10_000
 MARKS = (100, 200, 400, 800, 1500, 3000, 5000, 8000, 10_000)
@@ -106,10 +105,7 @@ def summary(judge: Judge, name: str, results: list) -> list[dict]:
 
 def seconds_per_step(judge: Judge, name: str) -> tuple[float, float]:
     """Of ours and of the peer, whole runs in turn; without the peer, of the same loop run by ours."""
-    entry, start, steps = checkpoints.entry(name), judge.start(0), 20
-    theirs = peer.load(
-        checkpoints.read_weights(checkpoints.fetch(name)).state, entry.mean, entry.std, entry.arguments["width"]
-    )
+    start, steps, theirs = judge.start(0), 20, peer.load(name)
 
     def ours() -> list[float]:
         began = time.perf_counter()

@@ -4,17 +4,29 @@ import itertools
 import sys
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from unittest.mock import MagicMock, patch
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from benchmarks.measure import ROOT, clock
+from nbhelpers import checkpoints
 
 
-def load(state: dict[str, Tensor], mean: Any, std: Any, width: int) -> Any:
-    """Its model with our weights; None where the package is not there."""
+def load(name: str) -> Any:
+    """Its model with the weights of one of our checkpoints; None where the package is not there."""
+    entry = checkpoints.entry(name)
+    found = build(entry.mean, entry.std, **entry.arguments)
+    if found is not None:
+        found.model.load_state_dict(checkpoints.read_weights(checkpoints.fetch(name)).state)
+    return found
+
+
+def build(mean: Any, std: Any, *, width: int, downsample: str = "stride") -> Any:
+    """Its ResNet-18 for CIFAR-10, with random weights; None where the package is not there."""
     sys.path.append(str(ROOT / ".peers"))
     hub = types.ModuleType("torchvision.models.utils")  # gone from torchvision, imported and not used here
     hub.load_state_dict_from_url = torch.hub.load_state_dict_from_url  # type: ignore[attr-defined]
@@ -28,7 +40,10 @@ def load(state: dict[str, Tensor], mean: Any, std: Any, width: int) -> Any:
         print(f"no peer: {error}; uv pip install --target .peers --no-deps -r tests/peers/requirements.txt")
         return None
     network = ResNet(BasicBlock, [2, 2, 2, 2], wm=width / 64)
-    network.load_state_dict(state)
+    if downsample == "pool":  # the mean of 2×2 pixels in place of its strides, as in nbhelpers.resnet
+        for layer in (network.layer2, network.layer3, network.layer4):
+            layer[0].conv1.stride = layer[0].shortcut[0].stride = (1, 1)
+            layer.register_forward_pre_hook(lambda _, inputs: (avg_pool2d(inputs[0], 2), *inputs[1:]))
     dataset = types.SimpleNamespace(mean=torch.as_tensor(mean), std=torch.as_tensor(std))
     return AttackerModel(network, dataset).eval()
 
@@ -44,7 +59,12 @@ def invert(model: Any, start: Tensor, target: Tensor, steps: int) -> tuple[Tenso
 
     options = {"constraint": "2", "eps": 1000, "step_size": 1, "iterations": steps, "targeted": True}
     options |= {"custom_loss": loss, "use_best": False, "do_tqdm": False}
-    on_cpu = {} if torch.cuda.is_available() else {"cuda": lambda self, *_, **__: self}  # it knows CUDA only
-    with patch.multiple(torch.Tensor, **on_cpu) if on_cpu else patch.dict({}):
+    with on_this_device():
         images = model.attacker(start, target, **options)
     return images, [after - before for before, after in itertools.pairwise(times)]
+
+
+def on_this_device() -> AbstractContextManager:
+    """On a CPU its calls of `.cuda()`, all that it knows, leave tensors where they are."""
+    stay = {} if torch.cuda.is_available() else {"cuda": lambda self, *_, **__: self}
+    return patch.multiple(torch.Tensor, **stay) if stay else nullcontext()

@@ -6,7 +6,6 @@ import torch
 
 import nbhelpers as nb
 from benchmarks import measure, peer
-from nbhelpers import checkpoints
 
 NAME, BATCHES, STEPS, ROUNDS = "cifar10-l2-0.5", (1, 8, 32, 128), 6, 9
 
@@ -15,10 +14,7 @@ def main() -> None:
     print("\n# step: ms per step, medians; ratios are medians over rounds, contenders in turn")
     about = measure.header()
     model = nb.load_model(NAME)
-    entry = checkpoints.entry(NAME)
-    theirs = peer.load(
-        checkpoints.read_weights(checkpoints.fetch(NAME)).state, entry.mean, entry.std, entry.arguments["width"]
-    )
+    theirs = peer.load(NAME)
     theirs = theirs and theirs.to(model.device)
     rows = [measure_batch(model, theirs, n) for n in BATCHES]
     measure.table(rows)

@@ -196,9 +196,7 @@ def ssim(images: Images, others: Images) -> PerImage:
 
     Source: Wang et al., IEEE TIP 13(4), 2004.
     """
-    from skimage.metrics import (
-        structural_similarity,
-    )  # here: a bare PyTorch image, where networks are trained, lacks it
+    from skimage.metrics import structural_similarity  # here: images in which networks are trained lack it
 
     if images.shape != others.shape:
         raise ValueError(f"ssim: got shapes {tuple(images.shape)} and {tuple(others.shape)}, wanted the same")

@@ -1,0 +1,89 @@
+"""AutoAttack (L2) of torchattacks on a shipped network: does a stranger's attack confirm ours?
+
+Usage: python -m benchmarks.autoattack NAME [--eps 0.5] [--n 1000] [--stages apgd-ce apgd-t fab-t square] [--write]
+
+The first n test images; each stage attacks those that stood all before it, in small batches. What is found after a
+batch is kept in runs/bench/, and a later call goes on from there. torchattacks is looked for in .attacks, apart from
+.peers, for it brings a robustbench of its own (`make .attacks/.installed`).
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+
+import torch
+
+from benchmarks import measure
+from nbhelpers import checkpoints, load_images, load_model
+
+STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  # the four of AutoAttack's standard version, in its order
+BATCH = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.autoattack", description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("--eps", type=float, help="L2 radius, pixel units; default: what the network was trained for")
+    parser.add_argument("--n", type=int, default=1000, help="the first so many test images")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--write", action="store_true", help="put the result into the manifest")
+    args = parser.parse_args()
+    sys.path.append(str(measure.ROOT / ".attacks"))
+    entry = checkpoints.entry(args.checkpoint)
+    eps = args.eps or float(entry.training["eps"]) or 0.5
+    print(f"# AutoAttack on {args.checkpoint}, L2 radius {eps:g}, {args.n} test images")
+    about, name = measure.header(), f"autoattack-{args.checkpoint}-{eps:g}-{args.n}"
+    found = measure.load(name) or {"sha256": entry.sha256, "stages": {}}
+    if found["sha256"] != entry.sha256:
+        found = {"sha256": entry.sha256, "stages": {}}  # of an older network of that name
+    model = load_model(args.checkpoint)
+    images, labels = (part.to(model.device) for part in load_images("cifar10-sample", indices=range(args.n)))
+    with torch.no_grad():
+        standing = (model(images).argmax(1) == labels).nonzero()[:, 0].tolist()
+    percent = {"clean": 100 * len(standing) / args.n}
+    print(f"clean {percent['clean']:.1f} %")
+    for stage in args.stages:
+        record = found["stages"].setdefault(stage, {"done": 0, "stood": [], "seconds": 0.0})
+        attack = build(stage, model, eps)
+        while record["done"] < len(standing):
+            rows, began = standing[record["done"] : record["done"] + BATCH], time.perf_counter()
+            moved = attack(images[rows], labels[rows])
+            length = (moved - images[rows]).flatten(1).norm(dim=1)
+            with torch.no_grad():
+                # Beyond the radius an image does not count, whatever the attack thinks of it.
+                stood = (model(moved).argmax(1) == labels[rows]) | (length > eps * 1.001)
+            record["stood"] += [row for row, right in zip(rows, stood.tolist(), strict=True) if right]
+            record["done"] += len(rows)
+            record["seconds"] += time.perf_counter() - began
+            measure.save(name, {**found, "about": about})
+        standing = record["stood"]
+        percent[stage] = 100 * len(standing) / args.n
+        print(f"after {stage} {percent[stage]:.1f} %, {record['seconds']:.0f} s", flush=True)
+    if args.write:
+        confirmed = {"eps": eps, "n": args.n, "stages": list(args.stages), "accuracy": percent[args.stages[-1]]}
+        accuracy = {**entry.accuracy, "autoattack": confirmed | {"package": "torchattacks 3.5.1"}}
+        checkpoints.write_entry(dataclasses.replace(entry, accuracy=accuracy))
+
+
+def build(stage: str, model: torch.nn.Module, eps: float):
+    """One stage, with AutoAttack's own settings."""
+    from torchattacks.attacks.apgd import APGD
+    from torchattacks.attacks.apgdt import APGDT
+    from torchattacks.attacks.fab import FAB
+    from torchattacks.attacks.square import Square
+
+    common = {"eps": eps, "norm": "L2", "seed": 0, "n_restarts": 1}
+    match stage:
+        case "apgd-ce":
+            return APGD(model, loss="ce", **common)
+        case "apgd-t":
+            return APGDT(model, n_classes=10, **common)
+        case "fab-t":
+            return FAB(model, multi_targeted=True, n_classes=10, **common)
+        case _:
+            return Square(model, n_queries=5000, **common)
+
+
+if __name__ == "__main__":
+    main()

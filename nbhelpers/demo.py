@@ -1,4 +1,4 @@
-"""`make demo`: run the six notebooks one after the other, then show their numbers and where their pages are."""
+"""`make demo`: run the notebooks one after the other, then show their numbers and where their pages are."""
 
 import json
 import sys

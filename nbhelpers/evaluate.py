@@ -114,8 +114,8 @@ def evaluate(
         for i, (x, y) in enumerate(bar):
             fooled.append(attack(model, x, y, radius, steps=steps, restarts=restarts, seed=seed + i))
             far.append(sensitivity(model, x, radius, steps=steps, seed=seed + i))
-        robust[str(radius)] = 100 * (1 - float(torch.cat(fooled).float().mean()))
-        moved[str(radius)] = float(torch.cat(far).median()) / scale
+        robust[str(radius)] = 100 * int((~torch.cat(fooled)).sum()) / len(labels)
+        moved[str(radius)] = round(float(torch.cat(far).median()) / scale, 4)
     about = {"n": len(labels), "attack": f"{steps}-step L2 PGD, {restarts} random start{'s' if restarts > 1 else ''}"}
     return {"clean": clean, "l2": robust, "sensitivity": moved, **about}
 

@@ -79,7 +79,7 @@ def descend(
     *,
     steps: int = 200,
     step_size: float | None = None,
-    momentum: float = 0.9,
+    momentum: float = 0.8,
     schedule: Schedule = "cosine",
     project: Projection = box,
     direction: Callable[[Images], Images] = l2_direction,
@@ -96,8 +96,8 @@ def descend(
         objective: a loss per image, see `nbhelpers.objectives`.
         start: (n, c, h, w), pixels in [0, 1]; left as it is.
         steps: gradient steps; `steps + 1` iterates are yielded.
-        step_size: L2 length of the first step of one image, in pixel units; None is 0.05 at 3×32×32 for 200 or
-            more steps, up to four times that for fewer, so that they get as far; it grows with the image's diagonal.
+        step_size: L2 length of the first step of one image, in pixel units; None is 0.2 at 3×32×32, and grows with
+            the image's diagonal.
         momentum: weight of the past steps; 0 for none.
         schedule: "cosine" lets the step fall to zero, "constant" keeps it.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
@@ -117,7 +117,7 @@ def descend(
     if steps < 1:
         raise ValueError(f"steps: got {steps}, wanted at least 1")
     if step_size is None:
-        step_size = 0.05 * math.sqrt(start[0].numel() / 3072) * min(4, max(1, 200 / steps))
+        step_size = 0.2 * math.sqrt(start[0].numel() / 3072)
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size: got {step_size}, wanted a positive length in pixel units")
     if not 0 <= momentum < 1:
@@ -177,7 +177,7 @@ def minimize(
     keep: Literal["best", "last"] = "best",
     steps: int = 200,
     step_size: float | None = None,
-    momentum: float = 0.9,
+    momentum: float = 0.8,
     schedule: Schedule = "cosine",
     project: Projection = box,
     batch_size: int | None = None,

@@ -1,0 +1,85 @@
+"""The demos in JupyterLab as pictures: python -m benchmarks.screenshots
+
+Writes docs/demo-*.png for the README, and the same in the dark into runs/bench/.
+"""
+
+import io
+import tempfile
+from pathlib import Path
+
+import PIL.Image
+
+from benchmarks import measure
+from tests.browser_support import (
+    NOTEBOOKS,
+    TIMED_CLICK,
+    Notebook,
+    browser,
+    chromium,
+    jupyterlab,
+    write_demo,
+    write_notebook,
+)
+
+SERIES = """import nbhelpers as nb
+images, labels = nb.load_images("cifar10-sample", indices=range(12))
+nb.widgets.epsilon_series("cifar10-l2-0.5", images, labels)"""
+PICK = 1  # of the first picker; the demos open with others
+THEMES = {"JupyterLab Light": measure.ROOT / "docs", "JupyterLab Dark": measure.FOLDER}
+# What the demo covers of the page: its cell is wider.
+BOX = """(output) => {
+  output.scrollIntoView({ block: "start" });
+  const all = output.querySelectorAll(".nb-widget :is(img, canvas, figcaption, button, span, .nb-label, .nb-note)");
+  const range = document.createRange();
+  const boxes = [...all].map((element) => {
+    range.selectNodeContents(element);
+    return element.matches("img, canvas, button") ? element.getBoundingClientRect() : range.getBoundingClientRect();
+  }).filter((box) => box.width);
+  const [left, top] = ["left", "top"].map((side) => Math.min(...boxes.map((box) => box[side])) - 8);
+  const [right, bottom] = ["right", "bottom"].map((side) => Math.max(...boxes.map((box) => box[side])) + 8);
+  return { x: left, y: top, width: right - left, height: bottom - top };
+}"""
+
+
+def main() -> None:
+    print("\n# screenshots of the demos")
+    if chromium() is None:
+        print("no Chromium: install the system's package `chromium`")
+        return
+    with tempfile.TemporaryDirectory() as folder, browser() as chrome:
+        for source in NOTEBOOKS:
+            write_demo(source, Path(folder) / f"{source.stem[2:]}.ipynb")
+        write_notebook(Path(folder) / "epsilon_series.ipynb", SERIES)
+        names = ["epsilon_series", *(source.stem[2:] for source in NOTEBOOKS)]
+        with jupyterlab(Path(folder)) as address:
+            notebook = Notebook(chrome, address, f"{names[0]}.ipynb")
+            notebook.page.set_viewport_size({"width": 1280, "height": 1600})
+            for name in names:
+                if name != names[0]:
+                    notebook.open(f"{name}.ipynb")
+                notebook.run_all(widgets=1, seconds=1800)
+                option = notebook.page.locator("[role=option]").nth(PICK).element_handle()
+                live = notebook.page.locator(".nb-widget[data-state]").first.element_handle()
+                notebook.page.evaluate(TIMED_CLICK, [option, live])
+                for theme, place in THEMES.items():
+                    _change_theme(notebook, theme)
+                    output = notebook.page.locator(".jp-OutputArea-output:has(.nb-widget)").first
+                    _save(notebook.page.screenshot(clip=output.evaluate(BOX)), place / f"demo-{name}.png")
+            notebook.close()
+
+
+def _change_theme(notebook: Notebook, theme: str) -> None:
+    notebook.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+    notebook.page.wait_for_selector(f"body[data-jp-theme-name='{theme}']")
+    notebook.page.wait_for_timeout(500)  # its style sheet is on its way
+
+
+def _save(shot: bytes, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with PIL.Image.open(io.BytesIO(shot)) as picture:
+        picture.convert("RGB").quantize(256).save(path, optimize=True)
+    print(f"wrote {path.relative_to(measure.ROOT)}, {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nbhelpers import checkpoints
 from nbhelpers.data import class_names, count_images, load_images, random_indices
 from nbhelpers.models import Model, load_model
-from nbhelpers.objectives import leave, misclassify
+from nbhelpers.objectives import leave, margin, misclassify
 from nbhelpers.optimize import Result, l2_ball, minimize
 from nbhelpers.types import Features, Images, Labels, Objective, PerImage
 
@@ -45,21 +45,21 @@ def attack(
 ) -> Tensor:
     """Which images some point within `eps` (L2, pixel units) is known to misclassify, (n,) of bool: PGD on the logits.
 
-    Each restart begins at a random point of the ball, and only where all before it failed; the iterate with the
-    highest cross-entropy counts.
+    Each restart begins at a random point of the ball, and only where all before it failed. The first, third and so on
+    climb the cross-entropy, the others the margin, which finds what the former's flat places hide.
 
     Source: Madry et al., arXiv:1706.06083; step 2.5·eps/steps as in the published evaluations.
     """
     generator = torch.Generator().manual_seed(seed)
     fooled = _wrong(model, images, labels)  # these need no attack
-    for _ in range(restarts):
+    for restart in range(restarts):
         rows = (~fooled).nonzero()[:, 0]
         if not len(rows):
             break
         truth = labels[rows]
         # Beyond this cross-entropy the label has less than its even share, so another class has more.
-        sure = -math.log(len(model.classes))
-        found = _climb(model, misclassify(truth), images[rows], eps, steps, generator, stop_below=sure)
+        sure, objective = (0.0, margin(truth)) if restart % 2 else (-math.log(len(model.classes)), misclassify(truth))
+        found = _climb(model, objective, images[rows], eps, steps, generator, stop_below=sure)
         fooled[rows] = _wrong(model, found.images, truth)
     return fooled
 
@@ -116,7 +116,8 @@ def evaluate(
             far.append(sensitivity(model, x, radius, steps=steps, seed=seed + i))
         robust[str(radius)] = 100 * int((~torch.cat(fooled)).sum()) / len(labels)
         moved[str(radius)] = round(float(torch.cat(far).median()) / scale, 4)
-    about = {"n": len(labels), "attack": f"{steps}-step L2 PGD, {restarts} random start{'s' if restarts > 1 else ''}"}
+    starts = f"{restarts} random starts, cross-entropy and margin" if restarts > 1 else "1 random start"
+    about = {"n": len(labels), "attack": f"{steps}-step L2 PGD, {starts}"}
     return {"clean": clean, "l2": robust, "sensitivity": moved, **about}
 
 

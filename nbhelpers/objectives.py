@@ -84,6 +84,22 @@ def misclassify(labels: Labels) -> Objective:
     return lambda logits: -functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
+def margin(labels: Labels) -> Objective:
+    """How far the given class's logit leads the best other one; negative where the image is misclassified.
+
+    Args:
+        labels: (n,) class indices.
+
+    Source: Carlini & Wagner, arXiv:1608.04644, their f₆ without its floor.
+    """
+
+    def lead(logits: Features) -> PerImage:
+        own = labels[:, None]
+        return (logits.gather(1, own) - logits.scatter(1, own, -torch.inf).amax(1, keepdim=True))[:, 0]
+
+    return lead
+
+
 def _rows(target: Features) -> Features:
     if target.ndim != 2:
         raise ValueError(f"target: got shape {tuple(target.shape)}, wanted (n, d); keep the batch dimension")

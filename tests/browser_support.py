@@ -1,5 +1,6 @@
-"""A real JupyterLab and a real browser, for test_browser.py."""
+"""A real JupyterLab and a real browser, for test_browser.py and benchmarks/."""
 
+import ast
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[1-6]_*.ipynb"))
 # Chromium calls home at every start unless told not to; the tests need no network but loopback.
 FLAGS = [
     "--no-sandbox",
@@ -24,18 +26,23 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# When the picture of a live widget next changes, and when its run ends: seconds after the click on an option.
+# When the picture of a live widget is next redrawn, and when its run has ended: seconds after the click on an option,
+# each taken as the browser puts it on the screen.
 TIMED_CLICK = """([option, live]) => new Promise((resolve) => {
   const began = performance.now();
-  const times = {};
   const seen = live.dataset.drawn;
+  let first, ending;
   const watch = new MutationObserver(() => {
-    const now = (performance.now() - began) / 1000;
-    if (times.first === undefined && live.dataset.drawn !== seen) times.first = now;
-    if (times.first !== undefined && ["done", "stopped", "error"].includes(live.dataset.state)) {
+    const drawn = live.dataset.drawn !== seen;
+    const ended = drawn && ["done", "stopped", "error"].includes(live.dataset.state);
+    requestAnimationFrame(() => {
+      const now = (performance.now() - began) / 1000;
+      if (drawn) first ??= now;
+      if (!ended || ending) return;
+      ending = true;
       watch.disconnect();
-      resolve({ ...times, finished: now, state: live.dataset.state });
-    }
+      resolve({ first, finished: now, state: live.dataset.state, frames: live.dataset.drawn - seen });
+    });
   });
   watch.observe(live, { attributes: true });
   option.click();
@@ -47,6 +54,56 @@ READY = """async () => {
   await context.ready;
   await sessionContext.ready;
   await sessionContext.session.kernel.info;
+}"""
+# Another notebook in place of the one that is open, on the same kernel: torch need not be imported again.
+OPEN = """async (path) => {
+  const { shell, commands } = jupyterapp;
+  const before = shell.currentWidget;
+  const { id } = before.sessionContext.session.kernel;
+  const opened = await commands.execute("docmanager:open", { path, factory: "Notebook", kernel: { id } });
+  before.dispose();
+  shell.activateById(opened.id);
+}"""
+# Every pick of every demo of an exported page, clicked: how many, and what does not show the result the page holds.
+CLICK_THROUGH = """async () => {
+  const { demos } = JSON.parse(document.getElementById("state").textContent);
+  const pixels = (source, x, y, width, height) => {
+    const context = new OffscreenCanvas(width, height).getContext("2d");
+    context.drawImage(source, x, y, width, height, 0, 0, width, height);
+    return context.getImageData(0, 0, width, height).data;
+  };
+  const same = (one, other) => one.length === other.length && one.every((value, i) => value === other[i]);
+  const faults = [];
+  let picks = 0;
+  for (const { id, live, results } of demos) {
+    const place = document.getElementById(id);
+    const lists = [...place.querySelectorAll("[role=listbox]")].map((list) => list.querySelectorAll("[role=option]"));
+    if (Object.keys(results).length !== lists.reduce((count, options) => count * options.length, 1))
+      faults.push(`${id}: ${Object.keys(results).length} results`);
+    for (const [pick, { sheet, captions }] of Object.entries(results)) {
+      pick.split(",").forEach((k, i) => lists[i][k].click());
+      const bytes = Uint8Array.from(atob(sheet), (letter) => letter.charCodeAt(0));
+      const wanted = await createImageBitmap(new Blob([bytes]));
+      const [width, height] = [wanted.width / live.columns.length, wanted.height / live.rows.length];
+      const shown = () =>
+        live.rows.every((_, r) => {
+          const figures = place.querySelectorAll(".nb-table .nb-line")[r].querySelectorAll("figure");
+          return live.columns.every((_, c) => {
+            const canvas = figures[c].querySelector("canvas");
+            const text = live.slider || figures[c].querySelector("figcaption").textContent === captions[r][c];
+            const [x, y] = [c * width, r * height];
+            return text && canvas.width === width && canvas.height === height &&
+              same(pixels(canvas, 0, 0, width, height), pixels(wanted, x, y, width, height));
+          });
+        });
+      const until = performance.now() + 3000; // a picture is decoded in its own time
+      while (!shown() && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 5));
+      const chosen = lists.every((options, i) => options[pick.split(",")[i]].ariaSelected === "true");
+      if (!shown() || !chosen) faults.push(`${id}: ${pick}`);
+      picks += 1;
+    }
+  }
+  return { picks, faults };
 }"""
 # The pixels of a canvas, row by row, as RGB.
 PIXELS = """(canvas) => {
@@ -122,6 +179,34 @@ def write_notebook(path: Path, *cells: str) -> None:
     nbformat.write(notebook, path)
 
 
+def write_demo(source: Path, target: Path, *, steps: int | None = None) -> None:
+    """A notebook with its demo and what this needs to run; other cells stand there as text.
+
+    Args:
+        source, target: the notebook and its copy.
+        steps: in place of the number among the notebook's parameters.
+    """
+    notebook = nbformat.read(source, 4)
+    wanted: set[str] = set()  # names that the cells below take from above
+    for cell in notebook.cells[::-1]:
+        if cell.cell_type != "code":
+            continue
+        if steps is not None and "parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join([cell.source, f"steps = {steps}"])
+        given: set[str] = set()
+        taken: set[str] = set()
+        for statement in ast.parse(cell.source).body:
+            names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+            taken |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - given
+            given |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        if "nb.widgets." in cell.source or wanted & given:
+            wanted = wanted - given | taken
+        else:
+            cell.cell_type = "raw"
+            del cell["outputs"], cell["execution_count"]
+    nbformat.write(notebook, target)
+
+
 class Notebook:
     """A notebook open in JupyterLab; `faults` gathers the console's errors."""
 
@@ -130,9 +215,19 @@ class Notebook:
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", self._on_console)
+        self.name = name
         self.page.goto(f"{address}/doc/tree/{name}")
+        self._wait()
+
+    def _wait(self) -> None:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         self.page.evaluate(READY)
+
+    def open(self, name: str) -> None:
+        """Another notebook on the same kernel, in place of this one."""
+        self.page.evaluate(OPEN, name)
+        self._wait()
+        self.name = name
 
     def _on_console(self, message) -> None:
         # The server knows nothing of some optional addresses, and Lab says so; that is not of our making.

@@ -2,17 +2,27 @@
 
 import importlib.util
 import io
-import re
 import shutil
 import subprocess
 import tarfile
-from pathlib import Path
 
 import numpy
 import PIL.Image
 import pytest
 import torch
-from browser_support import PIXELS, TIMED_CLICK, Notebook, browser, chromium, jupyterlab, write_notebook
+from browser_support import (
+    CLICK_THROUGH,
+    NOTEBOOKS,
+    PIXELS,
+    TIMED_CLICK,
+    Notebook,
+    browser,
+    chromium,
+    jupyterlab,
+    write_demo,
+    write_notebook,
+)
+from test_widgets import CALLS
 
 import nbhelpers as nb
 from nbhelpers import widgets
@@ -31,9 +41,17 @@ models = {label: nb.load_model(name, device="cpu") for label, name in names.item
 images, labels = nb.load_images("cifar10-sample", indices=range(200))
 from nbhelpers import widgets
 """
-EPSILON = """widgets.epsilon_series({"0": models["standard"], "0.5": models["robust"]}, images[:12], labels[:12])"""
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[1-6]_*.ipynb"))
-SHOW = "demo = widgets.inversion(models, images[:12], labels[:12]); demo"
+EPSILON = """widgets.epsilon_series("cifar10-l2-0.5", images[:12], labels[:12], steps=3)"""
+SHOW = """
+demo, steps = widgets.inversion(models, images[:12], labels[:12]), 0
+def counted(*pick, job=demo.live._job):
+    global steps
+    for frame in job(*pick):
+        steps += 1
+        yield frame
+demo.live._job = counted
+demo
+"""
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +63,30 @@ def chrome():
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
-    write_notebook(folder / "inversion.ipynb", LOAD, SHOW, "demo.live.finished")
+    write_notebook(folder / "inversion.ipynb", LOAD, SHOW, "print(demo.live.finished, steps)")
     write_notebook(folder / "epsilon.ipynb", LOAD, EPSILON)
     for path in NOTEBOOKS:
-        # The widget is what is tested here: the notebook's own figures need no steps.
-        text, found = re.subn(r"steps: int = \d+", "steps: int = 3", path.read_text(encoding="utf-8"))
-        assert found == 1
-        (folder / path.name).write_text(text, encoding="utf-8")
+        write_demo(path, folder / path.name, steps=3)  # the whole notebooks are run by nbval
     with jupyterlab(folder) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def notebook(lab, chrome):
-    notebook = Notebook(chrome, lab, "inversion.ipynb")
-    notebook.run_all(widgets=1)
-    yield notebook
-    assert not notebook.faults
-    notebook.close()
+def desk(lab, chrome):
+    """One page and one kernel, for one notebook after the other."""
+    desk = Notebook(chrome, lab, "inversion.ipynb")
+    desk.run_all(widgets=1)
+    yield desk
+    assert not desk.faults
+    desk.close()
+
+
+@pytest.fixture
+def notebook(desk):
+    if desk.name != "inversion.ipynb":
+        desk.open("inversion.ipynb")
+        desk.run_all(widgets=1)
+    return desk
 
 
 def live(notebook):
@@ -77,8 +101,13 @@ def wait(notebook, state):
     notebook.page.wait_for_selector(f".nb-widget[data-state={state}]", timeout=120_000)
 
 
-def finished(notebook):
-    """How many runs went to their end, by asking the kernel through the last cell."""
+def pick(notebook, k):
+    """Click, and wait for the end of the run: when its first frame and its end came."""
+    return notebook.page.evaluate(TIMED_CLICK, [option(notebook, k).element_handle(), live(notebook).element_handle()])
+
+
+def work(notebook):
+    """How many runs went to their end, and how many steps were computed in all: the kernel says it in the last cell."""
     page = notebook.page
     last = page.locator(".jp-Notebook .jp-Cell").last
     before = last.locator(".jp-InputPrompt").inner_text()
@@ -90,13 +119,14 @@ def finished(notebook):
         timeout=60_000,
     )
     page.wait_for_timeout(200)
-    return int(last.locator(".jp-OutputArea-output").inner_text())
+    return [int(number) for number in last.locator(".jp-OutputArea-output").inner_text().split()]
 
 
 def test_a_click_streams_frames_and_ends_where_a_headless_run_ends(notebook):
-    times = notebook.page.evaluate(TIMED_CLICK, [option(notebook, 3).element_handle(), live(notebook).element_handle()])
-    assert times["state"] == "done" and times["first"] < times["finished"]
-    assert int(live(notebook).get_attribute("data-drawn")) >= 3
+    runs, steps = work(notebook)
+    times = pick(notebook, 3)
+    assert times["state"] == "done" and times["first"] < times["finished"] and times["frames"] >= 3
+    assert work(notebook) == [runs + 1, steps + STEPS + 1]  # the start is computed too
     shown = live(notebook).locator("canvas").nth(2).evaluate(PIXELS)
     pixels = torch.tensor(shown["rgb"]).reshape(shown["height"], shown["width"], 3).permute(2, 0, 1) / 255
 
@@ -109,21 +139,23 @@ def test_a_click_streams_frames_and_ends_where_a_headless_run_ends(notebook):
 
 
 def test_five_quick_picks_cost_one_run_and_a_second_look_none(notebook):
-    before = finished(notebook)
-    for k in (4, 5, 6, 7, 8):
+    runs, steps = work(notebook)
+    for k in (4, 5, 6, 7):
         option(notebook, k).click()
-    wait(notebook, "done")
-    assert finished(notebook) == before + 1
-    option(notebook, 3).click()
-    wait(notebook, "done")
-    assert finished(notebook) == before + 1
+    wait(notebook, "running")
+    assert pick(notebook, 8)["state"] == "done"
+    after, steps_after = work(notebook)
+    assert after == runs + 1
+    assert steps_after - steps < 2 * (STEPS + 1)  # one run, and what the others did until the next click came
+    assert pick(notebook, 8)["state"] == "done"
+    assert work(notebook) == [after, steps_after]
 
 
 def test_stop_keeps_the_picture_and_the_kernel_answers_meanwhile(notebook):
-    before = finished(notebook)
+    runs, _ = work(notebook)
     option(notebook, 9).click()
     wait(notebook, "running")
-    assert finished(notebook) == before  # another cell, answered during the run
+    assert work(notebook)[0] == runs  # another cell, answered during the run
     option(notebook, 10).click()
     wait(notebook, "running")
     notebook.page.get_by_role("button", name="Stop").click()
@@ -160,30 +192,25 @@ def test_a_file_of_ones_own_is_inverted(notebook, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["epsilon.ipynb", *(path.name for path in NOTEBOOKS)])
-def test_every_notebook_answers_a_click(lab, chrome, name):
-    notebook = Notebook(chrome, lab, name)
-    notebook.run_all(widgets=1)
-    pair = [option(notebook, 1).element_handle(), live(notebook).element_handle()]
-    assert notebook.page.evaluate(TIMED_CLICK, pair)["state"] == "done"
-    for slider in notebook.page.locator("input[type=range]").all():
+def test_every_notebook_answers_a_click(desk, name):
+    desk.open(name)
+    desk.run_all(widgets=1)
+    assert pick(desk, 1)["state"] == "done"
+    for slider in desk.page.locator("input[type=range]").all():
         value = slider.input_value()
         slider.press("ArrowLeft" if int(value) else "ArrowRight")
         assert slider.input_value() != value
-    assert not notebook.faults
-    notebook.close()
+    assert not desk.faults
 
 
 @pytest.fixture(scope="module")
 def page(chrome, tmp_path_factory, tiny_model):
-    """An exported page with two demos, open from a file, with every request refused."""
+    """An exported page with all demos, open from a file, with every request refused."""
     folder = tmp_path_factory.mktemp("page")
     models = {"standard": tiny_model, "robust": tiny_model}
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(3)
-    demos = {
-        "Brittleness": widgets.brittleness(models, images, labels, steps=2),
-        "Interpolation": widgets.interpolation(models, images, labels, points=3, steps=2),
-    }
+    demos = [call(models, images, torch.arange(3)) for call in CALLS.values()]
+    demos = {demo.title: demo for demo in demos}
     path = widgets.export_page(folder / "page.html", models=models, demos=demos, work=folder / "work")
     context = chrome.new_context(offline=True)
     page = context.new_page()
@@ -198,26 +225,32 @@ def page(chrome, tmp_path_factory, tiny_model):
 
 
 def test_the_page_shows_every_pick_and_asks_for_nothing(page):
-    section = page.locator("#demo0")
-    table = section.locator("[data-state]")
-    for first in range(3):
-        for second in range(3):
-            page.keyboard.press("Escape")  # nobody is there to stop anything
-            section.locator("[role=listbox]").nth(0).locator("[role=option]").nth(first).click()
-            section.locator("[role=listbox]").nth(1).locator("[role=option]").nth(second).focus()
-            page.keyboard.press("Enter")
-            wanted = pixels_of(page.demos["Brittleness"].live.compute((first, second))["sheet"])
-            for _ in range(50):  # a picture is decoded in its own time
-                if numpy.array_equal(canvas_sheet(table), wanted):
-                    break
-                page.wait_for_timeout(100)
-            else:
-                pytest.fail(f"pick {first}, {second} shows another picture")
-    slider = page.locator("#demo1 input[type=range]")
-    slider.press("ArrowRight")
-    assert page.locator("#demo1 output").inner_text() == "1.00"
+    clicked = page.evaluate(CLICK_THROUGH)
+    assert clicked == {"picks": sum(demo.live.finished for demo in page.demos.values()), "faults": []}
     assert not page.faults
     assert all(url.startswith(("file:", "blob:")) for url in page.requests)
+
+
+def test_the_page_obeys_the_keyboard(page):
+    lists = page.locator("#demo2 [role=listbox]")
+    table = page.locator("#demo2 [data-state]")
+    lists.nth(0).locator("[role=option]").nth(2).focus()
+    for key in ("Escape", "ArrowLeft", "Enter"):  # nobody is there to stop anything
+        page.keyboard.press(key)
+    lists.nth(1).locator("[role=option]").nth(2).focus()
+    page.keyboard.press("Space")
+    wanted = pixels_of(page.demos["Brittleness"].live.compute((1, 2))["sheet"])
+    for _ in range(50):  # a picture is decoded in its own time
+        if numpy.array_equal(canvas_sheet(table), wanted):
+            break
+        page.wait_for_timeout(100)
+    else:
+        pytest.fail("another picture")
+    slider = page.locator("#demo3 input[type=range]")
+    slider.press("Home")
+    slider.press("ArrowRight")
+    assert page.locator("#demo3 output").inner_text() == "0.50"
+    assert not page.faults
 
 
 def canvas_sheet(table):
@@ -243,9 +276,17 @@ def test_the_page_has_no_serious_accessibility_fault(page, tmp_path):
         pytest.skip(f"axe-core cannot be fetched: {packed.stderr[-200:]}")
     with tarfile.open(files[0]) as archive:
         source = archive.extractfile("package/axe.min.js").read().decode()
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        page.evaluate(source)  # from outside: the page's own policy stays as strict as it is
-        violations = page.evaluate("async () => (await axe.run()).violations")
-        bad = [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")]
-        assert not bad
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.evaluate(source)  # from outside: the page's own policy stays as strict as it is
+    for state in ("as it opens", "after a pick in every demo"):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            violations = page.evaluate("async () => (await axe.run()).violations")
+            bad = [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")]
+            assert not bad, (state, scheme)
+        for demo in page.locator(".demo").all():
+            demo.locator("[role=option]").nth(1).click()
+            demo.locator("[role=option]").nth(0).hover()
+            for slider in demo.locator("input[type=range]").all():
+                slider.press("Home")

@@ -49,3 +49,11 @@ def test_bad_input_gets_one_clear_line(make, error, says) -> None:
     with pytest.raises(error, match=says) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_margin_is_negative_exactly_where_another_class_leads():
+    logits = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(64) % 5
+    lead = nb.objectives.margin(labels)(logits)
+    assert torch.equal(lead < 0, logits.argmax(1) != labels)
+    assert lead[0] == logits[0, 0] - logits[0, 1:].max()

@@ -13,7 +13,8 @@ import torch
 from traitlets import TraitError
 
 import nbhelpers as nb
-from nbhelpers import widgets
+from nbhelpers import checkpoints, widgets
+from nbhelpers.resnet import resnet
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 GREY = torch.full((1, 1, 3, 8, 8), 0.5)
@@ -24,9 +25,10 @@ def pixels(file: bytes) -> numpy.ndarray:
 
 
 class Job:
-    """Three frames per run, each let through by the test; counts what was begun."""
+    """Three steps per run, each let through by the test; counts them, and what was begun."""
 
     def __init__(self):
+        self.steps = 0
         self.begun: list[tuple[int, ...]] = []
         self.go, self.reached = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -35,6 +37,7 @@ class Job:
         for step in range(3):
             self.reached.release()
             assert self.go.acquire(timeout=20)
+            self.steps += 1
             yield widgets.Frame(step, 2, lambda step=step: (GREY * (step + 1) / 3, [[f"{pick} at {step}"]]))
 
 
@@ -94,9 +97,21 @@ def test_five_quick_picks_finish_one_run(live, job):
     job.go.release(100)
     for thread in threads:
         thread.join(20)
-    assert live.finished == 1
+    assert live.finished == 1 and job.steps <= 2 * 3
     assert live.result["captions"] == [["(4,) at 2"]]
     assert live.status["state"] == "done"
+
+
+def test_five_picks_in_a_run_cost_it_and_the_last_of_them(live, job):
+    threads = [live.request((0,))]
+    assert job.reached.acquire(timeout=20)  # computes its first step
+    threads += [live.request((k,)) for k in range(1, 6)]
+    job.go.release(100)
+    for thread in threads:
+        thread.join(20)
+    assert job.begun == [(0,), (5,)]
+    assert job.steps == 1 + 3 and live.finished == 1
+    assert live.result["captions"] == [["(5,) at 2"]]
 
 
 def test_a_new_pick_cancels_a_run_under_way(live, job):
@@ -197,6 +212,37 @@ def test_each_demo_opens_with_a_result_and_answers_a_pick(name, data):
     assert bundle["image/png"].startswith(b"\x89PNG") and len(bundle["image/png"]) < 150_000
     assert bundle["text/plain"] == f"Demo({demo.title})"
     assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_the_series_holds_what_differs_in_its_radius_alone(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
+    monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "manifest.toml").write_text("[datasets]\n")
+    facts = {"dataset": "cifar10", "mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32}
+    others = {
+        "linf": {"norm": "linf", "eps": 0.03},
+        "wide": {"norm": "l2", "eps": 2.0},
+        "lost": {"norm": "l2", "eps": 3.0},
+    }
+    radii = {f"l2-{eps}": {"norm": "l2" if eps else "none", "eps": eps} for eps in (1.0, 0.25, 0.0, 0.5)}
+    for name, training in (others | radii).items():
+        width = 6 if name == "wide" else 4
+        torch.manual_seed(0)
+        entry = checkpoints.Entry(name, "", "resnet18", {"width": width}, training=training, **facts)
+        checkpoints.save_checkpoint(name, resnet("resnet18", width=width).state_dict(), entry)
+    (tmp_path / "lost.safetensors").unlink()
+    found = widgets.series("l2-0.5", device="cpu")
+    assert {label: model.name for label, model in found.items()} == {
+        "0": "l2-0.0",
+        "0.25": "l2-0.25",
+        "0.5": "l2-0.5",
+        "1": "l2-1.0",
+    }
+    assert list(found) == ["0", "0.25", "0.5", "1"]
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    demo = widgets.epsilon_series("l2-0.25", images, steps=1)
+    assert demo.live.columns == ["0", "0.25", "0.5", "1"] and demo.live.at == 3
+    assert pixels(demo.live.result["sheet"]).shape == (2 * 32, 4 * 32, 3)
 
 
 def test_a_live_inversion_is_what_minimize_gives(data):

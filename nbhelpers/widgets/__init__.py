@@ -8,6 +8,7 @@ from nbhelpers.widgets.demos import (
     interpolation,
     inversion,
     misclassification,
+    series,
 )
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
@@ -26,4 +27,5 @@ __all__ = [
     "interpolation",
     "inversion",
     "misclassification",
+    "series",
 ]

@@ -7,11 +7,13 @@ Source: the interactive figures of Engstrom et al., arXiv:1906.00945.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nbhelpers.models import Model
+from nbhelpers import checkpoints
+from nbhelpers.models import Model, load_model
 from nbhelpers.objectives import activate, match
 from nbhelpers.optimize import Step, box, descend, l2_ball
 from nbhelpers.representation import contributions, interpolate, noise, predict, represent
@@ -55,8 +57,35 @@ def inversion(
     return Demo("Inversion", [picker], live)
 
 
+def series(name: str, *, device: str | torch.device = "auto") -> dict[str, Model]:
+    """Networks that differ from a named one in the L2 radius ε of their training alone, by ε in rising order.
+
+    Of the manifest those whose files are here; nothing is downloaded. A network it does not know stands alone.
+
+    Args:
+        name, device: as in `load_model`.
+    """
+    known = checkpoints.manifest()
+    if name not in known:
+        return {Path(name).stem: load_model(name, device=device)}
+
+    def kind(one: checkpoints.Entry) -> tuple[object, ...]:
+        return one.architecture, dict(one.arguments), one.dataset
+
+    def here(one: checkpoints.Entry) -> bool:
+        cached = checkpoints.cache_folder() / f"{one.name}.safetensors"
+        return (checkpoints.CHECKPOINTS / one.file).exists() or cached.exists()
+
+    alike = {
+        float(one.training["eps"]): one.name
+        for one in [*known.values(), known[name]]  # of two with one ε, the one asked for
+        if kind(one) == kind(known[name]) and one.training.get("norm") in ("none", "l2") and here(one)
+    }
+    return {f"{eps:g}": load_model(alike[eps], device=device) for eps in sorted(alike)}
+
+
 def epsilon_series(
-    models: Models,
+    models: Models | str,
     images: Images,
     labels: Labels | None = None,
     *,
@@ -67,8 +96,11 @@ def epsilon_series(
 ) -> Demo:
     """Pick an image; see it rebuilt by networks trained at several ε, with a slider over them.
 
-    Arguments as in `inversion`, with `models` by ε in rising order, such as {"0": …, "0.25": …, "0.5": …}.
+    Args:
+        models: by ε in rising order, such as {"0": …, "0.25": …, "0.5": …}; or the name of one, for its `series`.
+        images, labels, others, captions, steps, seed: as in `inversion`.
     """
+    models = series(models) if isinstance(models, str) else models
     picker = _picker(models, images, labels, others=others, captions=captions)
 
     def draw(target: Images, now: Sequence[Step]) -> tuple[Tensor, Captions]:
@@ -171,9 +203,10 @@ def feature_visualization(
         models, labels, steps: as in `inversion`.
         images: (n, 3, h, w), the set to rank.
         components: their indices, or how many to draw by the seed, for each network.
-        k: images of each kind; of the starts all but the last (an image of the set) are noise.
+        k: images of each kind, if the set has so many; of the starts all but the last (an image of the set) are noise.
         seed: of noise and components.
     """
+    k = min(k, len(images))
     atlas = _Atlas(models, images, components, steps=steps, seed=seed)
     starts = torch.cat([noise(max(k - 1, 1), size=images.shape[-1], seed=seed), images[:1]])[:k]
 
@@ -185,7 +218,7 @@ def feature_visualization(
             # Row by row, the networks beside each other: made, highest, lowest.
             texts = [[f"{value:.2f}" for value in (-step.losses).tolist()] for step in now]
             for (_, text), line in zip(chosen.values(), texts, strict=True):
-                line[0] += f"\n{text}"
+                line[0] += "\n" + text.replace(", ", "\n")
             rows = _shown(now)
             for end in (1, 0):
                 for label, (i, _) in chosen.items():
@@ -335,7 +368,11 @@ class _Atlas:
             made[f"{label} network"] = last.images.cpu()
         names = [f"{i}" for _ in models for i in self.components]
         self.picker = ImagePicker(
-            made, captions=names, label="Component", selected=len(names) - len(components), columns=8
+            made,
+            captions=names,
+            label="Component",
+            selected=len(names) - len(components),
+            columns=min(8, len(components)),
         )
 
     def chosen(self, index: int) -> dict[str, tuple[int, str]]:

@@ -226,6 +226,7 @@ function renderLive({ model, el, signal }) {
   let captions = [];
   let order = 0; // of pictures asked for and shown: decoding may overtake
   let drawn = 0;
+  let latest = Promise.resolve(); // the picture that came last
 
   function go(column) {
     model.set("at", column);
@@ -288,9 +289,9 @@ function renderLive({ model, el, signal }) {
     {
       "change:result": () => {
         const result = model.get("result");
-        if (result.sheet) show(result.sheet, result.captions);
+        if (result.sheet) latest = show(result.sheet, result.captions);
       },
-      "change:status": status,
+      "change:status": () => latest.then(status, status), // "done" is said once the picture is there
       "change:at": paint,
       // Frames are messages, not state: they are dropped where nobody looks, and never saved.
       "msg:custom": (message, buffers) => {

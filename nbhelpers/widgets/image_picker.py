@@ -31,10 +31,10 @@ def encode(sheet: Tensor) -> bytes:
 
 
 def compress(file: bytes) -> bytes:
-    """The same picture as lossless WebP, about half as large."""
+    """The same picture as lossless WebP, which is smaller."""
     buffer = io.BytesIO()
     with PIL.Image.open(io.BytesIO(file)) as picture:
-        picture.save(buffer, "WEBP", lossless=True, quality=100, method=6)
+        picture.save(buffer, "WEBP", lossless=True, quality=75, method=4)  # more effort: 1 % smaller, seconds each
     return buffer.getvalue()
 
 

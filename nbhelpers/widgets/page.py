@@ -75,7 +75,11 @@ def export_page(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # these networks are small: a core each for two picks beats two for one
     try:
-        demos = _seven(models, dataset) if demos is None else demos
+        if demos is None:
+            name = list(models.values())[-1].name
+            radii = blog.series(name, device="cpu") if name in manifest() else {}
+            demos = _seven(models, radii or models, dataset)
+            models = {**models, **{f"ε {eps}": model for eps, model in radii.items()}}
         parts = _compute(demos, models, folder, workers=threads)
     finally:
         torch.set_num_threads(threads)
@@ -123,7 +127,7 @@ def _compute(
     return parts
 
 
-def _seven(models: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
+def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
     """All demos, with as few picks as a page and ten minutes can take."""
     images, labels = load_images(dataset, indices=range(500))
     size = images.shape[-1]
@@ -131,11 +135,6 @@ def _seven(models: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
     few, classes = slice(0, 5), next(iter(models.values())).classes
     names = [classes[k] for k in labels[:16]] + [class_names("out-of-distribution")[k] for k in which]
     others = {"out of distribution": strange}
-    known = manifest()
-    radii = {
-        f"{known[model.name].training['eps']:g}" if model.name in known else label: model
-        for label, model in models.items()
-    }
     made = [
         blog.inversion(models, images[:16], labels[:16], others=others, captions=names),
         blog.epsilon_series(radii, images[:16], labels[:16]),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers.models import _built, _recognised, load_model
+from nbhelpers.models import _recognised, build_network, load_model
 from nbhelpers.resnet import WideResNet, resnet
 
 tv = torchvision.models
@@ -377,7 +377,7 @@ def test_every_architecture_of_the_manifest_can_be_built():
     wanted = {(about.architecture, tuple(about.arguments.items())) for about in nb.checkpoints.manifest().values()}
     with torch.device("meta"):
         for architecture, arguments in wanted:
-            assert isinstance(_built(architecture, 10, dict(arguments)), nn.Module)
+            assert isinstance(build_network(architecture, 10, dict(arguments)), nn.Module)
 
 
 def test_torchvision_by_name():

@@ -9,7 +9,7 @@ docs/speed.png out of what the others wrote. The peer, robustness 1.2.1, is look
 import argparse
 import importlib
 
-NAMES = ("step", "distance", "dataset", "notebooks", "scaling", "training", "latency", "picture")
+NAMES = ("step", "distance", "solver", "dataset", "notebooks", "scaling", "training", "latency", "picture")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ def main() -> None:
     about = measure.header()
     for name, other in ((ROBUST, STANDARD), (STANDARD, ROBUST)):
         judge = Judge(nb.load_model(name), nb.load_model(other))
-        results = [measured_seed(judge, name, seed) for seed in SEEDS]
+        results = [{"published": published(judge, name, seed), "ours": ours(judge, seed)} for seed in SEEDS]
         rows = summary(judge, name, results)
         print(name)
         measure.table(rows)
@@ -56,25 +56,31 @@ class Judge:
         }
 
 
-def measured_seed(judge: Judge, name: str, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores by steps, of both; out of runs/bench where they are already."""
-    key = f"distance-{name}-seed{seed}"
-    if done := measure.load(key):
-        return done
+def ours(judge: Judge, seed: int) -> dict[int, dict[str, float]]:
+    """Scores of our defaults, by steps asked for: the step's length falls to zero at the end of each."""
     objective, start = nb.match(judge.target), judge.start(seed)
-    result: dict[str, dict[str, dict[str, float]]] = {"ours": {}, "published": {}}
-    for steps in OURS:
-        result["ours"][str(steps)] = judge.scores(
-            nb.minimize(judge.model.representation, objective, start, steps=steps).images
+    return {
+        steps: judge.scores(nb.minimize(judge.model.representation, objective, start, steps=steps).images)
+        for steps in OURS
+    }
+
+
+def published(judge: Judge, name: str, seed: int) -> dict[int, dict[str, float]]:
+    """Scores of the published loop, by steps; out of runs/bench where they are already."""
+    key = f"published-{name}-seed{seed}"
+    if not (scores := measure.load(key)):
+        loop = nb.descend(
+            judge.model.representation,
+            nb.match(judge.target),
+            judge.start(seed),
+            steps=PUBLISHED,
+            step_size=1.0,
+            momentum=0.0,
+            schedule="constant",
         )
-    loop = nb.descend(
-        judge.model.representation, objective, start, steps=PUBLISHED, step_size=1.0, momentum=0.0, schedule="constant"
-    )
-    for step in loop:
-        if step.index in MARKS:
-            result["published"][str(step.index)] = judge.scores(step.images)
-    measure.save(key, result)
-    return result
+        scores = {step.index: judge.scores(step.images) for step in loop if step.index in MARKS}
+        measure.save(key, scores)
+    return {int(steps): score for steps, score in scores.items()}
 
 
 def summary(judge: Judge, name: str, results: list) -> list[dict]:
@@ -85,7 +91,7 @@ def summary(judge: Judge, name: str, results: list) -> list[dict]:
         for steps in results[0][loop]:
             scores = [result[loop][steps] for result in results]
             means = {key: statistics.fmean(score[key] for score in scores) for key in scores[0]}
-            rows.append({"loop": loop, "steps": int(steps), "seconds": int(steps) * each, **means})
+            rows.append({"loop": loop, "steps": steps, "seconds": steps * each, **means})
     last = next(row for row in reversed(rows) if row["loop"] == "published")
     good = [
         row

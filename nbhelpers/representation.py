@@ -31,13 +31,14 @@ class TopImages:
     lowest_values: Tensor
 
 
-def represent(model: Model, images: Images | Batches, *, batch_size: int = 256) -> Features:
+def represent(model: Model, images: Images | Batches, *, batch_size: int | None = None) -> Features:
     """Representations of many images, (n, components), on the CPU.
 
     Args:
         model: whose representation.
         images: (n, 3, h, w) in [0, 1] on any device, or an iterable of such batches (or of images and labels).
-        batch_size: images per forward pass.
+        batch_size: at most so many images per forward pass; None for what suits the device. Where a GPU's memory runs
+            out nevertheless, it is halved. The result does not depend on it.
     """
     return torch.cat([features.cpu() for features in _stream(model.representation, model.device, images, batch_size)])
 
@@ -71,7 +72,7 @@ def represent_set(
         except SafetensorError:  # cut short by a full disk, for instance
             path.unlink()
     batches = iter_batches(source, batch_size=batch_size, indices=indices, size=size or model.image_size)
-    features = represent(model, batches, batch_size=batch_size)
+    features = represent(model, batches)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
     save_file({"features": features.contiguous()}, temporary)
@@ -80,13 +81,13 @@ def represent_set(
 
 
 def top_images(
-    model: Model, images: Images | Batches, component: int | Sequence[int], k: int = 5, *, batch_size: int = 256
+    model: Model, images: Images | Batches, component: int | Sequence[int], k: int = 5, *, batch_size: int | None = None
 ) -> TopImages:
     """Rank a data set by one component, or by several in one pass. Memory grows with k, not with the data set.
 
     Args:
         model: whose representation.
-        images: as in `represent`.
+        images, batch_size: as in `represent`.
         component: index into the representation, or m of them.
         k: how many of the highest, and of the lowest.
 
@@ -134,7 +135,7 @@ def contributions(model: Model, images: Images, classes: Labels) -> Features:
         return model.representation(images) * model.head.weight[classes]
 
 
-def predict(model: Model, images: Images | Batches, *, batch_size: int = 256) -> Labels:
+def predict(model: Model, images: Images | Batches, *, batch_size: int | None = None) -> Labels:
     """Predicted class indices, (n,), on the CPU; arguments as in `represent`."""
     with torch.no_grad():
         return torch.cat([logits.argmax(1).cpu() for logits in _stream(model, model.device, images, batch_size)])
@@ -207,17 +208,33 @@ def ssim(images: Images, others: Images) -> PerImage:
 
 
 def _stream(
-    f: Callable[[Images], Features], device: torch.device, images: Images | Batches, batch_size: int
+    f: Callable[[Images], Features], device: torch.device, images: Images | Batches, batch_size: int | None
 ) -> Iterator[Features]:
+    """`f` of every image in order, a few images at a time."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1, or None for what suits the device")
     total = None
     if isinstance(images, Tensor):
         check_images(images)
-        total = -(-images.shape[0] // batch_size)
-        images = images.split(batch_size)
-    with torch.no_grad():
-        for batch in tqdm(images, total=total, unit="batch", delay=2, leave=False):
-            part = batch if isinstance(batch, Tensor) else batch[0]
-            yield f(part.to(device))
+        total, images = len(images), [images]
+    with torch.no_grad(), tqdm(total=total, unit="image", delay=2, leave=False) as bar:
+        for batch in images:
+            whole = batch if isinstance(batch, Tensor) else batch[0]
+            # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as much again.
+            size = batch_size or (max(1, 2048 // whole.shape[-1]) if device.type == "cpu" else 256)
+            done = 0
+            while done < len(whole):
+                part = whole[done : done + size]
+                try:
+                    features = f(part.to(device))
+                except torch.OutOfMemoryError:
+                    if len(part) == 1:
+                        raise
+                    batch_size = size = len(part) // 2
+                    continue
+                yield features
+                done += len(part)
+                bar.update(len(part))
 
 
 def _best(

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from filelock import FileLock
@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nbhelpers import data
-from nbhelpers.models import Model, load_model
+from nbhelpers.models import Model, Precision, load_model
 from nbhelpers.objectives import activate, match
 from nbhelpers.optimize import minimize
 from nbhelpers.representation import noise
@@ -50,6 +50,7 @@ class Settings:
     step_size: float | None = None  # None as in `minimize`
     seed: int = 0
     batch_size: int = 64  # images per pass
+    precision: Precision = "float32"  # of gradient passes, as in `load_model`
 
 
 def make_shards(
@@ -112,7 +113,7 @@ def make_shard(settings: Settings, out: Path, first: int, end: int, device: str 
     with FileLock(out / ".locks" / _file(first, end)):
         if _is_made(settings, out, first, end):
             return
-        model = _model(settings.checkpoint, device)
+        model = _model(settings.checkpoint, device, settings.precision)
         batches = [
             _items(settings, model, torch.arange(i, min(i + settings.batch_size, end)))
             for i in range(first, end, settings.batch_size)
@@ -178,7 +179,7 @@ def _submit(
 def _count(settings: Settings) -> int:
     if settings.kind == "invert":
         return data.count_images(settings.dataset)
-    return _model(settings.checkpoint, "cpu").components * settings.starts
+    return _model(settings.checkpoint, "cpu", settings.precision).components * settings.starts
 
 
 def _is_made(settings: Settings, out: Path, first: int, end: int) -> bool:
@@ -220,8 +221,8 @@ def _file(first: int, end: int) -> str:
 
 
 @functools.lru_cache(maxsize=1)  # a worker makes many shards
-def _model(checkpoint: str, device: str) -> Model:
-    return load_model(checkpoint, device=device)
+def _model(checkpoint: str, device: str, precision: Precision) -> Model:
+    return load_model(checkpoint, device=device, precision=precision)
 
 
 @contextlib.contextmanager
@@ -260,6 +261,7 @@ def main(kind: Kind, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--step-size", type=float, help="L2 length of the first step, pixel units")
     parser.add_argument("--seed", type=int, default=0, help="of the noise images")
     parser.add_argument("--batch", type=int, default=64, help="images per pass")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of gradient passes")
     parser.add_argument("--shard", type=int, default=512, help="items per file, a multiple of --batch")
     parser.add_argument("--limit", type=int, help="make the first so many items only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -275,6 +277,7 @@ def main(kind: Kind, arguments: Sequence[str] | None = None) -> int:
         given.step_size,
         given.seed,
         given.batch,
+        given.precision,
     )
     jobs = max(1, torch.cuda.device_count()) if given.jobs is None else given.jobs
     if given.dask or jobs != 1:

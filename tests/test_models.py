@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import nbhelpers as nb
 from nbhelpers import checkpoints
 from nbhelpers.models import Model, load_model, pick_device
 from nbhelpers.resnet import resnet
@@ -173,3 +174,48 @@ def test_two_threads_do_not_see_each_other(images):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_bfloat16_is_for_gradients_alone(images):
+    exact, half = load_model(NAMES[1], device="cpu"), load_model(NAMES[1], device="cpu", precision="bfloat16")
+    for f, g in ((exact, half), (exact.representation, half.representation)):
+        with torch.no_grad():
+            assert torch.equal(f(images), g(images))
+            assert torch.equal(f(images), g(images.clone().requires_grad_()))
+        gradients = []
+        for network in (f, g):
+            x = images.clone().requires_grad_()
+            values = network(x)
+            assert values.dtype == torch.float32
+            gradients.append(torch.autograd.grad(values[:, 0].sum(), x)[0].flatten(1))
+        assert (functional.cosine_similarity(*gradients) > 0.99).all() and not torch.equal(*gradients)
+
+
+def test_bfloat16_ends_as_near():
+    images = nb.load_images("cifar10-sample", indices=range(8))[0]
+    ends = {}
+    for precision in ("float32", "bfloat16"):
+        model = load_model(NAMES[1], device="cpu", precision=precision)
+        goal = nb.match(model.representation(images))
+        ends[precision] = nb.minimize(model.representation, goal, nb.noise(8), steps=60, keep="last").loss.mean()
+    assert ends["bfloat16"] < 1.1 * ends["float32"]
+
+
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_auto_takes_the_faster_precision(monkeypatch, faster):
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    def slow_or_fast(model, f, images, *options):
+        nonlocal now
+        now += 1.0 if model.precision == faster else 1.5
+        return passed(model, f, images, *options)
+
+    passed = Model._passed
+    monkeypatch.setattr(Model, "_passed", slow_or_fast)
+    monkeypatch.setattr("nbhelpers.models.time.perf_counter", clock)
+    assert load_model(NAMES[1], device="cpu", precision="auto").precision == faster
+    with pytest.raises(ValueError, match="'float32', 'bfloat16' or 'auto'"):
+        load_model(NAMES[1], precision="half")

@@ -20,6 +20,32 @@ def test_represent_does_not_depend_on_the_batches(tiny_model, images) -> None:
     assert torch.allclose(whole, nb.represent(tiny_model, pairs), atol=1e-5)
 
 
+def test_a_data_set_is_passed_in_parts_that_suit_the_device(tiny_model, monkeypatch) -> None:
+    sizes, representation = [], tiny_model.representation
+    monkeypatch.setattr(tiny_model, "representation", lambda x: sizes.append(len(x)) or representation(x))
+    nb.represent(tiny_model, torch.rand(100, 3, 32, 32))
+    nb.represent(tiny_model, iter([torch.rand(70, 3, 64, 64), torch.rand(1, 3, 64, 64)]))
+    assert sizes == [64, 36] + [32, 32, 6, 1]
+
+
+def test_out_of_memory_halves_the_parts_and_goes_on(tiny_model, images, monkeypatch) -> None:
+    expected, sizes, representation = nb.represent(tiny_model, images), [], tiny_model.representation
+
+    def scarce(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return representation(x)
+
+    monkeypatch.setattr(tiny_model, "representation", scarce)
+    found = nb.represent(tiny_model, iter([images[:15], images[15:]]))
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert sizes == [15, 7, 3, 3, 3, 3, 3, 3, 2]  # what fits is remembered
+    with pytest.raises(torch.OutOfMemoryError):
+        monkeypatch.setattr(tiny_model, "representation", lambda x: scarce(x.repeat(6, 1, 1, 1)))
+        nb.represent(tiny_model, images)
+
+
 def test_top_images_are_the_sorted_ends(tiny_model, images) -> None:
     values = nb.represent(tiny_model, images)[:, 3]
     top = nb.top_images(tiny_model, images, 3, 4, batch_size=6)
@@ -85,6 +111,7 @@ def test_ssim_is_one_for_equal_images_and_low_for_noise(images) -> None:
         (lambda m, x: nb.noise(0), ValueError, "at least 1"),
         (lambda m, x: nb.random_partners(torch.zeros(4, dtype=torch.long)), ValueError, "two classes"),
         (lambda m, x: nb.ssim(x[:2], x[:3]), ValueError, "the same"),
+        (lambda m, x: nb.represent(m, x, batch_size=0), ValueError, "batch_size: got 0"),
         (lambda m, x: nb.represent(m, x * 255), ValueError, "divide by 255"),
         (lambda m, x: nb.represent(m, (x - 0.5) / 0.25), ValueError, "do not normalise"),
         (lambda m, x: nb.represent(m, x[0]), ValueError, "batch dimension"),

@@ -8,6 +8,9 @@ docs/speed.png out of what the others wrote. The peer, robustness 1.2.1, is look
 
 import argparse
 import importlib
+import os
+
+os.environ["TQDM_DISABLE"] = "1"  # bars would cut through the tables
 
 NAMES = ("step", "distance", "solver", "dataset", "notebooks", "scaling", "training", "latency", "picture")
 

@@ -115,11 +115,8 @@ def twice(judge: Judge, seed: int) -> Tensor:
 
 def bfloat16(judge: Judge, seed: int) -> Tensor:
     """Gradient passes in bfloat16; scores are float32's."""
-    judge.model.precision = "bfloat16"
-    try:
+    with judge.passing("bfloat16"):
         return minimized(judge, judge.start(seed)).images
-    finally:
-        judge.model.precision = "float32"
 
 
 VARIANTS: dict[str, Run] = {

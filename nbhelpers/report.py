@@ -6,7 +6,6 @@ import html
 import io
 import itertools
 import json
-import os
 import statistics
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,8 @@ import matplotlib
 import PIL.Image
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from nbhelpers.checkpoints import write_text
 
 COLORS = ("#3b8ec2", "#e07b39", "#4ba36a", "#b76bc4", "#b59a2c", "#d8566a", "#4db0b0", "#8f8f8f")  # on light and dark
 INK = "#010203"  # stands for the page's own text colour until the figure is in the page
@@ -61,8 +62,8 @@ def report(folder: str | Path, *, over: str = "seed") -> Path:
         raise ValueError(f"no run in {folder}; wanted the folder given to a sweep with -o")
     varied = [key for key in records[0].parameters if len({str(record.parameters.get(key)) for record in records}) > 1]
     try:
-        _write(folder / "results.csv", _table(records))
-        _write(folder / "report.html", _page(folder, records, varied, over))
+        write_text(folder / "results.csv", _table(records))
+        write_text(folder / "report.html", _page(folder, records, varied, over))
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
     return folder / "report.html"
@@ -302,12 +303,6 @@ def _quote(path: str) -> str:
 
 def _link(path: str, label: Any) -> str:
     return f'<a href="{_quote(path)}">{_text(label)}</a>' if path and str(label) else _text(label)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 PAGE = """<!doctype html>

@@ -25,7 +25,7 @@ def test_a_data_set_is_passed_in_parts_that_suit_the_device(tiny_model, monkeypa
     monkeypatch.setattr(tiny_model, "representation", lambda x: sizes.append(len(x)) or representation(x))
     nb.represent(tiny_model, torch.rand(100, 3, 32, 32))
     nb.represent(tiny_model, iter([torch.rand(70, 3, 64, 64), torch.rand(1, 3, 64, 64)]))
-    assert sizes == [64, 36] + [32, 32, 6, 1]
+    assert sizes == [64, 36, 32, 32, 6, 1]
 
 
 def test_out_of_memory_halves_the_parts_and_goes_on(tiny_model, images, monkeypatch) -> None:

@@ -19,7 +19,7 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> Model:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 6, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10))
     model = Model(network, image_size=32, name="tiny")
-    monkeypatch.setattr(shards, "_model", lambda checkpoint, device: model)
+    monkeypatch.setattr(shards, "_model", lambda checkpoint, device, precision: model)
     return model
 
 

@@ -7,12 +7,10 @@ import torch
 import nbhelpers as nb
 from nbhelpers import checkpoints
 
-SERIES = ("cifar10-standard", "cifar10-l2-0.25", "cifar10-l2-0.5", "cifar10-l2-1.0")
-
-
 def main() -> None:
-    entries = {name: checkpoints.entry(name) for name in SERIES}
-    radii = list(entries[SERIES[0]].accuracy["l2"])
+    names = [model.name for model in nb.widgets.series("cifar10-l2-0.5").values()]
+    entries = {name: checkpoints.entry(name) for name in names}
+    radii = list(entries[names[0]].accuracy["l2"])
     print(
         f"| network | clean | {' | '.join(f'PGD {radius}' for radius in radii)} | AutoAttack at its ε | move at 0.5 |"
     )

@@ -78,10 +78,11 @@ def image_grid(
             canvas[y : y + side, x : x + side] = picture
         for column, text in enumerate(captions.get(label, ())):
             middle = left + column * (cell + gap) + cell / 2
-            axes.text(middle, y + cell + 2, text, ha="center", va="top", color="#444444", **style)
+            base = y + cell + 12 + _LINE * text.count("\n")  # of its last line: descenders must not shift a text
+            axes.text(middle, base, text, ha="center", va="baseline", color="#444444", **style)
         y += row_height
     for column, text in enumerate(columns):
-        axes.text(left + column * (cell + gap) + cell / 2, top - 4, text, ha="center", va="bottom", **style)
+        axes.text(left + column * (cell + gap) + cell / 2, top - 7, text, ha="center", va="baseline", **style)
     if title:
         axes.text(left, 4, title, ha="left", va="top", fontsize=10.5, fontweight="bold")
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")

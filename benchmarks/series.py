@@ -7,6 +7,7 @@ import torch
 import nbhelpers as nb
 from nbhelpers import checkpoints
 
+
 def main() -> None:
     names = [model.name for model in nb.widgets.series("cifar10-l2-0.5").values()]
     entries = {name: checkpoints.entry(name) for name in names}

@@ -8,6 +8,8 @@ import numpy
 import PIL.Image
 import torch
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,6 +18,7 @@ from nbhelpers.types import Images, check_images
 COLOURS = {"robust": "#1769aa", "standard": "#d1571b", "random pairs": "#8a8a8a", "pixels": "#8a8a8a"}
 _MORE = ("#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d")
 _DPI, _FONT, _LINE = 100, 8.5, 13  # dots per inch, points, dots per line of text
+_METRICS, _STYLE = TextToPath(), FontProperties(size=_FONT)
 
 
 class Figure(MatplotlibFigure):
@@ -56,10 +59,12 @@ def image_grid(
     Raises:
         ValueError: no rows, or captions for a row that is not there.
     """
-    captions = dict(captions or {})
+    captions, gap = dict(captions or {}), 6
     if not rows or captions.keys() - rows.keys():
         raise ValueError(f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of rows")
-    gap, left = 6, 18 + max(8 * max(map(len, label.split("\n"))) for label in rows)
+    columns = [_wrapped(text, cell + gap) for text in columns]
+    captions = {label: [_wrapped(text, cell + gap) for text in texts] for label, texts in captions.items()}
+    left = 18 + max(8 * max(map(len, label.split("\n"))) for label in rows)
     count = max(len(images) for images in rows.values())
     top = (_LINE + 9 if title else 4) + _LINE * (1 + max((text.count("\n") for text in columns), default=-1)) + 2
     heights = [cell + gap + _LINE * _lines(captions.get(label, ())) for label in rows]
@@ -161,8 +166,23 @@ def _colour(label: str, index: int) -> str:
     return next((colour for name, colour in COLOURS.items() if label.startswith(name)), _MORE[index % len(_MORE)])
 
 
+def _wrapped(text: str, width: float) -> str:
+    """The text with line breaks where it would be wider than so many dots; a word stays whole."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        now, *words = line.split(" ")
+        for word in words:
+            if _METRICS.get_text_width_height_descent(f"{now} {word}", _STYLE, False)[0] * _DPI / 72 > width:
+                lines.append(now)
+                now = word
+            else:
+                now += f" {word}"
+        lines.append(now)
+    return "\n".join(lines)
+
+
 def _lines(texts: Sequence[str]) -> int:
-    return max((text.count("\n") + 1 for text in texts), default=0)
+    return max((text.count("\n") + 1 for text in texts if text), default=0)
 
 
 def _enlarge(images: Images, cell: int) -> numpy.ndarray:

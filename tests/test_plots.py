@@ -1,6 +1,7 @@
 """Figures show every pixel as it is, and say the same thing every time."""
 
 import io
+import itertools
 
 import numpy
 import PIL.Image
@@ -45,3 +46,20 @@ def test_curves_and_distributions_draw() -> None:
 def test_captions_of_no_row_are_an_error() -> None:
     with pytest.raises(ValueError, match="wanted captions of rows"):
         nb.image_grid({"a": torch.rand(1, 3, 8, 8)}, captions={"b": ["x"]})
+
+
+def test_long_texts_break_between_words_and_never_meet():
+    images = torch.rand(3, 3, 32, 32)
+    columns, captions = (
+        ["activation raised to 50 %"] * 3,
+        {"a": ["component 115 at 5.20\ncat → dog"] * 3, "b": [""] * 3},
+    )
+    figure = nb.image_grid({"a": images, "b": images}, columns=columns, captions=captions)
+    figure.canvas.draw()
+    texts = [text for text in figure.axes[0].texts if text.get_text() in columns or "\n" in text.get_text()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(boxes) == 6 and "component 115\nat 5.20\ncat → dog" in {text.get_text() for text in texts}
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.padded(-1).overlaps(other.padded(-1))
+    plain = nb.image_grid({"a": images, "b": images}, columns=columns, captions={"a": captions["a"]})
+    assert plain.get_figheight() == figure.get_figheight()  # empty captions take no room

@@ -62,11 +62,11 @@ def image_grid(
     captions, gap = dict(captions or {}), 6
     if not rows or captions.keys() - rows.keys():
         raise ValueError(f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of rows")
-    columns = [_wrapped(text, cell + gap) for text in columns]
-    captions = {label: [_wrapped(text, cell + gap) for text in texts] for label, texts in captions.items()}
+    columns = [_wrapped(text, cell) for text in columns]
+    captions = {label: [_wrapped(text, cell) for text in texts] for label, texts in captions.items()}
     left = 18 + max(8 * max(map(len, label.split("\n"))) for label in rows)
     count = max(len(images) for images in rows.values())
-    top = (_LINE + 9 if title else 4) + _LINE * (1 + max((text.count("\n") for text in columns), default=-1)) + 2
+    top = (_LINE + 12 if title else 4) + _LINE * (1 + max((text.count("\n") for text in columns), default=-1)) + 2
     heights = [cell + gap + _LINE * _lines(captions.get(label, ())) for label in rows]
     width, height = left + count * (cell + gap), top + sum(heights)
     canvas = numpy.ones((height, width, 3), dtype=numpy.float32)

@@ -1,12 +1,37 @@
-"""docs/speed.png, the README's picture, out of what `step` and `distance` wrote."""
+"""The README's pictures: docs/speed.png, out of what `step` and `distance` wrote, and a figure of each notebook."""
+
+import base64
+import io
+import json
+
+import PIL.Image
 
 from benchmarks import distance, measure, step
 
+# Which of a notebook's pictures, and how many dots of its height: its first rows, where it is long.
+FIGURES = {
+    "0_robust_training": (4, 400),
+    "1_brittleness": (0, 470),
+    "2_inversion": (1, 320),
+    "3_feature_visualization": (1, 288),
+    "4_feature_manipulation": (1, 483),
+    "5_interpolation": (1, 264),
+    "6_misclassification": (0, 355),
+}
+
 
 def main() -> None:
+    for name, (index, height) in FIGURES.items():
+        cells = json.loads((measure.ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+        data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+        drawn = [bundle["image/png"] for bundle in data if "image/png" in bundle]
+        with PIL.Image.open(io.BytesIO(base64.b64decode(drawn[index]))) as picture:
+            cropped = picture.crop((0, 0, picture.width, min(height, picture.height)))
+            cropped.save(measure.ROOT / "docs" / f"{name}.png", optimize=True)
+            print(f"wrote docs/{name}.png")
     steps, distances = measure.load("step"), measure.load(f"distance-{distance.ROBUST}")
     if not (steps and distances):
-        print("no picture: run step and distance first")
+        print("no picture of speed: run step and distance first")
         return
     figure, (left, right) = measure.axes(2)
     step.bars(left, steps["rows"])

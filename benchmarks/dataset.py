@@ -10,7 +10,7 @@ import nbhelpers as nb
 from benchmarks import measure
 from nbhelpers.resnet import resnet
 
-N, BATCHES, ROUNDS = 10_000, (32, 64, 128, 256), 5
+N, BATCHES, ROUNDS = 10_000, (64, 256), 11
 
 
 def main() -> None:

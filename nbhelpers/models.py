@@ -229,7 +229,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 def _fastest(model: Model) -> Precision:
     """The precision of the quicker gradient pass over a few grey images; float32 unless bfloat16 is well ahead."""
     size = model.image_size or 32
-    images = torch.full((max(1, 8192 // size**2), len(model.mean), size, size), 0.5, device=model.device)
+    images = torch.full((max(1, 2**15 // size**2), len(model.mean), size, size), 0.5, device=model.device)
     times: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     for _ in range(4):  # in turn; the first of each is a warm-up
         for precision, seconds in times.items():

@@ -16,7 +16,7 @@ FIGURES = {
     "3_feature_visualization": (1, 288),
     "4_feature_manipulation": (1, 483),
     "5_interpolation": (1, 264),
-    "6_misclassification": (0, 355),
+    "6_misclassification": (0, 368),
 }
 
 

@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from nbhelpers.checkpoints import cache_folder
+from nbhelpers.checkpoints import cache_folder, download
 from nbhelpers.types import Images, Labels, check_images
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -41,6 +43,7 @@ CIFAR10_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd175
 # The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both ends included.
 RESTRICTED_IMAGENET = {"dog": (151, 268), "cat": (281, 285), "frog": (30, 32), "turtle": (33, 37), "bird": (80, 100)}
 RESTRICTED_IMAGENET |= {"primate": (365, 382), "fish": (389, 397), "crab": (118, 121), "insect": (300, 319)}
+TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"  # where its authors publish it
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
@@ -67,7 +70,7 @@ def load_images(
     Args:
         source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "imagenet-val",
             "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train"; ImageNet is looked for in the
-            folder $IMAGENET); an image file; a folder of images (labels -1), or of one folder per class (labels in
+            folder $IMAGENET; "tiny-imagenet-train" and "-val" in the folder or zip $TINY_IMAGENET, or downloaded); an image file; a folder of images (labels -1), or of one folder per class (labels in
             the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey becomes
             RGB, transparency is dropped.
         indices: which images, in this order; None for all. Only these are decoded.
@@ -278,15 +281,65 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def _decode(path: Path) -> Tensor:
+def _decode(path: str | Path, content: bytes | None = None) -> Tensor:
+    """An image file's pixels, uint8 (3, h, w); `content` where its bytes are at hand."""
     try:
-        with PIL.Image.open(path) as image:
+        with PIL.Image.open(path if content is None else io.BytesIO(content)) as image:
             if image.mode[0] in "IF":  # PIL would clip these to white
                 raise ValueError(f"{path} has more than 8 bits per channel; save it with 8")
             pixels = np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNG files
         raise ValueError(f"cannot read {path} as an image: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _open_tiny_imagenet(split: str) -> ImageSet:
+    """Tiny ImageNet in its official layout, zipped or unpacked; a part of its classes will do."""
+    given = os.environ.get("TINY_IMAGENET")
+    place = Path(given).expanduser() if given else cache_folder() / "tiny-imagenet-200.zip"
+    if not place.exists():
+        if given:
+            raise FileNotFoundError(f"TINY_IMAGENET: {place} is not there; name the zip, or its unpacked folder")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        download(TINY_IMAGENET_URL, place)
+    if place.is_dir():
+        root = place / "tiny-imagenet-200" if (place / "tiny-imagenet-200").is_dir() else place
+        names = [path.relative_to(root).as_posix() for path in root.glob("train/*/images/*")]
+        names += [f"val/images/{path.name}" for path in root.glob("val/images/*")]
+
+        def content(name: str) -> bytes:
+            return (root / name).read_bytes()
+    else:
+        archive, reading = zipfile.ZipFile(place), threading.Lock()
+        names = [name.removeprefix("tiny-imagenet-200/") for name in archive.namelist()]
+
+        def content(name: str) -> bytes:
+            with reading:  # a ZipFile's reader is shared by threads
+                return archive.read(f"tiny-imagenet-200/{name}")
+
+    try:
+        words = dict(line.split("\t", 1) for line in content("words.txt").decode().splitlines())
+        classes = sorted(content("wnids.txt").decode().split())
+        notes = content("val/val_annotations.txt").decode().splitlines()
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{place}: not Tiny ImageNet in its official layout ({error})") from error
+    number = {name: label for label, name in enumerate(classes)}
+    if split == "train":
+        found = [name for name in sorted(names) if name.startswith("train/") and name.lower().endswith(".jpeg")]
+        kinds = [name.split("/")[1] for name in found]
+    else:
+        there = set(names)
+        rows = [line.split("\t")[:2] for line in notes]
+        kept = [(f"val/images/{name}", kind) for name, kind in rows if f"val/images/{name}" in there]
+        found, kinds = [name for name, _ in kept], [kind for _, kind in kept]
+    if not found:
+        raise ValueError(f"{place}: no {split} image of Tiny ImageNet in it")
+    return ImageSet(
+        lambda i: _decode(found[i], content(found[i])),
+        torch.tensor([number[kind] for kind in kinds]),
+        tuple(words[name].split(",")[0].strip() for name in classes),
+        (place,) if place.is_file() else tuple(place / name for name in found),
+    )
 
 
 def _open_out_of_distribution() -> ImageSet:
@@ -442,6 +495,8 @@ SETS: dict[str, tuple[Callable[[], ImageSet], tuple[str, ...]]] = {
     "cifar10-test": (functools.partial(_open_cifar10, "test"), CIFAR10_CLASSES),
     "cifar10-train": (functools.partial(_open_cifar10, "train"), CIFAR10_CLASSES),
     "out-of-distribution": (_open_out_of_distribution, ()),
+    "tiny-imagenet-train": (functools.partial(_open_tiny_imagenet, "train"), ()),
+    "tiny-imagenet-val": (functools.partial(_open_tiny_imagenet, "val"), ()),
     "imagenet-val": (functools.partial(_open_imagenet, "val"), ()),
     "imagenet-train": (functools.partial(_open_imagenet, "train"), ()),
     "restricted-imagenet-val": (functools.partial(_open_restricted_imagenet, "val"), tuple(RESTRICTED_IMAGENET)),

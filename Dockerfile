@@ -1,4 +1,4 @@
-# The packages of environment.yml, for workers of a cluster that share a folder (README, "Sweeps").
+# The packages of environment.yml, for workers of a cluster that share a folder (docs/sweeps.md).
 #   docker build -t robust-representations .                      CPU
 #   docker build -t robust-representations --build-arg CUDA=12.9 .     GPU
 FROM condaforge/miniforge3:latest
@@ -16,4 +16,4 @@ COPY data data
 COPY notebooks notebooks
 # A pod may run as any user: what Jupyter and Matplotlib write goes where all may write.
 ENV HOME=/tmp
-CMD ["python", "-m", "nbhelpers.sweep", "--help"]
+CMD ["nbhelpers", "sweep", "--help"]

@@ -10,7 +10,7 @@ ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 .PHONY: demo test lab gallery bench notebooks format clean
 
 demo: .venv/.installed  ## run the notebooks into runs/demo and show their numbers
-	$(BIN)/python -m nbhelpers.demo
+	$(BIN)/nbhelpers demo
 
 test: .venv/.installed .peers/.installed  ## style, types, unit tests, the notebooks against their saved outputs
 	$(BIN)/ruff check .
@@ -23,7 +23,7 @@ lab: .venv/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 gallery: .venv/.installed  ## write all demos, precomputed, into one page that needs no kernel
-	$(BIN)/python -m nbhelpers.widgets runs/gallery.html
+	$(BIN)/nbhelpers gallery
 
 bench: .venv/.installed  ## measure speed against the peer and the floor
 	$(BIN)/python -m benchmarks

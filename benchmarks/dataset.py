@@ -8,7 +8,7 @@ import torch
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.resnet import resnet
+from nbhelpers.networks.resnet import resnet
 
 N, BATCHES, ROUNDS = 10_000, (64, 256), 11
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.resnet import resnet
+from nbhelpers.networks.resnet import resnet
 
 ROUNDS = 5
 CASES: list[tuple[str, int, int]] = [  # network, batch, pixels

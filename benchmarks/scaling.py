@@ -9,7 +9,7 @@ import torch
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.resnet import resnet
+from nbhelpers.networks.resnet import resnet
 
 ROUNDS, STEPS = 5, 2
 CASES = {

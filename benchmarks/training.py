@@ -16,8 +16,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from benchmarks import measure, peer
-from nbhelpers.data import load_images
-from nbhelpers.train import Training, _Run
+from nbhelpers.data.images import load_images
+from nbhelpers.training.settings import Training
+from nbhelpers.training.loop import Run
 
 EPS, ATTACK_STEPS, BATCH, STEPS, ROUNDS = 0.5, 2, 128, 4, 5
 
@@ -32,9 +33,9 @@ def main() -> None:
     images, labels = load_images("cifar10-sample", indices=range(STEPS * BATCH))
     batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     runs = {}
-    for precision in ("float32", _Run(config, folder, False, "auto", 1).config.precision):
+    for precision in ("float32", Run(config, folder, False, "auto", 1).config.precision):
         chosen = Training(**{**vars(config), "precision": precision})
-        run = _Run(chosen, folder, False, "auto", 1)
+        run = Run(chosen, folder, False, "auto", 1)
         runs[f"ours, {precision}"] = lambda run=run: ours(run)
         runs[f"bare passes, {precision}"] = lambda run=run: bare(run, batches)
     theirs = peer.build(run.mean.flatten().cpu(), run.std.flatten().cpu(), width=16, downsample="pool")
@@ -51,7 +52,7 @@ def main() -> None:
     measure.save("training", {"about": about, "rows": rows})
 
 
-def ours(run: _Run) -> Sequence[float]:
+def ours(run: Run) -> Sequence[float]:
     """Seconds per step of one epoch, data and augmentation included; the scoring of held-out images is not."""
     with patch.object(run, "_score", lambda: (0.0, 0.0)):
         record = run._epoch(0, 10**6, tqdm(disable=True))
@@ -74,7 +75,7 @@ def their_loop(model: torch.nn.Module, batches: Sequence[tuple[Tensor, Tensor]])
         return [(time.perf_counter() - started) / len(batches)]
 
 
-def bare(run: _Run, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
+def bare(run: Run, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
     """Seconds per step of the passes alone: forward and input gradient per attack step, then forward and backward."""
     images, labels = (part.to(run.device) for part in batches[0])
     x = ((images - run.mean) / run.std).to(memory_format=torch.channels_last)

@@ -8,7 +8,8 @@ import skimage
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
-from nbhelpers.data import CIFAR10_CLASSES, load_images
+from nbhelpers.data.cifar10 import CIFAR10_CLASSES
+from nbhelpers.data.images import load_images
 
 HERE = Path(__file__).resolve().parent
 SIDE = 256  # pixels: the largest size at which these images are sharp

@@ -7,76 +7,58 @@ gradient descent (`minimize`), with no prior and no regulariser. Source: Engstro
 import importlib
 from typing import TYPE_CHECKING
 
-from nbhelpers.data import class_names, count_images, iter_batches, load_images, random_indices
-from nbhelpers.models import Model, load_model
-from nbhelpers.objectives import activate, leave, match, misclassify
-from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize
-from nbhelpers.representation import (
-    TopImages,
-    contributions,
-    distance,
-    interpolate,
-    noise,
-    predict,
-    random_partners,
-    represent,
-    represent_set,
-    ssim,
-    top_images,
-)
-
 if TYPE_CHECKING:
-    from nbhelpers import widgets
+    from nbhelpers import checkpoints, data, networks, runs, training, widgets
+    from nbhelpers.attack import perturb
+    from nbhelpers.data import class_names, count_images, iter_batches, load_images, random_indices, represent_set
+    from nbhelpers.model import Model
+    from nbhelpers.networks import load_model
+    from nbhelpers.objectives import activate, leave, match, misclassify
+    from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize
     from nbhelpers.plots import curves, distributions, image_grid
+    from nbhelpers.representation import (
+        TopImages,
+        contributions,
+        distance,
+        interpolate,
+        noise,
+        predict,
+        random_partners,
+        represent,
+        ssim,
+        top_images,
+    )
     from nbhelpers.results import print_numbers, save_result
 
-# Loaded at their first use: workers do without ipywidgets, and a bare PyTorch image trains without matplotlib.
-_LATER = {"curves": "plots", "distributions": "plots", "image_grid": "plots"}
-_LATER |= {"print_numbers": "results", "save_result": "results", "widgets": "widgets"}
+# The core first, then the wings; each loaded at its first use, so that nobody needs a package that they do not use.
+_NAMES = {
+    "optimize": ("Result", "Step", "box", "descend", "l2_ball", "linf_ball", "minimize"),
+    "objectives": ("activate", "leave", "match", "misclassify"),
+    "attack": ("perturb",),
+    "model": ("Model",),
+    "representation": (
+        *("TopImages", "contributions", "distance", "interpolate", "noise", "predict", "random_partners"),
+        *("represent", "ssim", "top_images"),
+    ),
+    "plots": ("curves", "distributions", "image_grid"),
+    "results": ("print_numbers", "save_result"),
+    "networks": ("load_model",),
+    "data": ("class_names", "count_images", "iter_batches", "load_images", "random_indices", "represent_set"),
+}
+_WINGS = ("checkpoints", "data", "networks", "runs", "training", "widgets")
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [*_WHERE, *_WINGS]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
+    if name in _WINGS:
+        return importlib.import_module(f"nbhelpers.{name}")
+    if name not in _WHERE:
         raise AttributeError(f"module 'nbhelpers' has no attribute {name!r}")
-    module = importlib.import_module(f"nbhelpers.{_LATER[name]}")
-    found = globals()[name] = getattr(module, name, module)
+    found = globals()[name] = getattr(importlib.import_module(f"nbhelpers.{_WHERE[name]}"), name)
     return found
 
 
-__all__ = [
-    "Model",
-    "Result",
-    "Step",
-    "TopImages",
-    "activate",
-    "box",
-    "class_names",
-    "contributions",
-    "count_images",
-    "curves",
-    "descend",
-    "distance",
-    "distributions",
-    "image_grid",
-    "interpolate",
-    "iter_batches",
-    "l2_ball",
-    "leave",
-    "linf_ball",
-    "load_images",
-    "load_model",
-    "match",
-    "minimize",
-    "misclassify",
-    "noise",
-    "predict",
-    "print_numbers",
-    "random_indices",
-    "random_partners",
-    "represent",
-    "represent_set",
-    "save_result",
-    "ssim",
-    "top_images",
-    "widgets",
-]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

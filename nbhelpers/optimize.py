@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nbhelpers.passes import Passes, check_batch_size, fitting, losses_and_gradients
 from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images
 
 Schedule = Literal["cosine", "constant"]
@@ -16,7 +17,7 @@ Schedule = Literal["cosine", "constant"]
 
 @dataclass(frozen=True)
 class Step:
-    """One iterate: images with *their own* losses. Nothing here was copied to the host."""
+    """One iterate: images with *their own* losses. Both stay on the device; reading a value makes the CPU wait."""
 
     index: int  # 0 is the start
     total: int  # steps asked for
@@ -102,10 +103,10 @@ def descend(
         schedule: "cosine" lets the step fall to zero, "constant" keeps it.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
         direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
-        batch_size: at most so many images per pass; None for what suits the device, by the memory that one takes.
-            Where a GPU's memory runs out nevertheless, it is halved. The result does not depend on it.
-        stop_below: a loss at which an image is left alone, looked up every ten steps; when all are there, the
-            iterates end. None for never.
+        batch_size: at most so many images per pass; None: chosen from free memory and one image's activations.
+            Where memory runs out nevertheless, it is halved. The result does not depend on it.
+        stop_below: an image whose loss is below this stops moving (checked every ten steps); the run ends when all
+            have. None for never.
         score_last: False spares the forward pass that scores the last iterate, whose losses are then NaN.
 
     Raises:
@@ -124,8 +125,7 @@ def descend(
         raise ValueError(f"momentum: got {momentum}, wanted 0 to below 1")
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule: got {schedule!r}, wanted 'cosine' or 'constant'")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1, or None for what suits the device")
+    check_batch_size(batch_size)
     if stop_below is not None and math.isnan(stop_below):
         raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
 
@@ -134,19 +134,11 @@ def descend(
         velocity = torch.zeros_like(images)
         losses = images.new_zeros(len(images))
         active = torch.arange(len(images), device=images.device)  # rows that still move
-        size = batch_size or _fitting(f, images)
+        passes = Passes(batch_size or fitting(f, images))
 
         def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
-            nonlocal size
-            while True:
-                try:
-                    fresh, slope = _evaluate(f, objective, images, active, size, backward)
-                except torch.OutOfMemoryError:
-                    if min(size, len(active)) == 1:
-                        raise
-                    size = min(size, len(active)) // 2
-                else:
-                    return _put(losses, active, fresh), _put(images, active, slope)
+            fresh, slope = losses_and_gradients(f, objective, images, active, passes=passes, backward=backward)
+            return _put(losses, active, fresh), _put(images, active, slope)
 
         for index in range(steps):
             losses, gradient = evaluate(backward=True)
@@ -180,17 +172,18 @@ def minimize(
     momentum: float = 0.8,
     schedule: Schedule = "cosine",
     project: Projection = box,
+    direction: Callable[[Images], Images] = l2_direction,
     batch_size: int | None = None,
     stop_below: float | None = None,
 ) -> Result:
     """Run `descend` to its end and keep, per image, the best or the last iterate.
 
-    Ctrl-C and a true callback end the run early; what there is comes back.
+    Ctrl-C, or a callback that returns True, ends the run and returns the result so far.
 
     Args:
         callback: called with every `Step`; returning True stops.
         keep: "best" for each image's lowest loss, "last" for the last iterate.
-        f, objective, start, steps, step_size, momentum, schedule, project, batch_size, stop_below: as in `descend`.
+        f, objective, start, and all others: as in `descend`.
 
     Raises:
         TypeError, ValueError: as in `descend`.
@@ -206,6 +199,7 @@ def minimize(
         momentum=momentum,
         schedule=schedule,
         project=project,
+        direction=direction,
         batch_size=batch_size,
         stop_below=stop_below,
     )
@@ -229,53 +223,6 @@ def minimize(
     assert loss is not None
     stopped = stopped or ("steps" if len(history) == steps + 1 else "tolerance")
     return Result(images, torch.stack(history), loss, stopped)
-
-
-def _evaluate(
-    f: Callable[[Images], Features], objective: Objective, images: Images, rows: Tensor, size: int, backward: bool
-) -> tuple[PerImage, Images]:
-    """Losses and gradients of some rows, at most `size` images at a time. Without `backward` the gradients are zero."""
-    losses, gradients = [], []
-    for part in rows.chunk(-(-len(rows) // size)):
-        whole = len(part) == len(images)
-        x = (images if whole else images[part]).detach().requires_grad_()
-        with torch.set_grad_enabled(backward):
-            values = f(x)
-            if not whole:
-                # Objectives treat each row on its own, so the other rows may hold anything.
-                values = values.new_ones(len(images), *values.shape[1:]).index_copy(0, part, values)
-            loss = objective(values)
-            if loss.shape != (len(images),):
-                raise ValueError(
-                    f"objective: got shape {tuple(loss.shape)}, wanted one loss per image ({len(images)},)"
-                )
-            loss = loss if whole else loss[part]
-            gradients.append(torch.autograd.grad(loss.sum(), x)[0] if backward else torch.zeros_like(x))
-        losses.append(loss.detach())
-    return (losses[0], gradients[0]) if len(losses) == 1 else (torch.cat(losses), torch.cat(gradients))
-
-
-def _fitting(f: Callable[[Images], Features], images: Images) -> int:
-    """How many images to pass at once, by the bytes that one more holds between forward and backward."""
-    if images.numel() <= 2**17:  # 42 images of CIFAR's size, too few to look
-        return len(images)
-
-    def held(n: int) -> int:
-        sizes: dict[int, int] = {}
-
-        def hold(tensor: Tensor) -> Tensor:
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
-            values = f(images[:n].detach().requires_grad_())
-        del values  # not before: the graph keeps the addresses apart
-        return sum(sizes.values())
-
-    each = max(1, held(2) - held(1))  # the difference is free of the weights
-    # On a CPU a pass beyond 64 MB is no faster, and fresh pages for its tensors make it up to half as fast.
-    room = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else 2**26
-    return max(8, room // each)
 
 
 def _put(whole: Tensor, rows: Tensor, values: Tensor) -> Tensor:

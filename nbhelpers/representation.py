@@ -1,24 +1,15 @@
 """What to do with representations: gather them over a data set, rank images, attribute, compare."""
 
-import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from nbhelpers.checkpoints import cache_folder
-from nbhelpers.data import Source, identity, iter_batches
-from nbhelpers.models import Model
-from nbhelpers.types import Features, Images, Labels, PerImage, check_images
-
-Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for memory, batch by batch
+from nbhelpers.model import Model
+from nbhelpers.passes import Batches, stream
+from nbhelpers.types import Features, Images, Labels, PerImage
 
 
 @dataclass(frozen=True)
@@ -40,44 +31,7 @@ def represent(model: Model, images: Images | Batches, *, batch_size: int | None 
         batch_size: at most so many images per forward pass; None for what suits the device. Where a GPU's memory runs
             out nevertheless, it is halved. The result does not depend on it.
     """
-    return torch.cat([features.cpu() for features in _stream(model.representation, model.device, images, batch_size)])
-
-
-def represent_set(
-    model: Model,
-    source: Source,
-    *,
-    indices: Sequence[int] | None = None,
-    size: int | None = None,
-    batch_size: int = 256,
-) -> Features:
-    """Representations of a data set, (n, components), on the CPU; computed once and then read from the cache folder.
-
-    Args:
-        model: whose representation.
-        source, indices: as in `load_images`.
-        size: pixels; None for what the network was trained for.
-        batch_size: images in memory at a time.
-    """
-    key = hashlib.sha256(repr((repr(model), identity(source), indices, size or model.image_size)).encode())
-    key.update(torch.__version__.encode())
-    for module in ("cut", "data", "models"):  # what decides which numbers come out
-        key.update(Path(__file__).with_name(f"{module}.py").read_bytes())
-    for tensor in {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}.values():
-        key.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    path = cache_folder() / "representations" / f"{key.hexdigest()}.safetensors"
-    if path.exists():
-        try:
-            return load_file(path)["features"]
-        except SafetensorError:  # cut short by a full disk, for instance
-            path.unlink()
-    batches = iter_batches(source, batch_size=batch_size, indices=indices, size=size or model.image_size)
-    features = represent(model, batches)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    save_file({"features": features.contiguous()}, temporary)
-    os.replace(temporary, path)
-    return features
+    return torch.cat([features.cpu() for features in stream(model.representation, model.device, images, batch_size)])
 
 
 def top_images(
@@ -103,7 +57,7 @@ def top_images(
     if k < 1:
         raise ValueError(f"k: got {k}, wanted at least 1")
     high, low, seen = None, None, 0
-    for features in _stream(model.representation, model.device, images, batch_size):
+    for features in stream(model.representation, model.device, images, batch_size):
         values = features[:, wanted.to(features.device)].cpu()
         indices = torch.arange(seen, seen + len(values))[:, None].expand_as(values)
         seen += len(values)
@@ -138,7 +92,7 @@ def contributions(model: Model, images: Images, classes: Labels) -> Features:
 def predict(model: Model, images: Images | Batches, *, batch_size: int | None = None) -> Labels:
     """Predicted class indices, (n,), on the CPU; arguments as in `represent`."""
     with torch.no_grad():
-        return torch.cat([logits.argmax(1).cpu() for logits in _stream(model, model.device, images, batch_size)])
+        return torch.cat([logits.argmax(1).cpu() for logits in stream(model, model.device, images, batch_size)])
 
 
 def interpolate(first: Tensor, second: Tensor, amounts: Sequence[float] | Tensor) -> Tensor:
@@ -205,36 +159,6 @@ def ssim(images: Images, others: Images) -> PerImage:
     return torch.tensor(
         numpy.array([structural_similarity(a, b, channel_axis=0, data_range=1) for a, b in pairs], dtype=numpy.float32)
     )
-
-
-def _stream(
-    f: Callable[[Images], Features], device: torch.device, images: Images | Batches, batch_size: int | None
-) -> Iterator[Features]:
-    """`f` of every image in order, a few images at a time."""
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1, or None for what suits the device")
-    total = None
-    if isinstance(images, Tensor):
-        check_images(images)
-        total, images = len(images), [images]
-    with torch.no_grad(), tqdm(total=total, unit="image", delay=2, leave=False) as bar:
-        for batch in images:
-            whole = batch if isinstance(batch, Tensor) else batch[0]
-            # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as much again.
-            size = batch_size or (max(1, 2048 // whole.shape[-1]) if device.type == "cpu" else 256)
-            done = 0
-            while done < len(whole):
-                part = whole[done : done + size]
-                try:
-                    features = f(part.to(device))
-                except torch.OutOfMemoryError:
-                    if len(part) == 1:
-                        raise
-                    batch_size = size = len(part) // 2
-                    continue
-                yield features
-                done += len(part)
-                bar.update(len(part))
 
 
 def _best(

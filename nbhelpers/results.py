@@ -1,15 +1,14 @@
 """A run's numbers: shown as a table, kept as result.json."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from nbhelpers.models import pick_device
+from nbhelpers.files import write_text
+from nbhelpers.model import pick_device
 
 Numbers = Mapping[str, Mapping[str, float]]  # measure → network (or null) → value
 
@@ -74,8 +73,6 @@ def save_result(
             indent=1,
             ensure_ascii=False,
         )
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            file.write(text)
-        os.replace(file.name, folder / "result.json")
+        write_text(folder / "result.json", text)
     except OSError as error:
         raise ValueError(f"out: cannot write to {folder} ({error.strerror}); name a folder you may write") from error

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers.models import _recognised, build_network, load_model
-from nbhelpers.resnet import WideResNet, resnet
+from nbhelpers.networks.load import _recognised, build_network, load_model
+from nbhelpers.networks.resnet import WideResNet, resnet
 
 tv = torchvision.models
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nbhelpers import data
-from nbhelpers.data import class_names, iter_batches, load_images, random_indices
+from nbhelpers.data.images import class_names, iter_batches, load_images, random_indices
 
 COLORS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
 

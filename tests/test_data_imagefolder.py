@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
 from nbhelpers import data
-from nbhelpers.data import class_names, count_images, identity, iter_batches, load_images
+from nbhelpers.data.images import class_names, count_images, identity, iter_batches, load_images
 
 PICTURES = {0: 2, 31: 1, 33: 1, 151: 2, 268: 1, 269: 1, 281: 1, 319: 1}  # class index → how many
 

@@ -13,7 +13,10 @@ import torch
 
 import nbhelpers as nb
 from nbhelpers import checkpoints, evaluate
-from nbhelpers.evaluate import accuracy, attack, check_imported, main, self_check, sensitivity
+from nbhelpers.training.scoring import accuracy
+from nbhelpers.attack import attack, sensitivity
+from nbhelpers.training.checks import check_imported, self_check
+# TODO evaluate: ['main']
 
 N = 96
 

@@ -9,8 +9,9 @@ from torch.nn import functional
 
 import nbhelpers as nb
 from nbhelpers import checkpoints
-from nbhelpers.models import Model, load_model, pick_device
-from nbhelpers.resnet import resnet
+from nbhelpers.model import Model, pick_device
+from nbhelpers.networks.load import load_model
+from nbhelpers.networks.resnet import resnet
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 NAMES = ["cifar10-standard", "cifar10-l2-0.5"]

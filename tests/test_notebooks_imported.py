@@ -19,7 +19,7 @@ import torchvision
 
 import nbhelpers as nb
 from nbhelpers import checkpoints
-from nbhelpers.resnet import resnet
+from nbhelpers.networks.resnet import resnet
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".peers"
@@ -83,7 +83,7 @@ def large(tmp_path_factory, cifar_folder):
     known = [i for i in range(40) if i % 4]
     images, labels = nb.load_images(cifar_folder, indices=known, size=224)
     network(images), network.eval()
-    facts = nb.models.dataset_facts("cifar10") | {"image_size": 224}
+    facts = nb.checkpoints.dataset_facts("cifar10") | {"image_size": 224}
     features = nb.represent(nb.Model(network, mean=facts["mean"], std=facts["std"], image_size=224), images)
     wanted = 10 * torch.nn.functional.one_hot(labels, 10).float()
     offset = features.mean(0)
@@ -116,7 +116,7 @@ def imagenet(tmp_path_factory):
     weights = checkpoints.read_weights(file).state
     names = timm.create_model("tf_efficientnet_lite0").state_dict()  # the same network, in the same order
     state = dict(zip(names, weights.values(), strict=True))
-    facts = nb.models.dataset_facts("imagenet")
+    facts = nb.checkpoints.dataset_facts("imagenet")
     about = checkpoints.Entry("", "", "timm:tf_efficientnet_lite0", **facts)
     checkpoints.save_checkpoint(root / "lite0.safetensors", state, about)
     original = nb.load_model(file, architecture=EfficientNet.from_name("efficientnet-lite0"), dataset="imagenet")

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nbhelpers as nb
-from nbhelpers.models import load_model
+from nbhelpers.networks.load import load_model
 from nbhelpers.optimize import descend
 
 

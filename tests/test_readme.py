@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import nbhelpers.checkpoints
-from nbhelpers.resnet import resnet
+from nbhelpers.networks.resnet import resnet
 
 README = Path(__file__).parents[1] / "README.md"
 SECTIONS = [part for part in re.split(r"^## ", README.read_text(encoding="utf-8"), flags=re.M) if "```python" in part]

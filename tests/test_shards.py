@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from nbhelpers import shards
-from nbhelpers.models import Model
-from nbhelpers.shards import Settings, main, make_shards, read_shards
+from nbhelpers.model import Model
+from nbhelpers.runs.shards import Settings, make_shards, read_shards
+# TODO shards: ['main']
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 
 import nbhelpers as nb
 from nbhelpers import checkpoints
-from nbhelpers.evaluate import evaluate
+from nbhelpers.training.scoring import evaluate
 
 SERIES = ("cifar10-standard", "cifar10-l2-0.25", "cifar10-l2-0.5", "cifar10-l2-1.0")
 N = 500

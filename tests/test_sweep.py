@@ -19,9 +19,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from nbhelpers import sweep as module
-from nbhelpers.grid import run_name, split_values
-from nbhelpers.report import read_runs, report
-from nbhelpers.sweep import dask_executor, main, plan, sweep
+from nbhelpers.runs.grid import run_name, split_values
+from nbhelpers.runs.report import read_runs, report
+from nbhelpers.runs.workers import dask_executor
+from nbhelpers.runs.sweep import plan, sweep
+# TODO sweep: ['main']
 
 PARAMETERS = """\
 from typing import Optional
@@ -181,7 +183,7 @@ def test_twelve_runs_two_failures_and_a_killed_driver(
 ) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     words = [str(notebook), "-p", "seed=0:12", "-p", "flag=true", "-p", f"log={log}", "-o", str(out), "--jobs", "2"]
-    driver = subprocess.Popen([sys.executable, "-m", "nbhelpers.sweep", *words], stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen([sys.executable, "-m", "nbhelpers", "sweep", *words], stderr=subprocess.DEVNULL)
     wait_for(lambda: len(list(out.glob("seed=*/run.json"))) >= 4)
     driver.send_signal(signal.SIGKILL)
     driver.wait()

@@ -14,7 +14,7 @@ from traitlets import TraitError
 
 import nbhelpers as nb
 from nbhelpers import checkpoints, widgets
-from nbhelpers.resnet import resnet
+from nbhelpers.networks.resnet import resnet
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 GREY = torch.full((1, 1, 3, 8, 8), 0.5)

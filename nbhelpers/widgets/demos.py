@@ -7,13 +7,12 @@ Source: the interactive figures of Engstrom et al., arXiv:1906.00945.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nbhelpers import checkpoints
-from nbhelpers.models import Model, load_model
+from nbhelpers.model import Model
+from nbhelpers.networks.series import series
 from nbhelpers.objectives import activate, match
 from nbhelpers.optimize import Step, box, descend, l2_ball
 from nbhelpers.representation import contributions, interpolate, noise, predict, represent
@@ -22,7 +21,11 @@ from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Captions, Demo, Frame, Live
 
 Models = Mapping[str, Model]
+
+
 Draw = Callable[[Sequence[Step]], tuple[Tensor, Captions]]
+
+
 Plan = Callable[..., tuple[list[Iterable[Step]], Draw]]
 
 
@@ -55,33 +58,6 @@ def inversion(
     plan = _inverted(models, picker, draw, steps=steps, seed=seed)
     live = _live(plan, [""], ["original", *models], steps=steps, start="noise")
     return Demo("Inversion", [picker], live)
-
-
-def series(name: str, *, device: str | torch.device = "auto") -> dict[str, Model]:
-    """Networks that differ from a named one in the L2 radius ε of their training alone, by ε in rising order.
-
-    Of the manifest those whose files are here; nothing is downloaded. A network it does not know stands alone.
-
-    Args:
-        name, device: as in `load_model`.
-    """
-    known = checkpoints.manifest()
-    if name not in known:
-        return {Path(name).stem: load_model(name, device=device)}
-
-    def kind(one: checkpoints.Entry) -> tuple[object, ...]:
-        return one.architecture, dict(one.arguments), one.dataset
-
-    def here(one: checkpoints.Entry) -> bool:
-        cached = checkpoints.cache_folder() / f"{one.name}.safetensors"
-        return (checkpoints.CHECKPOINTS / one.file).exists() or cached.exists()
-
-    alike = {
-        float(one.training["eps"]): one.name
-        for one in [*known.values(), known[name]]  # of two with one ε, the one asked for
-        if kind(one) == kind(known[name]) and one.training.get("norm") in ("none", "l2") and here(one)
-    }
-    return {f"{eps:g}": load_model(alike[eps], device=device) for eps in sorted(alike)}
 
 
 def epsilon_series(

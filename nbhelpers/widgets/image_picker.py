@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from traitlets import Bool, Bytes, Int, List, TraitError, Unicode, validate
 
-from nbhelpers.data import load_images
+from nbhelpers.data.images import load_images
 from nbhelpers.types import Images, check_images
 
 HERE = Path(__file__).parent

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nbhelpers.checkpoints import cache_folder, manifest
-from nbhelpers.data import class_names, load_images
-from nbhelpers.models import Model, load_model
+from nbhelpers.data.images import class_names, load_images
+from nbhelpers.files import cache_folder, write_text
+from nbhelpers.model import Model
+from nbhelpers.networks.load import load_model
 from nbhelpers.widgets import demos as blog
 from nbhelpers.widgets.image_picker import HERE, ImagePicker, compress
 from nbhelpers.widgets.live import Demo, Live
@@ -83,7 +84,7 @@ def export_page(
         parts = _compute(demos, models, folder, workers=threads)
     finally:
         torch.set_num_threads(threads)
-    path.write_text(_page(models, dataset, demos, parts), encoding="utf-8")
+    write_text(path, _page(models, dataset, demos, parts))
     return path
 
 
@@ -92,7 +93,7 @@ def _compute(
 ) -> dict[str, dict[str, dict]]:
     """The result of every pick, by demo and by the pickers' indices; from the folder where it is there."""
     about = hashlib.sha256(b"".join(_digest(model) for model in models.values()))
-    for name in ("optimize", "objectives", "cut", "models", "representation", "widgets/demos"):
+    for name in ("optimize", "objectives", "cut", "model", "representation", "widgets/demos"):
         about.update((HERE.parent / f"{name}.py").read_bytes())  # other code, other results
     tasks = [
         (title, pick)
@@ -110,9 +111,7 @@ def _compute(
         if not file.exists():
             result = demo.live.compute(pick)
             kept = {"sheet": _text(compress(result["sheet"])), "captions": result["captions"]}
-            temporary = file.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(kept), encoding="utf-8")
-            os.replace(temporary, file)
+            write_text(file, json.dumps(kept))
         return json.loads(file.read_text(encoding="utf-8"))
 
     parts: dict[str, dict[str, dict]] = {title: {} for title in demos}

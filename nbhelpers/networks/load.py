@@ -1,153 +1,26 @@
-"""A classifier as representation + linear head, speaking [0, 1] pixels; and the door to the checkpoints."""
+"""Networks by the name of their checkpoint, from a file, or from torchvision and timm."""
 
 import copy
 import difflib
 import re
-import time
-import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from nbhelpers import checkpoints
-from nbhelpers.cut import cut, find
-from nbhelpers.resnet import BLOCKS, WideResNet, resnet
-from nbhelpers.types import Features, Images, check_images
-
-Precision = Literal["float32", "bfloat16"]
-
-
-class Model(nn.Module):
-    """A frozen classifier and its representation. It normalises by itself: give it pixels in [0, 1].
-
-    The network is traced, batch norm is folded into convolutions, the network is cut at its last linear layer or
-    after `layer`, and the last ReLU before the cut can be swapped for a fake one. A network that cannot be traced
-    works all the same, through a hook. A first pass over noise checks that logits are the network's own; `repr`
-    says what was found.
-
-    Args:
-        network: a classifier (n, c, h, w) → (n, classes) that ends in a `torch.nn.Linear`; copied. A softmax
-            after that is left out. Other networks have logits, but no head.
-        mean, std: of each channel, pixels in [0, 1], as in training.
-        classes: class names; their indices where None.
-        image_size: side in pixels that the network was trained for; None if any.
-        name: for `repr` and results.
-        layer: a module's name, whose output is the representation in place of the penultimate layer.
-        pool: "mean" over positions or tokens, or "flatten"; for a layer whose output has any.
-
-    Raises:
-        ValueError: no linear layer and no `layer`, an unknown layer, or arguments that do not fit the network.
-    """
-
-    mean: Tensor
-    std: Tensor
-    precision: Precision = "float32"  # of passes that a gradient goes back through; all others are float32
-
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        classes: Sequence[str] | None = None,
-        image_size: int | None = None,
-        name: str = "",
-        layer: str | None = None,
-        pool: Literal["mean", "flatten"] = "mean",
-    ):
-        super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError(f"mean and std: got {tuple(mean)} and {tuple(std)}, wanted one positive std per channel")
-        if pool not in ("mean", "flatten"):
-            raise ValueError(f"pool: got {pool!r}, wanted 'mean' or 'flatten'")
-        for wrapper in ("module", "_orig_mod"):  # of DataParallel and of torch.compile
-            network = getattr(network, wrapper, network)
-        network = copy.deepcopy(network).float().eval().requires_grad_(False)
-        self.image_size, self.name, self.layer, self._pool = image_size, name or type(network).__name__, layer, pool
-        found = find(network, layer, len(mean), image_size)
-        self._cut, self.note = cut(network, found)
-        if pool == "flatten" and found.features.ndim > 2 and not image_size:
-            raise ValueError("pool: 'flatten' fixes the length of the representation; give image_size= too")
-        # Square images make square maps: the two equal sides tell (n, c, h, w) from (n, h, w, c).
-        sides = found.features.shape[1:]
-        self._positions = (1, 2) if len(sides) == 3 and sides[0] == sides[1] != sides[2] else (2, 3)
-        self.components = self._pooled(found.features).shape[1]  # length of the representation
-        n = found.logits.shape[1]
-        self.classes = tuple(classes) if classes else tuple(map(str, range(n)))
-        if len(self.classes) != n:
-            raise ValueError(f"classes: got {len(self.classes)} names, the network has {n} outputs")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32, device=found.images.device)[:, None, None])
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32, device=found.images.device)[:, None, None])
-        self.eval().requires_grad_(False)
-        if self.device.type == "cpu":
-            self.to(memory_format=torch.channels_last)  # a third faster: oneDNN then reorders nothing
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are, and where images must be."""
-        return self.mean.device
-
-    @property
-    def head(self) -> nn.Linear:
-        """The linear layer that turns the representation into logits.
-
-        Raises:
-            ValueError: the representation is another layer's, or the network does not end in a linear layer.
-        """
-        if self._cut.head is None:
-            why = f"is the output of {self.layer!r}; load the model without layer=" if self.layer else f"({self.note})"
-            raise ValueError(f"{self.name}: no head: the representation {why}")
-        return self._cut.head
-
-    def representation(self, images: Images, fake_relu: bool = True) -> Features:
-        """The penultimate layer R(x), or `layer`'s pooled output, (n, components).
-
-        Args:
-            images: (n, c, h, w), pixels in [0, 1], on the model's device.
-            fake_relu: let gradients through inactive units of the last ReLU; values are the same.
-
-        Raises:
-            TypeError, ValueError: images of the wrong kind, shape, range or device.
-        """
-        return self._pooled(self._passed(self._cut.features, images, fake_relu))
-
-    def forward(self, images: Images) -> Features:
-        """Logits, (n, classes)."""
-        return self._passed(self._cut.logits, images)
-
-    def _passed(self, f: Callable[..., Tensor], images: Images, *options: bool) -> Tensor:
-        x = self._normalised(images)
-        if self.precision == "float32" or not (images.requires_grad and torch.is_grad_enabled()):
-            return f(x, *options)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            return f(x, *options).float()
-
-    def _normalised(self, images: Images) -> Tensor:
-        if not images.requires_grad:  # the optimiser's own iterates were checked once, and a check would stall a GPU
-            check_images(images)
-        if images.device != self.device:
-            raise ValueError(f"images: on {images.device}, the model is on {self.device}; use images.to(model.device)")
-        return (images - self.mean) / self.std
-
-    def _pooled(self, features: Tensor) -> Features:
-        if self._pool == "mean" and features.ndim in (3, 4):
-            return features.mean(1 if features.ndim == 3 else self._positions)  # 3: (n, tokens, d)
-        return features.flatten(1)
-
-    def __repr__(self) -> str:
-        where = f" ({self._pool} of {self.layer})" if self.layer else ""
-        size = f", {self.image_size} pixels" if self.image_size else ""
-        return (
-            f"Model({self.name}: {self.components} components{where}, {len(self.classes)} classes{size}; {self.note})"
-        )
-
+from nbhelpers.checkpoints.fetch import fetch
+from nbhelpers.checkpoints.manifest import dataset_facts, manifest
+from nbhelpers.checkpoints.read import read_weights
+from nbhelpers.model import Model, best_precision, pick_device
+from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
 
 # Name: bottleneck blocks or not, and how many in each stage.
 _RESNETS = {"resnet18": (False, 2, 2, 2, 2), "resnet34": (False, 3, 4, 6, 3), "resnet50": (True, 3, 4, 6, 3)}
 _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
+
+
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".gz", ".json")
 
 
@@ -203,49 +76,15 @@ def load_model(
     model = Model(network, **{"name": str(name), **about}, layer=layer, pool=pool)
     if place.type != "cpu":
         model = model.to(memory_format=torch.contiguous_format).to(place)
-    model.precision = _fastest(model) if precision == "auto" else precision
+    model.precision = best_precision(place) if precision == "auto" else precision
     return model
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn "auto" into the best device there is.
-
-    Raises:
-        ValueError: the device is unknown or not there.
-    """
-    if device == "auto":
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device("cuda" if torch.cuda.is_available() else mps)
-    try:
-        picked = torch.device(device)
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: got {str(device)!r}, which this machine does not offer; use 'auto' or 'cpu'"
-        ) from error
-    return picked
-
-
-def _fastest(model: Model) -> Precision:
-    """The precision of the quicker gradient pass over a few grey images; float32 unless bfloat16 is well ahead."""
-    size = model.image_size or 32
-    images = torch.full((max(1, 2**15 // size**2), len(model.mean), size, size), 0.5, device=model.device)
-    times: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
-    for _ in range(4):  # in turn; the first of each is a warm-up
-        for precision, seconds in times.items():
-            model.precision = precision
-            start = time.perf_counter()
-            x = images.clone().requires_grad_()
-            torch.autograd.grad(model.representation(x).sum(), x)[0].sum().item()  # waits for a GPU
-            seconds.append(time.perf_counter() - start)
-    return "bfloat16" if min(times["bfloat16"][1:]) < 0.8 * min(times["float32"][1:]) else "float32"
 
 
 def _stored(name: str | Path, architecture: str | nn.Module | None) -> tuple[nn.Module, dict[str, Any]]:
     """A filled network and what is known of it; under "file" the normalisation that stood beside the weights."""
-    known = checkpoints.manifest()
+    known = manifest()
     foreign = str(name) not in known and (Path(name).suffix in _FILES or Path(name).expanduser().is_file())
-    weights = checkpoints.read_weights(Path(name).expanduser() if foreign else checkpoints.fetch(str(name)))
+    weights = read_weights(Path(name).expanduser() if foreign else fetch(str(name)))
     entry = weights.entry if foreign else known[str(name)]
     if foreign and entry is None:
         print(weights.report)
@@ -361,18 +200,6 @@ def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
             f"{what}: keys do not fit; missing {missing[:3]} of {len(missing)}, left over {extra[:3]} of {len(extra)}; "
             "give architecture="
         )
-
-
-def dataset_facts(name: str) -> dict[str, Any]:
-    """Mean, std, classes and image size of a data set, as the manifest's [datasets] has them.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    tables = tomllib.loads((checkpoints.CHECKPOINTS / "manifest.toml").read_text(encoding="utf-8"))["datasets"]
-    if name not in tables:
-        raise ValueError(f"dataset: {_near(name, tables)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in tables[name].items()}
 
 
 def _imagenet_classes() -> tuple[str, ...]:

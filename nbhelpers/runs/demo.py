@@ -1,5 +1,6 @@
 """`make demo`: run the notebooks one after the other, then show their numbers and where their pages are."""
 
+from collections.abc import Sequence
 import json
 import sys
 import time
@@ -9,16 +10,17 @@ import nbformat
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
+from nbhelpers import files
+from nbhelpers.commands import command_parser
+from nbhelpers.runs.sweep import sweep
 from nbhelpers.results import print_numbers
-from nbhelpers.sweep import sweep
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-
-
-def main(out: str = "runs/demo") -> int:
-    """Run every notebook with its defaults into a fresh folder under `out`; 1 where one failed."""
-    folder, failed = Path(out) / time.strftime("%Y-%m-%d-%H%M%S"), []
-    notebooks = sorted(NOTEBOOKS.glob("[0-9]_*.ipynb"))
+def demo_command(argv: Sequence[str]) -> int:
+    """Run every notebook with its defaults into a fresh folder; returns 1 where one failed."""
+    parser = command_parser("demo", "Run the notebooks one after the other, then show their numbers and their pages.")
+    parser.add_argument("out", nargs="?", type=Path, default=Path("runs/demo"), help="folder")
+    folder, failed = parser.parse_args(argv).out / time.strftime("%Y-%m-%d-%H%M%S"), []
+    notebooks = sorted(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))
     pages = {}
     for notebook in tqdm(notebooks, unit="notebook"):
         tqdm.write(f"{notebook.stem} …", file=sys.stderr)
@@ -38,7 +40,3 @@ def main(out: str = "runs/demo") -> int:
         print(f"\nfailed: {line}", file=sys.stderr)
     print(f"\n{len(pages)} passed, {len(failed)} failed")
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -18,7 +18,7 @@ import PIL.Image
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nbhelpers.checkpoints import write_text
+from nbhelpers.files import write_text
 
 COLORS = ("#3b8ec2", "#e07b39", "#4ba36a", "#b76bc4", "#b59a2c", "#d8566a", "#4db0b0", "#8f8f8f")  # on light and dark
 INK = "#010203"  # stands for the page's own text colour until the figure is in the page

@@ -1,0 +1,8 @@
+"""python -m nbhelpers COMMAND is the command `nbhelpers COMMAND`."""
+
+import sys
+
+from nbhelpers.commands import main
+
+if __name__ == "__main__":  # worker processes import this file
+    sys.exit(main())

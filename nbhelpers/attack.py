@@ -1,0 +1,119 @@
+"""Projected gradient descent (PGD) against a classifier: of training, of the evaluation, and on the representation."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nbhelpers.model import Model
+from nbhelpers.objectives import leave, margin, misclassify
+from nbhelpers.optimize import descend, l2_ball, l2_direction, linf_ball, minimize
+from nbhelpers.types import Features, Images, Labels, PerImage
+
+Norm = Literal["l2", "linf"]
+
+
+def perturb(
+    f: Callable[[Images], Features],
+    images: Images,
+    labels: Labels,
+    *,
+    eps: float,
+    norm: Norm = "l2",
+    steps: int = 2,
+    generator: torch.Generator | None = None,
+) -> Images:
+    """The inner maximisation of robust training: images within `eps` on which the classifier's loss is high.
+
+    Args:
+        f: images → logits (n, classes).
+        images: (n, c, h, w), pixels in [0, 1].
+        labels: (n,) class indices.
+        eps: largest length of the change, in pixel units.
+        norm: "l2" or "linf".
+        steps: of projected gradient ascent, 2.5·eps / steps each, from a random point on the ball's surface (L2) or
+            inside it (L∞).
+        generator: of that point, on the images' device.
+
+    Raises:
+        ValueError: an unknown norm, or eps or steps that are not positive.
+
+    Source: PGD of Madry et al., arXiv:1706.06083.
+    """
+    options = _pgd(images, eps, steps, norm)
+    noise = torch.empty_like(images)
+    if norm == "l2":
+        noise = l2_direction(noise.normal_(generator=generator)) * eps
+    else:
+        noise = noise.uniform_(-eps, eps, generator=generator)
+    start = options["project"](images + noise)
+    # Training uses the last iterate unscored, so the pass that would score it is spared.
+    *_, last = descend(f, misclassify(labels), start, batch_size=len(images), score_last=False, **options)
+    return last.images
+
+
+def attack(
+    model: Model, images: Images, labels: Labels, eps: float, *, steps: int = 20, restarts: int = 1, seed: int = 0
+) -> Tensor:
+    """Which images some point within `eps` (L2, pixel units) is known to misclassify, (n,) of bool: PGD on the logits.
+
+    Each restart begins at a random point of the ball, and only where all before it failed. The first, third and so on
+    climb the cross-entropy, the others the margin, which finds what the former's flat places hide.
+
+    Raises:
+        ValueError: eps or steps that are not positive.
+
+    Source: Madry et al., arXiv:1706.06083; step 2.5·eps/steps as in the published evaluations.
+    """
+    generator = torch.Generator().manual_seed(int(seed))
+    fooled = _wrong(model, images, labels)  # these need no attack
+    for restart in range(restarts):
+        rows = (~fooled).nonzero()[:, 0]
+        if not len(rows):
+            break
+        truth, center = labels[rows], images[rows]
+        # Beyond this cross-entropy the label has less than its even share, so another class has more.
+        sure, objective = (0.0, margin(truth)) if restart % 2 else (-math.log(len(model.classes)), misclassify(truth))
+        start = _inside(center, eps, generator)
+        found = minimize(model, objective, start, stop_below=sure, **_pgd(center, eps, steps))
+        fooled[rows] = _wrong(model, found.images, truth)
+    return fooled
+
+
+def sensitivity(model: Model, images: Images, eps: float, *, steps: int = 20, seed: int = 0) -> PerImage:
+    """The largest ‖R(x) − R(x′)‖ found within `eps` of each image, (n,).
+
+    Source: the left side of equation (1) of Engstrom et al., arXiv:1906.00945, by gradient ascent.
+    """
+    with torch.no_grad():
+        objective = leave(model.representation(images))
+    true_relu = functools.partial(model.representation, fake_relu=False)
+    start = _inside(images, eps, torch.Generator().manual_seed(int(seed)))
+    return -minimize(true_relu, objective, start, **_pgd(images, eps, steps)).loss
+
+
+def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> dict[str, Any]:
+    """The options that make `descend` PGD in each image's ball."""
+    if norm not in ("l2", "linf"):
+        raise ValueError(f"norm: got {norm!r}, wanted 'l2' or 'linf'")
+    if not (eps > 0 and math.isfinite(eps)) or steps < 1:
+        raise ValueError(f"got eps={eps} and steps={steps}, wanted positive numbers")
+    ball, direction = (l2_ball, l2_direction) if norm == "l2" else (linf_ball, torch.sign)
+    steady = {"steps": steps, "step_size": 2.5 * eps / steps, "momentum": 0, "schedule": "constant"}
+    return {**steady, "project": ball(center, eps), "direction": direction}
+
+
+def _inside(center: Images, eps: float, generator: torch.Generator) -> Images:
+    """A point of each image's L2 ball, uniform in it but for the clamp to [0, 1]; drawn on the CPU."""
+    offset = torch.randn(center.shape, generator=generator)
+    length = torch.rand(len(center), 1, 1, 1, generator=generator) ** (1 / center[0].numel())
+    offset *= eps * length / torch.linalg.vector_norm(offset, dim=(1, 2, 3), keepdim=True)
+    return (center + offset.to(center.device)).clamp(0, 1)
+
+
+def _wrong(model: Model, images: Images, labels: Labels) -> Tensor:
+    with torch.no_grad():
+        return model(images).argmax(1) != labels

@@ -1,0 +1,197 @@
+"""Checkpoints by name: checked files, downloaded at first use and written whole."""
+
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from filelock import FileLock
+from torch import Tensor
+from tqdm import tqdm
+
+from nbhelpers import files
+from nbhelpers.checkpoints.manifest import Entry, entry, write_entry
+from nbhelpers.checkpoints.read import read_weights, text_instead
+from nbhelpers.files import cache_folder, save_tensors, write_text
+
+_TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(name: str) -> Path:
+    """A checked local file of the named checkpoint, downloaded at first use.
+
+    It is looked for in checkpoints/, then in `cache_folder()`, where a file downloaded by hand may be put too.
+    A published file is converted to safetensors once; its sha256 and the converted file's are recorded and checked
+    ever after.
+
+    Raises:
+        ValueError: unknown name, or a file that is not what it was.
+        OSError: not at hand, and no address gave it; the message says where to put it by hand.
+    """
+    wanted = entry(name)
+    if (shipped := files.CHECKPOINTS / wanted.file).exists():
+        _check(shipped, wanted.sha256)
+        return shipped
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    original, ready, note = folder / wanted.file, folder / f"{name}.safetensors", folder / f"{name}.json"
+    with FileLock(folder / f"{name}.lock"):
+        known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+        if ready.exists() and known and wanted.sha256 in ("", known["sha256"]):
+            _check(ready, known["safetensors"])
+            return ready
+        expected = wanted.sha256 or known.get("sha256", "")
+        if original.exists():
+            digest = _convert(original, ready, wanted, expected)
+        else:
+            digest = _download(wanted, original, ready, expected)
+        known = {"file": wanted.file, "sha256": digest, "safetensors": sha256(ready)}
+        write_text(note, json.dumps(known, indent=1))
+    return ready
+
+
+def _check(path: Path, expected: str) -> str:
+    digest = sha256(path)
+    if expected and digest != expected:
+        raise ValueError(
+            f"{path} is truncated or altered: sha256 {digest[:12]}…, expected {expected[:12]}…; "
+            "restore it, or delete it to have it downloaded again"
+        )
+    return digest
+
+
+def _convert(original: Path, ready: Path, about: Entry, expected: str) -> str:
+    """Check a published file, write it as safetensors, and return its sha256."""
+    digest = _check(original, expected)
+    weights = read_weights(original)
+    if original != ready:
+        about = replace(about, mean=weights.mean or about.mean, std=weights.std or about.std, sha256=digest)
+        _save(ready, weights.state, about, weights.report)
+    return digest
+
+
+def _download(about: Entry, original: Path, ready: Path, expected: str) -> str:
+    """Try each address in turn until one gives a file that can be checked and read."""
+    failures = []
+    for url in about.urls:
+        try:
+            download(url, original, size=about.size)
+            digest = _convert(original, ready, about, expected)
+        except (OSError, ValueError) as error:
+            original.unlink(missing_ok=True)
+            failures.append(f"{url}: {error}")
+        else:
+            if original != ready:
+                original.unlink()
+            return digest
+    tried = f" ({'; '.join(failures)})" if failures else ", and the manifest has no address for it"
+    raise FileNotFoundError(
+        f"checkpoint {about.name!r} is not at hand{tried}; get {about.file} by hand and put it into {original.parent}"
+    )
+
+
+def download(url: str, path: Path, *, size: int = 0) -> None:
+    """Download with progress. What a broken connection left is kept, and the next call goes on from there.
+
+    Proxies are taken from the environment (HTTPS_PROXY).
+
+    Args:
+        url: http or https.
+        path: where the complete file goes; it never holds half of one.
+        size: bytes to expect; 0 where unknown.
+
+    Raises:
+        OSError: no connection, an error status, or it kept breaking.
+        ValueError: HTML or another text in place of weights, or a wrong size.
+    """
+    import requests  # here, like others below: a bare PyTorch image, where networks are trained, lacks it
+
+    # One partial file per address: bytes of two mirrors are never mixed.
+    part = path.with_name(f".{path.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
+    stalled, failure = 0, "it would not continue"
+    while stalled < 3:  # in a row, without a new byte
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            if _receive(url, path, part, size):
+                os.replace(part, path)
+                return
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            failure = f"{error}"
+        stalled = 0 if part.exists() and part.stat().st_size > before else stalled + 1
+        time.sleep(0.5 * stalled)
+    raise OSError(f"the connection kept breaking ({failure})")
+
+
+def _receive(url: str, path: Path, part: Path, size: int) -> bool:
+    """Append to `part` what it lacks; False where it was no use and is gone."""
+    import requests
+
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == 416 or (response.status_code == 206 and not _continues(response.headers, have)):
+            part.unlink()  # not the file this was a part of
+            return False
+        response.raise_for_status()
+        if response.status_code != 206:
+            have = 0
+        length = response.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdigit() else 0
+        pieces = response.iter_content(1 << 14)  # what a broken connection loses is at most one piece
+        first = next(pieces, b"")
+        if not have and (text := text_instead(first, response.headers.get("Content-Type", ""))):
+            raise ValueError(text)
+        if size and total and total != size:
+            raise ValueError(f"wrong size: {total} bytes, expected {size}")
+        bar = tqdm(desc=path.name, initial=have, total=total or None, unit="B", unit_scale=True)
+        with open(part, "ab" if have else "wb") as file, bar:
+            for piece in itertools.chain([first], pieces):
+                file.write(piece)
+                bar.update(len(piece))
+    received = part.stat().st_size
+    if total and received < total:  # a server that closes early does not always make requests complain
+        raise requests.ConnectionError(f"closed after {received} of {total} bytes")
+    if size and received != size:
+        part.unlink()
+        raise ValueError(f"wrong size: {received} bytes, expected {size}")
+    return True
+
+
+def _continues(headers: Mapping[str, str], have: int) -> bool:
+    return headers.get("Content-Range", "").startswith(f"bytes {have}-")
+
+
+def save_checkpoint(target: str | Path, state: Mapping[str, Tensor], about: Entry) -> Entry:
+    """Write weights as safetensors, with `about` inside, whole or not at all.
+
+    Args:
+        target: a path that ends in .safetensors, or a name, which goes to checkpoints/ and into the manifest.
+        state: tensors by the network's own keys; moved to the CPU.
+        about: what is known of the network; `name`, `file` and `sha256` are filled in here.
+
+    Returns:
+        `about`, completed.
+    """
+    named = not str(target).endswith(".safetensors")
+    path = files.CHECKPOINTS / f"{target}.safetensors" if named else Path(target)
+    about = replace(about, name=str(target) if named else path.stem, file=path.name, sha256="", size=0, urls=())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(path, state, about)
+    about = replace(about, sha256=sha256(path))
+    if named:
+        write_entry(about)
+    return about
+
+
+def _save(path: Path, state: Mapping[str, Tensor], about: Entry, report: str = "") -> None:
+    save_tensors(path, state, asdict(about) | {"report": report})

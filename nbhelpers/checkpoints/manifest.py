@@ -1,0 +1,116 @@
+"""The manifest: what is known of each network, and of the data sets they were trained on."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, get_origin
+
+from filelock import FileLock
+
+from nbhelpers import files
+from nbhelpers.files import write_text
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the manifest says of one network. Accuracies are percentages."""
+
+    name: str
+    file: str
+    architecture: str  # "resnet18" is a CIFAR ResNet of nbhelpers.resnet, "torchvision:resnet50" torchvision's
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+    classes: tuple[str, ...] = ()  # ("torchvision",) for its names of ImageNet's; `entry` spells them out
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    image_size: int = 0  # pixels, square
+    sha256: str = ""  # of `file`; empty: recorded at first use
+    size: int = 0  # bytes of `file`; 0: unknown
+    urls: tuple[str, ...] = ()  # tried in order
+    training: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: Mapping[str, Any] = field(default_factory=dict)  # measured here
+    published: Mapping[str, Any] = field(default_factory=dict)  # from the source it names
+    verified: str = "real weights"  # or "weights written by the real library", "documented format only"
+
+
+def manifest() -> dict[str, Entry]:
+    """Every entry of checkpoints/manifest.toml, by name.
+
+    Raises:
+        ValueError: the manifest cannot be parsed, or an entry has an unknown or a missing field.
+    """
+    path = files.CHECKPOINTS / "manifest.toml"
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the manifest {path}: {error}") from None
+    datasets = tables.pop("datasets", {})
+    return {name: _entry(name, {**datasets.get(table.get("dataset"), {}), **table}) for name, table in tables.items()}
+
+
+def _entry(name: str, table: Mapping[str, Any]) -> Entry:
+    known = {f.name for f in fields(Entry)}
+    if unknown := set(table) - known:
+        raise ValueError(f"checkpoint {name!r}: unknown fields {sorted(unknown)}; known are {sorted(known)}")
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    lists["name"] = name
+    for one in fields(Entry):
+        if one.name in lists and not isinstance(lists[one.name], get_origin(one.type) or one.type):  # type: ignore[arg-type]
+            raise ValueError(f"checkpoint {name!r}: {one.name} is {lists[one.name]!r:.60}, wanted {one.type}")
+    try:
+        return Entry(**lists)
+    except TypeError as error:
+        raise ValueError(f"checkpoint {name!r}: {error}") from None
+
+
+def entry(name: str) -> Entry:
+    """The manifest's entry of that name.
+
+    Raises:
+        ValueError: no such name; the message lists the near ones.
+    """
+    entries = manifest()
+    if name not in entries:
+        near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or sorted(entries)
+        raise ValueError(f"unknown checkpoint {name!r}; near names: {', '.join(near)} (all: nb.manifest())")
+    found = entries[name]
+    if found.classes == ("torchvision",):
+        from torchvision.models import ResNet50_Weights  # here, as it takes seconds to import
+
+        found = replace(found, classes=tuple(ResNet50_Weights.DEFAULT.meta["categories"]))
+    return found
+
+
+def write_entry(about: Entry) -> None:
+    """Put one entry into checkpoints/manifest.toml, or replace it; the rest of the file stays as it is."""
+    import tomlkit
+
+    path = files.CHECKPOINTS / "manifest.toml"
+    with FileLock(path.with_suffix(".lock")):
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        shared = tomllib.loads("\n".join(lines)).get("datasets", {}).get(about.dataset, {})
+        table = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(about).items()}
+        kept = {k: v for k, v in table.items() if v and k != "name" and shared.get(k) != v}
+        heads = [i for i, line in enumerate(lines) if line.startswith("[")]
+        own = [i for i in heads if re.match(rf"""\[("?){re.escape(about.name)}\1[].]""", lines[i])]
+        start = own[0] if own else len(lines)
+        end = next((i for i in heads if own and i > own[-1]), len(lines))
+        while end > start and (not lines[end - 1] or lines[end - 1].startswith("#")):
+            end -= 1  # a comment above the next entry is that one's
+        fresh = ([] if own or not lines else [""]) + tomlkit.dumps({about.name: kept}).splitlines()
+        write_text(path, "\n".join([*lines[:start], *fresh, *lines[end:]]) + "\n")
+
+
+def dataset_facts(name: str) -> dict[str, Any]:
+    """Mean, std, classes and image size of a data set, as the manifest's [datasets] has them.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    tables = tomllib.loads((files.CHECKPOINTS / "manifest.toml").read_text(encoding="utf-8"))["datasets"]
+    if name not in tables:
+        near = difflib.get_close_matches(name, list(tables), n=4, cutoff=0.4) or list(tables)[:6]
+        raise ValueError(f"dataset: got {name!r}, wanted for instance {', '.join(near)}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in tables[name].items()}

@@ -1,0 +1,208 @@
+"""Images by name: the shipped sets, CIFAR-10, ImageNet, your own files and arrays."""
+
+import difflib
+import functools
+import hashlib
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from nbhelpers import files
+from nbhelpers.data.cifar10 import CIFAR10_CLASSES, open_cifar10, open_sample
+from nbhelpers.data.decode import ImageSet, decode, open_folder
+from nbhelpers.data.imagenet import RESTRICTED_IMAGENET, open_imagenet, open_restricted_imagenet, open_tiny_imagenet
+from nbhelpers.types import Images, Labels, check_images
+
+Source = str | os.PathLike[str] | np.ndarray | Tensor
+
+
+def load_images(
+    source: Source, *, indices: Iterable[int] | None = None, size: int | None = None, margin: float | None = None
+) -> tuple[Images, Labels]:
+    """Images and labels of a named set, of your own files, or of an array.
+
+    Args:
+        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "imagenet-val",
+            "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train", "tiny-imagenet-val",
+            "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet in the folder or zip
+            $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of one folder per class
+            (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey
+            becomes RGB, transparency is dropped.
+        indices: which images, in this order; None for all. Only these are decoded.
+        size: pixels; the short side is resized to it (bilinear, antialiased), then the centre cut out.
+        margin: resize the short side to `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
+            else 1.
+
+    Returns:
+        Pixels in [0, 1], float32 (n, 3, h, w), and labels, int64 (n,).
+
+    Raises:
+        ValueError: an unknown name, an unreadable file, different image sizes without `size`, pixels outside [0, 1].
+        IndexError: an index outside the set.
+        FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not here.
+    """
+    images = _margined(_open(source), margin)
+    return _read(images, _choose(indices, len(images.labels)), size)
+
+
+def iter_batches(
+    source: Source,
+    *,
+    batch_size: int = 256,
+    indices: Iterable[int] | None = None,
+    size: int | None = None,
+    margin: float | None = None,
+) -> Iterator[tuple[Images, Labels]]:
+    """The same in batches, one in memory at a time. Errors as in `load_images`, those of `indices` at the call."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1")
+    images = _margined(_open(source), margin)
+    chosen = _choose(indices, len(images.labels))
+    return (_read(images, chosen[i : i + batch_size], size) for i in range(0, len(chosen), batch_size))
+
+
+def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
+    """`n` different indices of `source`, drawn with `seed`: a choice of images that nobody has picked."""
+    total = count_images(source)
+    if not 1 <= n <= total:
+        raise ValueError(f"n: got {n}, wanted 1 to {total}")
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+
+
+def count_images(source: Source) -> int:
+    """How many images `source` has."""
+    return len(_open(source).labels)
+
+
+def identity(source: Source) -> str:
+    """A key that changes when the images of `source` may have: from an array's bytes, or its files' sizes and dates."""
+    images, digest = _open(source), hashlib.sha256()
+    if isinstance(source, np.ndarray | Tensor):
+        digest.update(f"{tuple(source.shape)} {str(source.dtype).removeprefix('torch.')}".encode())
+        digest.update(np.ascontiguousarray(source.cpu() if isinstance(source, Tensor) else source).data)
+        return digest.hexdigest()
+    digest.update(str(source).encode())
+    for path in images.files:
+        about = path.stat()
+        digest.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def class_names(source: Source) -> tuple[str, ...]:
+    """What the labels of `source` mean: classes, captions of the out-of-distribution set, or () where unknown."""
+    known = SETS[source][1] if isinstance(source, str) and source in SETS else ()
+    return known or _open(source).classes
+
+
+def _margined(images: ImageSet, margin: float | None) -> ImageSet:
+    if margin is not None and not 1 <= margin <= 4:
+        raise ValueError(f"margin: got {margin}, wanted 1 to 4, such as 256 / 224")
+    return images if margin is None else replace(images, margin=margin)
+
+
+def _choose(indices: Iterable[int] | None, n: int) -> list[int]:
+    if indices is None:
+        return list(range(n))
+    chosen = []
+    for index in indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices:
+        if isinstance(index, bool) or not hasattr(index, "__index__"):
+            raise TypeError(f"indices: got {index!r}, wanted whole numbers, such as range(16)")
+        if not 0 <= index < n:
+            raise IndexError(f"indices: got {index}, wanted 0 to {n - 1}")
+        chosen.append(operator.index(index))
+    if not chosen:
+        raise ValueError(f"indices: got none, wanted at least one of 0 to {n - 1}")
+    return chosen
+
+
+def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tensor, Tensor]:
+    if size is not None and size < 1:
+        raise ValueError(f"size: got {size}, wanted at least 1 pixel")
+    if images.pixels is not None and (size is None or (images.margin == 1 and images.pixels.shape[2:] == (size, size))):
+        return images.pixels[indices] / 255, images.labels[indices]
+    pixels = torch.empty(0)
+    for place, index in enumerate(tqdm(indices, desc="reading images", delay=2, leave=False)):
+        image = images.read(index)
+        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), size, images.margin)
+        if place == 0:
+            pixels = torch.empty(len(indices), *image.shape)
+        elif image.shape != pixels.shape[1:]:
+            first, other = (" × ".join(map(str, shape[1:])) for shape in (pixels[0].shape, image.shape))
+            raise ValueError(f"images differ in size ({first}, then {other} pixels); pass size= to make them alike")
+        pixels[place] = image
+    return pixels, images.labels[indices]
+
+
+def _fit(image: Tensor, size: int | None, margin: float = 1) -> Tensor:
+    """Resize the short side to `margin * size`, then cut out the centre."""
+    height, width = image.shape[1:]
+    if size is None:
+        return image
+    short = round(size * margin)
+    if min(height, width) != short:
+        height, width = (side * short // min(height, width) for side in (height, width))
+        image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp_(0, 1)
+    top, left = round((height - size) / 2), round((width - size) / 2)  # both roundings as in torchvision
+    return image[:, top : top + size, left : left + size]
+
+
+def _open(source: Source) -> ImageSet:
+    if isinstance(source, np.ndarray | Tensor):
+        return _open_array(source)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source: got {type(source).__name__}, wanted a name, a path or an array")
+    if isinstance(source, str) and source in SETS:
+        return SETS[source][0]()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return open_folder(path)
+    if path.is_file():
+        return ImageSet(lambda _: decode(path), torch.tensor([-1]), files=(path,))
+    near = difflib.get_close_matches(str(source), SETS, cutoff=0.4) or SETS
+    raise ValueError(f"{str(source)!r} is no data set, and no file or folder here; near names: {', '.join(near)}")
+
+
+def _open_array(array: np.ndarray | Tensor) -> ImageSet:
+    images = torch.from_numpy(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else array.detach()
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or len(images) == 0 or 3 not in (images.shape[1], images.shape[3]):
+        raise ValueError(f"array: got shape {tuple(array.shape)}, wanted (n, 3, h, w) or (n, h, w, 3)")
+    if images.shape[1] != 3:
+        images = images.movedim(3, 1)
+
+    def read(index: int) -> Tensor:
+        if images.dtype != torch.uint8:
+            check_images(images[index, None], "array")
+        return images[index]
+
+    return ImageSet(read, torch.full((len(images),), -1))
+
+
+def _open_out_of_distribution() -> ImageSet:
+    paths = sorted((files.DATA / "out-of-distribution").glob("*.png"))
+    captions = tuple(path.stem.replace("-", " ") for path in paths)
+    return ImageSet(lambda i: decode(paths[i]), torch.arange(len(paths)), captions, tuple(paths))
+
+
+# Name → how to open it, and its class names where they are known without opening (CIFAR-10 would be downloaded).
+SETS: dict[str, tuple[Callable[[], ImageSet], tuple[str, ...]]] = {
+    "cifar10-sample": (open_sample, CIFAR10_CLASSES),
+    "cifar10-test": (functools.partial(open_cifar10, "test"), CIFAR10_CLASSES),
+    "cifar10-train": (functools.partial(open_cifar10, "train"), CIFAR10_CLASSES),
+    "out-of-distribution": (_open_out_of_distribution, ()),
+    "tiny-imagenet-train": (functools.partial(open_tiny_imagenet, "train"), ()),
+    "tiny-imagenet-val": (functools.partial(open_tiny_imagenet, "val"), ()),
+    "imagenet-val": (functools.partial(open_imagenet, "val"), ()),
+    "imagenet-train": (functools.partial(open_imagenet, "train"), ()),
+    "restricted-imagenet-val": (functools.partial(open_restricted_imagenet, "val"), tuple(RESTRICTED_IMAGENET)),
+    "restricted-imagenet-train": (functools.partial(open_restricted_imagenet, "train"), tuple(RESTRICTED_IMAGENET)),
+}

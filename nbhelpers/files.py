@@ -1,0 +1,96 @@
+"""Where things are kept, and how a file is replaced whole."""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGE = Path(__file__).resolve().parent
+# A checkout holds these beside the package, an installed wheel inside it.
+_ROOT = _PACKAGE.parent if (_PACKAGE.parent / "checkpoints" / "manifest.toml").exists() else _PACKAGE / "shipped"
+CHECKPOINTS = _ROOT / "checkpoints"
+DATA = _ROOT / "data"
+NOTEBOOKS = _ROOT / "notebooks"
+
+
+def cache_folder() -> Path:
+    """Where downloads and results to be used again go: $NBHELPERS_CACHE, else the platform's cache folder.
+
+    Raises:
+        ValueError: neither the variable nor a home folder is there.
+    """
+    if given := os.environ.get("NBHELPERS_CACHE"):
+        return Path(given).expanduser()
+    try:
+        try:
+            import platformdirs
+        except ImportError:  # a bare PyTorch image, where networks are trained
+            return Path.home() / ".cache" / "nbhelpers"
+        folder = Path(platformdirs.user_cache_dir("nbhelpers"))
+        if str(folder).startswith("~"):  # platformdirs does not notice that there is no home
+            raise RuntimeError
+        return folder
+    except RuntimeError:
+        raise ValueError("no home folder to keep downloads in; set NBHELPERS_CACHE to a folder") from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], *, flush: bool = False) -> Iterator[Path]:
+    """Write a file whole or not at all: a temporary path to write to, moved to `path` where all went well.
+
+    Args:
+        path: of the file; its folder must exist.
+        flush: wait until the bytes are on the disk, so that a full disk is noticed here.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full. Nothing is left behind, `path` is as before.
+    """
+    target = Path(path)
+    # Named like none of the files that a folder is searched for, and differently for every writer.
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}")
+    try:
+        yield temporary
+        if flush:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, flush: bool = False) -> None:
+    """Write a text file, whole or not at all; errors as in `replacing`."""
+    with replacing(path, flush=flush) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors as safetensors, whole or not at all.
+
+    Args:
+        path: of the file.
+        tensors: by name, on any device.
+        note: JSON to be kept in the file, under "nbhelpers".
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    import safetensors.torch  # here: whoever only reads pictures does without
+
+    # A single metadata key: safetensors orders several at random, and equal tensors should give equal files.
+    metadata = None if note is None else {"nbhelpers": json.dumps(note, sort_keys=True)}
+    own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            safetensors.torch.save_file(own, temporary, metadata)
+        except safetensors.SafetensorError as error:  # as it calls a full disk
+            raise OSError(f"cannot write {path}: {error}") from error
+        temporary.chmod(0o644)  # safetensors writes for the owner alone; a cache may be shared

@@ -1,0 +1,144 @@
+"""How many images go through a network at once, and what happens when memory runs out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nbhelpers.types import Features, Images, Labels, Objective, PerImage, check_images
+
+T = TypeVar("T")
+Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for memory, batch by batch
+
+
+class Passes:
+    """Cuts work on many images into passes of at most `size`, and halves `size` for good when memory runs out."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def over(self, count: int, work: Callable[[slice], T]) -> Iterator[T]:
+        """`work` on consecutive slices of `count` images.
+
+        Raises:
+            torch.OutOfMemoryError: a single image does not fit.
+        """
+        done = 0
+        while done < count:
+            left = count - done
+            part = slice(done, done + -(-left // -(-left // self.size)))  # of about equal length, as torch.chunk's
+            try:
+                result = work(part)
+            except torch.OutOfMemoryError:
+                length = min(part.stop, count) - done
+                if length == 1:
+                    raise
+                self.size = length // 2
+                continue
+            yield result
+            done = part.stop
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Refuse what is not a number of images.
+
+    Raises:
+        ValueError: `batch_size` is not positive.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1, or None for what suits the device")
+
+
+def losses_and_gradients(
+    f: Callable[[Images], Features],
+    objective: Objective,
+    images: Images,
+    rows: Tensor,
+    *,
+    passes: Passes,
+    backward: bool = True,
+) -> tuple[PerImage, Images]:
+    """An objective's values, (m,), and its gradients, (m, c, h, w), for `rows` (m,) of `images` (n, c, h, w).
+
+    Without `backward` the gradients are zero.
+
+    Raises:
+        ValueError: the objective does not give one loss per image.
+    """
+
+    def work(part: slice) -> tuple[PerImage, Images]:
+        chosen = rows[part]
+        whole = len(chosen) == len(images)
+        x = (images if whole else images[chosen]).detach().requires_grad_()
+        with torch.set_grad_enabled(backward):
+            values = f(x)
+            if not whole:
+                # Objectives treat each row on its own, so the other rows may hold anything.
+                values = values.new_ones(len(images), *values.shape[1:]).index_copy(0, chosen, values)
+            loss = objective(values)
+            if loss.shape != (len(images),):
+                raise ValueError(
+                    f"objective: got shape {tuple(loss.shape)}, wanted one loss per image ({len(images)},)"
+                )
+            loss = loss if whole else loss[chosen]
+            gradient = torch.autograd.grad(loss.sum(), x)[0] if backward else torch.zeros_like(x)
+        return loss.detach(), gradient
+
+    losses, gradients = zip(*passes.over(len(rows), work), strict=True)
+    return (losses[0], gradients[0]) if len(losses) == 1 else (torch.cat(losses), torch.cat(gradients))
+
+
+def fitting(f: Callable[[Images], Features], images: Images) -> int:
+    """How many images suit one gradient pass, by the bytes that one more holds between forward and backward."""
+    if images.numel() <= 2**17:  # 42 images of CIFAR's size, too few to look
+        return len(images)
+
+    def held(n: int) -> int:
+        sizes: dict[int, int] = {}
+
+        def hold(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            values = f(images[:n].detach().requires_grad_())
+        del values  # not before: the graph keeps the addresses apart
+        return sum(sizes.values())
+
+    each = max(1, held(2) - held(1))  # the difference is free of the weights
+    # On a CPU a pass beyond 64 MB is no faster, and fresh pages for its tensors make it up to half as fast.
+    room = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else 2**26
+    return max(8, room // each)
+
+
+def stream(
+    f: Callable[[Images], Features], device: torch.device, images: Images | Batches, batch_size: int | None = None
+) -> Iterator[Features]:
+    """`f` of every image in order, a few at a time, without gradients.
+
+    Args:
+        f: images → (n, d).
+        device: where `f` wants them.
+        images: (n, c, h, w) in [0, 1], or an iterable of such batches (or of images and labels).
+        batch_size: at most so many images per pass; None for what suits the device.
+
+    Raises:
+        ValueError: `batch_size` is not positive.
+    """
+    check_batch_size(batch_size)
+    total = None
+    if isinstance(images, Tensor):
+        check_images(images)
+        total, images = len(images), [images]
+    passes: Passes | None = None
+    with torch.no_grad(), tqdm(total=total, unit="image", delay=2, leave=False) as bar:
+        for batch in images:
+            whole = batch if isinstance(batch, Tensor) else batch[0]
+            # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as much again.
+            suits = max(1, 2048 // whole.shape[-1]) if device.type == "cpu" else 256
+            passes = passes or Passes(batch_size or suits)
+            for features in passes.over(len(whole), lambda part, whole=whole: f(whole[part].to(device))):  # type: ignore[misc]
+                yield features
+                bar.update(len(features))

@@ -1,0 +1,128 @@
+"""The check of networks that were just imported."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nbhelpers import files
+from nbhelpers.checkpoints.manifest import Entry, manifest
+from nbhelpers.data.images import class_names, count_images, load_images, random_indices
+from nbhelpers.model import Model
+from nbhelpers.training.scoring import accuracy
+from nbhelpers.types import Images, Labels
+
+# The labelled images that are at hand for a network trained on a data set.
+TEST_IMAGES_OF = {
+    "cifar10": "cifar10-sample",
+    "imagenet": "imagenet-val",
+    "restricted-imagenet": "restricted-imagenet-val",
+}
+
+
+def self_check(model: Model, images: Images, labels: Labels, *, expected: float | None = None) -> float:
+    """Accuracy on labelled images, if it is what it should be; for a network that was just imported.
+
+    Args:
+        model: the classifier; its name in the manifest, if it has one, gives `expected`.
+        images, labels: at least 20, of the data set it was trained for.
+        expected: its published accuracy in percent.
+
+    Returns:
+        Accuracy in percent.
+
+    Raises:
+        ValueError: accuracy is near chance, or more than three standard errors and one point from `expected`.
+    """
+    if expected is None and (entry := manifest().get(model.name)):
+        expected = _clean(entry)
+    return _compare(model, images, labels, expected)
+
+
+def check_imported(
+    models: Mapping[str, Model],
+    given: Sequence[str],
+    dataset: str | Path,
+    *,
+    size: int,
+    n: int = 100,
+    seed: int = 0,
+) -> bool:
+    """Check networks that do not ship here, side by side in a notebook, before it draws conclusions from them.
+
+    Prints a line for each: its accuracy, or why that could not be checked. For what stands in checkpoints/ nothing is
+    computed, nor said. A network whose classes are bare numbers takes the data set's names, as its accuracy shows that
+    they fit.
+
+    Args:
+        models: the networks by label.
+        given: what `load_model` was given for each.
+        dataset: images, by name or path.
+        size: their side in pixels.
+        n, seed: so many images, drawn at random, or all there are.
+
+    Returns:
+        Whether the labels of `dataset` are these networks' classes.
+
+    Raises:
+        ValueError: the networks differ in their number of classes, or one fails as in `self_check`.
+    """
+    if len({len(model.classes) for model in models.values()}) > 1:
+        counts = " and ".join(f"{len(m.classes)} of {name}" for name, m in zip(given, models.values(), strict=True))
+        raise ValueError(f"classes: got {counts}; give a checkpoint and a baseline that were trained for the same ones")
+    known, names, total = manifest(), class_names(dataset), count_images(dataset)
+    labelled = True
+    for name, model in zip(given, models.values(), strict=True):
+        entry, reason = known.get(name), _other_classes(model, names)
+        labelled = labelled and not reason
+        if not reason and entry and (files.CHECKPOINTS / entry.file).exists():
+            continue
+        if not reason and total < 20:
+            reason = f"has only {total} images"
+        if reason:
+            print(f"{name}: accuracy not checked, for {dataset} {reason}")
+            continue
+        images, labels = load_images(dataset, indices=random_indices(dataset, min(n, total), seed=seed), size=size)
+        # A published accuracy is that on the data set's own test images.
+        expected = _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == dataset else None
+        found = _compare(model, images, labels, expected)
+        beside = f"chance {100 / len(names):.2g} %" if expected is None else f"published {expected:.1f} %"
+        print(f"{name}: {found:.1f} % of {len(labels)} images of {dataset} are right ({beside})")
+        if _nameless(model):
+            model.classes = names
+    return labelled
+
+
+def _other_classes(model: Model, names: tuple[str, ...]) -> str:
+    """Why labels of these classes are not the network's; "" where they are."""
+    if not names:
+        return "has no labels"
+    if len(names) != len(model.classes):
+        return f"has {len(names)} classes, the network {len(model.classes)}"
+    if not _nameless(model) and not set(names) & set(model.classes):
+        return f"has other classes ({names[0]}, …) than the network ({model.classes[0]}, …)"
+    return ""
+
+
+def _nameless(model: Model) -> bool:
+    return model.classes == tuple(map(str, range(len(model.classes))))
+
+
+def _clean(entry: Entry) -> float | None:
+    return entry.accuracy.get("clean", entry.published.get("clean"))
+
+
+def _compare(model: Model, images: Images, labels: Labels, expected: float | None) -> float:
+    """Accuracy, where it is neither near chance nor far from what is expected."""
+    n, found, chance = len(labels), accuracy(model, images, labels), 100 / len(model.classes)
+    causes = "usual causes: the wrong normalisation (mean, std), another order of classes, or the wrong file"
+    if expected is not None and abs(found - expected) <= _three_errors(expected, n) + 1:
+        return found
+    if found <= chance + _three_errors(chance, n):
+        raise ValueError(f"{model.name}: {found:.1f} % of {n} images right is near chance ({chance:.1f} %); {causes}")
+    if expected is not None:
+        raise ValueError(f"{model.name}: {found:.1f} % of {n} images right, expected {expected:.1f} %; {causes}")
+    return found
+
+
+def _three_errors(percent: float, n: int) -> float:
+    return 3 * math.sqrt(percent * (100 - percent) / n)

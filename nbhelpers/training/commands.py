@@ -1,0 +1,102 @@
+"""The commands `nbhelpers train` and `nbhelpers evaluate`."""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from nbhelpers.checkpoints.fetch import save_checkpoint
+from nbhelpers.checkpoints.manifest import manifest, write_entry
+from nbhelpers.checkpoints.read import read_weights
+from nbhelpers.commands import command_parser
+from nbhelpers.data.images import count_images, load_images, random_indices
+from nbhelpers.files import write_text
+from nbhelpers.networks.load import load_model
+from nbhelpers.training.checks import TEST_IMAGES_OF, self_check
+from nbhelpers.training.loop import train
+from nbhelpers.training.scoring import evaluate
+from nbhelpers.training.settings import Training, options, without_split
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """Train a network; returns the exit status."""
+    parser = command_parser("train", "Robust optimisation: min over θ of E max over ‖δ‖ ≤ ε of the loss.")
+    for name, (kind, meaning) in options().items():
+        default = getattr(Training, name)
+        flag, choices = f"--{name.replace('_', '-')}", get_args(kind) or None
+        parser.add_argument(flag, type=type(default), default=default, choices=choices, help=meaning)
+    parser.add_argument("--output", type=Path, help="folder; where not given: runs/train/<data set>-<norm>-<eps>")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the output, if there is one")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--workers", type=int, default=2, help="threads that read a data set too large for memory")
+    parser.add_argument("--publish", metavar="NAME", help="put the weights into checkpoints/ and its manifest too")
+    given = parser.parse_args(argv)
+    config = Training(**{name: getattr(given, name) for name in options()})
+    kind = f"{config.norm}-{config.eps:g}" if config.eps else "standard"
+    output = given.output or Path("runs/train") / f"{Path(without_split(config.dataset)).name}-{kind}"
+    try:
+        train(config, output, resume=given.resume, device=given.device, workers=given.workers)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with --resume --output {output}", file=sys.stderr)
+        return 130
+    if given.publish and int(os.environ.get("RANK", 0)) == 0:
+        weights = read_weights(output / "weights.safetensors")
+        assert weights.entry is not None
+        half = {k: t.half() if t.is_floating_point() else t for k, t in weights.state.items()}
+        save_checkpoint(given.publish, half, weights.entry)
+    return 0
+
+
+def evaluate_command(argv: Sequence[str]) -> int:
+    """Evaluate a network; returns the exit status."""
+    parser = command_parser("evaluate", "Clean accuracy, accuracy under attack and local sensitivity of a network.")
+    parser.add_argument("checkpoint", help="name in the manifest, a path, torchvision:NAME or timm:NAME")
+    parser.add_argument("--quick", action="store_true", help="clean accuracy only, against the figure in the manifest")
+    parser.add_argument("--dataset", help="labelled images: a name or a folder; default: what the network is for")
+    parser.add_argument("--trained-on", help="data set whose normalisation a file without one gets, such as cifar10")
+    parser.add_argument("--architecture", help="of a file whose keys do not tell")
+    parser.add_argument("--n", type=int, default=500, help="images, drawn at random")
+    parser.add_argument("--eps", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="L2 radii in pixel units")
+    parser.add_argument("--steps", type=int, default=20, help="of the attack")
+    parser.add_argument("--restarts", type=int, default=1, help="random starts of the attack")
+    parser.add_argument("--seed", type=int, default=0, help="of the images and of the starts")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument("--write", action="store_true", help="write it into the manifest too")
+    return _evaluate(parser.parse_args(argv))
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    entry = manifest().get(args.checkpoint)
+    if args.write and entry is None:
+        raise ValueError(f"--write: {args.checkpoint!r} is not in the manifest")
+    model = load_model(args.checkpoint, device=args.device, architecture=args.architecture, dataset=args.trained_on)
+    source = args.dataset or TEST_IMAGES_OF.get(args.trained_on or (entry.dataset if entry else ""))
+    if source is None:
+        raise ValueError("--dataset: which labelled images? A name, such as cifar10-sample, or a folder per class")
+    n = min(args.n, count_images(source))
+    images, labels = load_images(source, indices=random_indices(source, n, seed=args.seed), size=model.image_size)
+    print(f"{model}\n{n} images of {source}, seed {args.seed}, {model.device}")
+    if args.quick:
+        print(f"accuracy {self_check(model, images, labels):.1f} %: as it should be")
+        return 0
+    result = evaluate(model, images, labels, eps=args.eps, steps=args.steps, restarts=args.restarts, seed=args.seed) | {
+        "dataset": str(source),
+        "seed": args.seed,
+        "date": datetime.date.today().isoformat(),
+    }
+    print(f"{result['attack']}\n{'eps':>6} {'accuracy':>9} {'sensitivity':>12}\n{0:>6} {result['clean']:>8.1f}%")
+    for radius, percent in result["l2"].items():
+        print(f"{radius:>6} {percent:>8.1f}% {result['sensitivity'][radius]:>12.3f}")
+    if args.json:
+        about = {"checkpoint": args.checkpoint, "device": str(model.device)}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_text(args.json, json.dumps(about | result, indent=1))
+    if args.write and entry is not None:
+        write_entry(dataclasses.replace(entry, accuracy=result))
+    return 0

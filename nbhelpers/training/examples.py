@@ -1,0 +1,69 @@
+"""Training images: held in memory where they fit, else read ahead of their use."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nbhelpers.data.images import count_images, load_images
+from nbhelpers.types import Images, Labels
+
+HELD_BYTES = 4 * 2**30  # a larger data set stays on the disk
+
+
+class Examples:
+    """A labelled data set, as bytes on the device where it fits, else read from the disk ahead of its use."""
+
+    def __init__(self, source: str, size: int, device: torch.device, workers: int):
+        self.source, self.device, self.workers = source, device, workers
+        first, _ = load_images(source, indices=[0], size=size or None)
+        self.count, self.shape, self.size = count_images(source), tuple(first.shape[1:]), size or None
+        self.held: tuple[Tensor, Tensor] | None = None
+        if self.count * first[0].numel() <= HELD_BYTES:
+            pixels, labels = load_images(source, size=self.size)
+            self.held = pixels.mul_(255).round_().byte().to(device), labels.to(device)
+
+    def take(self, rows: Tensor) -> tuple[Images, Labels]:
+        """Pixels in [0, 1] and labels of these rows."""
+        if self.held is not None:
+            rows = rows.to(self.device)
+            return self.held[0][rows].float() / 255, self.held[1][rows]
+        images, labels = load_images(self.source, indices=rows.tolist(), size=self.size)
+        return images.to(self.device), labels.to(self.device)
+
+    def batches(self, rows: Tensor, size: int) -> Iterator[tuple[Images, Labels]]:
+        """The rows in batches of `size`; what is left over is dropped."""
+        parts = [part for part in rows.split(size) if len(part) == size]
+        if self.held is not None:
+            yield from map(self.take, parts)
+            return
+        with ThreadPoolExecutor(self.workers) as pool:
+            ahead = [pool.submit(self.take, part) for part in parts[: self.workers + 1]]
+            for place in range(len(parts)):
+                batch = ahead.pop(0).result()
+                if place + self.workers + 1 < len(parts):
+                    ahead.append(pool.submit(self.take, parts[place + self.workers + 1]))
+                yield batch
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to an eighth of its side and flip every other one at random.
+
+    Args:
+        images: (n, c, h, w) of any type; what a shift uncovers is black.
+        generator: on the images' device.
+    """
+    n, _, height, width = images.shape
+    pad = height // 8
+    padded = functional.pad(images, (pad, pad, pad, pad)).movedim(1, 3)
+
+    def draw(most: int) -> Tensor:
+        return torch.randint(most, (n, 1), generator=generator, device=images.device)
+
+    rows = draw(2 * pad + 1) + torch.arange(height, device=images.device)
+    across = torch.arange(width, device=images.device)
+    columns = draw(2 * pad + 1) + torch.where(draw(2) == 1, across.flip(0), across)
+    which = torch.arange(n, device=images.device)[:, None, None]
+    return padded[which, rows[:, :, None], columns[:, None, :]].movedim(3, 1)

@@ -1,0 +1,310 @@
+"""Robust optimisation, min over θ of E max over ‖δ‖ ≤ ε of the loss."""
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from nbhelpers.attack import perturb
+from nbhelpers.data.images import class_names
+from nbhelpers.checkpoints.fetch import save_checkpoint
+from nbhelpers.files import save_tensors, write_text
+from nbhelpers.checkpoints.manifest import Entry, dataset_facts
+from nbhelpers.model import best_precision, pick_device
+from nbhelpers.networks.load import build_network
+from nbhelpers.training.examples import Examples, augment
+from nbhelpers.training.folded import FoldedCopy
+from nbhelpers.training.settings import Training, arguments_of, warn_of_radius, without_split
+
+STEPS_BETWEEN_LOSS_CHECKS = 20  # steps between looks at the loss, each of which waits for the device
+
+
+def train(
+    config: Training, output: str | os.PathLike[str], *, resume: bool = False, device: str = "auto", workers: int = 2
+) -> list[dict[str, float]]:
+    """Train a network; after each epoch all that is needed to go on stands in `output`.
+
+    There are written: `state.safetensors` (to go on from), `metrics.jsonl` (a line per epoch), and at the end
+    `weights.safetensors` (half precision, the averaged weights; `load_model` takes it) and `curve.png`. Under
+    `torchrun` each process takes its share of every batch.
+
+    Args:
+        config: what is trained, and how.
+        output: a folder.
+        resume: go on from what stands there, if anything does; the result is that of an uninterrupted run.
+        device: auto, cpu, cuda or mps.
+        workers: threads that read images ahead, for a data set too large for memory.
+
+    Returns:
+        Per epoch: loss, clean and robust accuracy of held-out images in percent, images/s, seconds.
+
+    Raises:
+        ValueError: settings that do not fit the data, an output of other settings, or a loss that is not a number.
+        FileExistsError: `output` holds a run already, and `resume` is not set.
+        OSError: the disk is full, say; the last epoch's files are whole.
+
+    Source: Madry et al., arXiv:1706.06083, equation (2.1).
+    """
+    return Run(config, Path(output), resume, device, workers).epochs()
+
+
+class Run:
+    """One process's part of a training."""
+
+    def __init__(self, config: Training, output: Path, resume: bool, device: str, workers: int):
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.device = pick_device(device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(self.device)
+        if self.world > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        if config.precision == "auto":
+            config = dataclasses.replace(config, precision=best_precision(self.device))
+        self.config, self.output = config, output
+        self.state_file = output / "state.safetensors"
+        if self.state_file.exists() and not resume:
+            raise FileExistsError(f"{output} holds a run already; resume it, or name another output")
+        self.examples = Examples(config.dataset, config.image_size, self.device, workers)
+        order = torch.randperm(self.examples.count, generator=torch.Generator().manual_seed(config.seed))
+        self.held_out, self.rows = order[: config.held_out], order[config.held_out :].sort().values
+        if len(self.rows) < config.batch_size or config.batch_size % self.world:
+            raise ValueError(
+                f"batch_size: got {config.batch_size}, wanted at most the {len(self.rows)} images that "
+                f"{config.held_out} held-out ones leave, and a multiple of the {self.world} processes"
+            )
+        labels = self.examples.held[1] if self.examples.held else torch.zeros(1)
+        if int(labels.min()) < 0:
+            raise ValueError(f"dataset: {config.dataset} has images without a label; wanted one folder per class")
+        warn_of_radius(config, self.examples.shape)
+        self.classes, mean, std = _facts(config, self.examples)
+        self.mean, self.std = (torch.tensor(v, device=self.device)[:, None, None] for v in (mean, std))
+        torch.manual_seed(config.seed)
+        network = build_network(config.architecture, len(self.classes), arguments_of(config))
+        self.network: Any = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.network.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in self.network.parameters() if p.ndim == 1]},
+        ]
+        self.optimizer = torch.optim.SGD(
+            groups,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+        )
+        self.history: list[dict[str, float]] = []
+        if self.state_file.exists():
+            self._restore()
+        dtype = getattr(torch, config.precision)
+        self.attacked = FoldedCopy(self.network, self.mean, self.std, dtype)
+        self.scored = FoldedCopy(self.average, self.mean, self.std, dtype)
+        self.parallel = DistributedDataParallel(self.network) if self.world > 1 else self.network
+
+    def epochs(self) -> list[dict[str, float]]:
+        per_epoch = len(self.rows) // self.config.batch_size
+        total = self.config.epochs * per_epoch
+        bar = tqdm(total=total, initial=len(self.history) * per_epoch, unit="step", disable=self.rank > 0 or None)
+        with bar:
+            for epoch in range(len(self.history), self.config.epochs):
+                record = self._epoch(epoch, total, bar)
+                self.history.append(record)
+                if self.rank == 0:
+                    self._save()
+                    bar.write(" ".join(f"{name} {value:.4g}" for name, value in record.items()))
+        if self.rank == 0:
+            self._finish()
+        if self.world > 1:
+            distributed.barrier()
+        return self.history
+
+    def _epoch(self, epoch: int, total: int, bar: tqdm) -> dict[str, float]:
+        config, started = self.config, time.perf_counter()
+        generator = torch.Generator().manual_seed(hash((config.seed, epoch)))
+        order = self.rows[torch.randperm(len(self.rows), generator=generator)]
+        mine = order[: len(order) // config.batch_size * config.batch_size][self.rank :: self.world]
+        drawn = torch.Generator(self.device).manual_seed(hash((config.seed, epoch, self.rank)))
+        losses = torch.zeros((), device=self.device)
+        failed = torch.full((), total, device=self.device)  # the first step whose loss is not a number
+        first = epoch * (len(self.rows) // config.batch_size)
+        self.network.train()
+        for index, (images, labels) in enumerate(self.examples.batches(mine, config.batch_size // self.world), first):
+            images = augment(images, drawn)
+            if config.eps:
+                self.attacked.refresh()
+                images = perturb(
+                    self.attacked,
+                    images,
+                    labels,
+                    eps=config.eps,
+                    norm=config.norm,
+                    steps=config.attack_steps,
+                    generator=drawn,
+                )
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * one_cycle((index + 1) / total)
+            x = ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                logits = self.parallel(x)
+            loss = functional.cross_entropy(logits.float(), labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            _mix(self.average, self.network, 1 - min(config.average, (1 + index) / (10 + index)))
+            losses += loss.detach()
+            failed = torch.where(loss.isfinite(), failed, failed.clamp(max=index))
+            if index % STEPS_BETWEEN_LOSS_CHECKS == 0 or index + 1 == first + len(self.rows) // config.batch_size:
+                if int(failed) < total:
+                    raise ValueError(
+                        f"the loss is not a number at step {int(failed) - first} of epoch {epoch + 1}; lower "
+                        f"learning_rate; {self.output} holds the network after epoch {epoch}"
+                    )
+                bar.set_postfix_str(f"loss {float(loss.detach()):.3f}")
+            bar.update()
+        trained = time.perf_counter() - started
+        for buffer in [*self.network.buffers(), *self.average.buffers()] if self.world > 1 else []:
+            distributed.broadcast(buffer, 0)
+        clean, robust = self._score()
+        steps = len(self.rows) // config.batch_size
+        return {
+            "epoch": epoch + 1,
+            "loss": float(losses) / steps,
+            "clean": clean,
+            "robust": robust,
+            "images_per_second": steps * config.batch_size / trained,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _score(self) -> tuple[float, float]:
+        """Clean and robust accuracy of the averaged weights on held-out images, in percent."""
+        config, right, stood = self.config, 0, 0
+        self.scored.refresh()
+        for i, rows in enumerate(self.held_out.split(config.batch_size)):
+            images, labels = self.examples.take(rows)
+            drawn = torch.Generator(self.device).manual_seed(i)
+            with torch.no_grad():
+                right += int((self.scored(images).argmax(1) == labels).sum())
+            if config.eps:
+                images = perturb(
+                    self.scored, images, labels, eps=config.eps, norm=config.norm, steps=10, generator=drawn
+                )
+            with torch.no_grad():
+                stood += int((self.scored(images).argmax(1) == labels).sum())
+        return 100 * right / len(self.held_out), 100 * stood / len(self.held_out)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on, as views."""
+        names = {id(parameter): name for name, parameter in self.network.named_parameters()}
+        momenta = {
+            f"momentum.{names[id(p)]}": state["momentum_buffer"]
+            for p, state in self.optimizer.state.items()
+            if state.get("momentum_buffer") is not None
+        }
+        networks = {"network": self.network, "average": self.average}
+        return momenta | {f"{key}.{n}": t for key, net in networks.items() for n, t in net.state_dict().items()}
+
+    def _save(self) -> None:
+        note = {"config": dataclasses.asdict(self.config), "history": self.history}
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            save_tensors(self.state_file, self._tensors(), note)
+            lines = "".join(json.dumps(record) + "\n" for record in self.history)
+            write_text(self.output / "metrics.jsonl", lines)
+        except OSError as error:
+            what = error.strerror or error
+            raise OSError(f"{self.output}: cannot write ({what}); the files there are the last good ones") from error
+
+    def _restore(self) -> None:
+        with safe_open(self.state_file, "pt") as file:
+            note = json.loads(file.metadata()["nbhelpers"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        other = {
+            name: value for name, value in dataclasses.asdict(self.config).items() if note["config"].get(name) != value
+        }
+        if other:
+            told = ", ".join(f"{name} {note['config'].get(name)!r}, not {value!r}" for name, value in other.items())
+            raise ValueError(f"{self.output} holds a run of other settings: {told}")
+        for key, network in (("network", self.network), ("average", self.average)):
+            prefix = f"{key}."
+            network.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        for name, parameter in self.network.named_parameters():
+            if (momentum := tensors.get(f"momentum.{name}")) is not None:
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device).clone()
+        self.history = note["history"]
+
+    def _finish(self) -> None:
+        config = self.config
+        about = Entry(
+            name=self.output.name,
+            file="",
+            architecture=config.architecture,
+            arguments=arguments_of(config),
+            dataset=without_split(config.dataset),
+            classes=self.classes,
+            mean=tuple(round(float(v), 4) for v in self.mean.flatten()),
+            std=tuple(round(float(v), 4) for v in self.std.flatten()),
+            image_size=self.examples.shape[1],
+            training=dataclasses.asdict(config) | {"code": code_version(), "torch": torch.__version__.split("+")[0]},
+        )
+        half = {k: t.half() if t.is_floating_point() else t for k, t in self.average.state_dict().items()}
+        save_checkpoint(self.output / "weights.safetensors", half, about)
+        try:
+            from nbhelpers.plots import curves
+        except ImportError:
+            print("no curve.png: matplotlib is not installed")
+            return
+        measures = {"clean": "clean", "robust": f"under PGD-10, ε = {config.eps:g}"}
+        lines = {text: torch.tensor([record[key] for record in self.history]) for key, text in measures.items()}
+        figure = curves(
+            [record["epoch"] for record in self.history], lines, xlabel="epoch", ylabel="held-out accuracy (%)"
+        )
+        figure.savefig(self.output / "curve.png", dpi=figure.dpi)
+
+
+def one_cycle(progress: float) -> float:
+    """Learning rate as a share of its peak: up in a straight line for a fifth of the steps, then a cosine to zero."""
+    if progress < 0.2:
+        return progress / 0.2
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.2) / 0.8))
+
+
+def code_version() -> str:
+    """The commit of this package's source, with "+" where it was altered since; its version where there is no git."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version("nbhelpers")
+
+
+def _facts(config: Training, examples: Examples) -> tuple[tuple[str, ...], list[float], list[float]]:
+    """Class names, and each channel's mean and standard deviation: the manifest's, else of 1,000 images."""
+    names = class_names(config.dataset)
+    try:
+        known = dataset_facts(without_split(config.dataset))
+        return names, list(known["mean"]), list(known["std"])
+    except ValueError:
+        images, _ = examples.take(torch.arange(0, examples.count, max(1, examples.count // 1000)))
+        std, mean = torch.std_mean(images, (0, 2, 3))
+        return names, mean.tolist(), std.clamp_min(1e-3).tolist()
+
+
+@torch.no_grad()
+def _mix(average: nn.Module, network: nn.Module, share: float) -> None:
+    """Move `average` towards `network`, weights and running statistics."""
+    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        kept.lerp_(new, share) if kept.is_floating_point() else kept.copy_(new)

@@ -1,0 +1,76 @@
+"""What is trained, and how."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from nbhelpers.attack import Norm
+from nbhelpers.networks.resnet import BLOCKS, Downsample
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, and how: all that a result depends on, but for the machine."""
+
+    dataset: Annotated[str, "name, or a folder with one folder per class"] = "cifar10-train"
+    architecture: Annotated[str, "resnet18, wide-resnet-16-4, torchvision:resnet50, …"] = "resnet18"
+    width: Annotated[int, "channels of the first stage, of resnet18, resnet34 and resnet50"] = 16
+    downsample: Annotated[Downsample, "of the same: maps are halved by a strided convolution, or by a mean"] = "pool"
+    image_size: Annotated[int, "pixels; 0 for the images' own"] = 0
+    norm: Annotated[Norm, "of the perturbation"] = "l2"
+    eps: Annotated[float, "its largest length, pixels in [0, 1]; 0 for standard training"] = 0.5
+    attack_steps: Annotated[int, "gradient steps of the inner maximisation"] = 2
+    epochs: Annotated[int, "passes over the data"] = 14
+    batch_size: Annotated[int, "images per step, over all processes"] = 128
+    learning_rate: Annotated[float, "peak of the one-cycle schedule"] = 0.2
+    momentum: Annotated[float, "of SGD, Nesterov's"] = 0.9
+    weight_decay: Annotated[float, "of convolutions and the head"] = 5e-4
+    average: Annotated[float, "share of the past in the running mean of the weights; 0 for none"] = 0.998
+    precision: Annotated[Precision, "of the passes; weights are float32"] = "auto"
+    held_out: Annotated[int, "training images kept apart, for the robust accuracy after each epoch"] = 500
+    seed: Annotated[int, "of the weights, the held-out images, their order, and each perturbation's start"] = 0
+
+    def __post_init__(self) -> None:
+        for name, (kind, _) in options().items():
+            if get_args(kind) and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, wanted one of {', '.join(get_args(kind))}")
+        for name in ("width", "attack_steps", "epochs", "batch_size", "held_out"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
+        if not (0 <= self.eps < math.inf and 0 < self.learning_rate < math.inf and self.weight_decay >= 0):
+            raise ValueError("eps, learning_rate, weight_decay: wanted finite numbers, not negative")
+        if not (0 <= self.average < 1 and 0 <= self.momentum < 1):
+            raise ValueError("average, momentum: wanted 0 to below 1")
+
+
+def options() -> dict[str, tuple[Any, str]]:
+    """Name → type and meaning of each setting."""
+    return {name: get_args(hint) for name, hint in get_type_hints(Training, include_extras=True).items()}
+
+
+def warn_of_radius(config: Training, shape: tuple[int, ...]) -> None:
+    diameter = math.sqrt(math.prod(shape))
+    if config.norm == "l2" and config.eps > 0.03 * diameter:
+        usual = "0.25, 0.5 and 1 at 3×32×32 (spans 55.4), 3 at 3×224×224 (388)"
+    elif config.norm == "linf" and config.eps > 16 / 255:
+        usual = "8/255 = 0.031 at 3×32×32, 4/255 at 3×224×224"
+    else:
+        return
+    warnings.warn(
+        f"eps {config.eps:g} in {config.norm} is large for images that span {diameter:.1f}: the network may learn "
+        f"nothing. Published values: {usual}",
+        stacklevel=2,
+    )
+
+
+def arguments_of(config: Training) -> dict[str, Any]:
+    """What the architecture takes besides its name."""
+    return {"width": config.width, "downsample": config.downsample} if config.architecture in BLOCKS else {}
+
+
+def without_split(dataset: str) -> str:
+    """The data set that a split belongs to: cifar10 of cifar10-train."""
+    return dataset.removesuffix("-train").removesuffix("-sample").removesuffix("-test").removesuffix("-val")

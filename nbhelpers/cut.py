@@ -55,7 +55,7 @@ class Site:
     note: str
     images: Tensor
     logits: Tensor  # of the network, before a final softmax
-    features: Tensor  # the representation, positions and all
+    features: Tensor  # the representation before pooling over positions
 
 
 def find(network: nn.Module, layer: str | None, channels: int, image_size: int | None) -> Site:
@@ -94,10 +94,10 @@ def find(network: nn.Module, layer: str | None, channels: int, image_size: int |
     note = f"logits are not the output of {name}: no head"
     for candidate, given, result in reversed(seen):
         linear: Any = modules[candidate]
-        if result.shape != logits.shape or not _close(functional.linear(given[0], linear.weight, linear.bias), result):
+        if result.shape != logits.shape or not close(functional.linear(given[0], linear.weight, linear.bias), result):
             continue
         softmaxes = {"": result, "softmax": result.softmax(1), "log-softmax": result.log_softmax(1)}
-        matching = [final for final, values in softmaxes.items() if _close(values, logits)]
+        matching = [final for final, values in softmaxes.items() if close(values, logits)]
         if matching:
             name, inputs, logits = candidate, given, result
             note = f"final {matching[0]} left out" if matching[0] else ""
@@ -129,12 +129,12 @@ def _try(network: nn.Module, seen: list, channels: int, image_size: int | None) 
 
 
 def cut(network: nn.Module, site: Site) -> tuple["Traced | Hooked", str]:
-    """The network cut there, in the way that can do most; and what to say of it."""
+    """The network cut there, by tracing if possible, else by a hook; and a note for `repr`."""
     failure = ""
     for fold in (True, False):
         try:
             traced = Traced(network, site, fold=fold)
-        except Exception as error:  # whatever the tracer stumbles over, the hook still works
+        except Exception as error:  # tracing can fail in many ways; the hook needs no trace
             failure = failure or f"not traced ({type(error).__name__})"
             continue
         if traced.agrees(site):
@@ -164,6 +164,10 @@ class Traced(nn.Module):
         relu, last = _last_relu(traced, feature)
         self.trunk = _copied(traced, feature, end)
         self.faked = _copied(traced, feature, end, relu) if relu else None
+        # The map is upstream of the pooling, so it gets graphs of its own; the weights are shared.
+        source, self.channels_last = _last_map(traced, feature, site)
+        self.mapped = _copied(traced, source, source.next) if source else None
+        self.mapped_faked = _copied(traced, source, source.next, relu) if source and relu else None
         self.head: nn.Linear | None = traced.get_submodule(site.name) if site.head else None
         self.whole = None if site.head else _copied(traced, logits, output)
         folded, norms = leaves - _count(traced), _count(network)  # a norm that is not a leaf was traced through
@@ -172,8 +176,16 @@ class Traced(nn.Module):
         self.note += "" if relu else f", no final ReLU ({last})"
 
     def features(self, x: Tensor, fake: bool) -> Tensor:
-        """The representation, positions and all."""
+        """The representation before pooling over positions."""
         return (self.faked if fake and self.faked is not None else self.trunk)(x)
+
+    def maps(self, x: Tensor, fake: bool) -> Tensor | None:
+        """The last map before pooling, (n, channels, h, w) or tokens (n, channels, tokens, 1); None where none is."""
+        if self.mapped is None:
+            return None
+        found = (self.mapped_faked if fake and self.mapped_faked is not None else self.mapped)(x)
+        found = found.movedim(-1, 1) if self.channels_last else found
+        return found if found.ndim == 4 else found[..., None]
 
     def logits(self, x: Tensor) -> Tensor:
         """The network's logits."""
@@ -184,7 +196,7 @@ class Traced(nn.Module):
         with torch.no_grad():
             features = [trunk(site.images.clone()) for trunk in (self.trunk, self.faked) if trunk is not None]
             logits = self.head(features[0]) if self.head is not None else self.logits(site.images.clone())
-        return _close(logits, site.logits) and all(_close(values, site.features) for values in features)
+        return close(logits, site.logits) and all(close(values, site.features) for values in features)
 
 
 class _Tracer(fx.Tracer):
@@ -235,6 +247,41 @@ def _last_relu(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, 
         node = node.all_input_nodes[0]
 
 
+def _last_map(network: fx.GraphModule, feature: fx.Node, site: Site) -> tuple[Any, bool]:
+    """The node nearest before the features that still has positions, and whether its channels come last.
+
+    On the way up only nodes of one input are passed, and no linear layer: beyond these lie other components.
+    """
+    shapes = _Shapes(network)
+    shapes.run(site.images.clone())
+    node, wide = feature, site.features.shape[1] if site.before else 0
+    for _ in range(16):  # pooling, norm, flattening and dropout are fewer
+        shape = shapes.found.get(node, torch.Size())
+        if len(shape) in (3, 4) and shape[1:].numel() > max(shape[1], shape[-1]):  # more than one position
+            return node, shape[-1] == wide and (len(shape) == 3 or shape[1] != wide)
+        mixing = node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.Linear | nn.Conv2d)
+        inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]  # without a norm's weights
+        if mixing or len(inputs) != 1:
+            break
+        node = inputs[0]
+    return None, False
+
+
+class _Shapes(fx.Interpreter):
+    """Remembers the shape that each node gives."""
+
+    def __init__(self, network: fx.GraphModule):
+        super().__init__(network)
+        self.found: dict[fx.Node, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        with torch.no_grad():
+            result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.found[n] = result.shape
+        return result
+
+
 class _Reached(Exception):
     """Thrown by a hook to leave the network's forward pass."""
 
@@ -248,7 +295,7 @@ class Hooked(nn.Module):
         self.head: Any = network.get_submodule(site.name) if site.head else None
 
     def features(self, x: Tensor, fake: bool) -> Tensor:
-        """The representation, positions and all; `fake` makes no difference."""
+        """The representation before pooling over positions; `fake` makes no difference."""
         seen: list[Tensor] = []
 
         def hook(module: nn.Module, inputs: tuple, output: Any = None) -> None:
@@ -267,11 +314,15 @@ class Hooked(nn.Module):
                 handle.remove()
         return seen[-1]
 
+    def maps(self, x: Tensor, fake: bool) -> Tensor | None:
+        """None: where the pooling begins, only a trace tells."""
+        return None
+
     def logits(self, x: Tensor) -> Tensor:
         """The network's logits."""
         return self.network(x) if self.head is None else self.head(self.features(x, False))
 
 
-def _close(values: Tensor, wanted: Tensor) -> bool:
+def close(values: Tensor, wanted: Tensor) -> bool:
     """Equal but for rounding, TF32's included; a wrong trace is off by far more."""
     return values.shape == wanted.shape and bool((values - wanted).abs().max() <= 1e-2 * wanted.abs().max() + 1e-6)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nbhelpers.cut import cut, find
+from nbhelpers.cut import close, cut, find
 from nbhelpers.types import Features, Images, check_images
 
 Precision = Literal["float32", "bfloat16"]
@@ -68,6 +68,11 @@ class Model(nn.Module):
         sides = found.features.shape[1:]
         self._positions = (1, 2) if len(sides) == 3 and sides[0] == sides[1] != sides[2] else (2, 3)
         self.components = self._pooled(found.features).shape[1]  # length of the representation
+        with torch.no_grad():
+            maps = self._cut.maps(found.images.clone(), False)
+        self.positions: tuple[int, ...] = tuple(maps.shape[1:]) if maps is not None else (self.components, 1, 1)
+        # Then logits are linear in the map just as in its mean; a norm in between (ConvNeXt, ViT) makes it otherwise.
+        self.averaged = maps is None or close(maps.mean((2, 3)), self._pooled(found.features))
         n = found.logits.shape[1]
         self.classes = tuple(classes) if classes else tuple(map(str, range(n)))
         if len(self.classes) != n:
@@ -95,16 +100,21 @@ class Model(nn.Module):
             raise ValueError(f"{self.name}: no head: the representation {why}")
         return self._cut.head
 
-    def representation(self, images: Images, fake_relu: bool = True) -> Features:
+    def representation(self, images: Images, fake_relu: bool = True, positions: bool = False) -> Features:
         """The penultimate layer R(x), or `layer`'s pooled output, (n, components).
 
         Args:
             images: (n, c, h, w), pixels in [0, 1], on the model's device.
             fake_relu: let gradients through inactive units of the last ReLU; values are the same.
+            positions: the representation before pooling over positions instead, (n, channels · height · width), of
+                which `model.positions` gives the three; a transformer's tokens count as (channels, tokens, 1). Where
+                the network has no such map, the representation itself.
 
         Raises:
             TypeError, ValueError: images of the wrong kind, shape, range or device.
         """
+        if positions and self.positions[1:] != (1, 1):
+            return self._passed(self._cut.maps, images, fake_relu).flatten(1)
         return self._pooled(self._passed(self._cut.features, images, fake_relu))
 
     def forward(self, images: Images) -> Features:

@@ -19,10 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from nbhelpers.attack import perturb
-from nbhelpers.data.images import class_names
 from nbhelpers.checkpoints.fetch import save_checkpoint
-from nbhelpers.files import save_tensors, write_text
 from nbhelpers.checkpoints.manifest import Entry, dataset_facts
+from nbhelpers.data.images import class_names
+from nbhelpers.files import save_tensors, write_text
 from nbhelpers.model import best_precision, pick_device
 from nbhelpers.networks.load import build_network
 from nbhelpers.training.examples import Examples, augment

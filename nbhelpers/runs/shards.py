@@ -1,0 +1,217 @@
+"""A whole data set inverted, or all components visualized, in shards that any executor makes and a crash keeps.
+
+    nbhelpers invert --dataset cifar10-test --checkpoint cifar10-l2-0.5 -o runs/inverted
+    nbhelpers visualize --checkpoint cifar10-l2-0.5 --starts 4 -o runs/components
+
+An item's start image depends on the seed and on its own index alone, and batches are cut at multiples of the batch
+size, so the shards hold, together, exactly what one shard of all items would.
+"""
+
+from nbhelpers.files import save_tensors, write_text
+import argparse
+import contextlib
+import functools
+import json
+import multiprocessing
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+from nbhelpers.objectives import activate, match
+from nbhelpers.optimize import minimize
+from nbhelpers.representation import noise
+from nbhelpers.model import Model, Precision
+from nbhelpers.networks.load import load_model
+
+
+Kind = Literal["invert", "visualize"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the content of the shards."""
+
+    kind: Kind
+    checkpoint: str  # name in checkpoints/manifest.toml, or a file
+    dataset: str = ""  # to invert: a name, or a folder of images
+    starts: int = 1  # noise images per component to visualize
+    steps: int = 200
+    step_size: float | None = None  # None as in `minimize`
+    seed: int = 0
+    batch_size: int = 64  # images per pass
+    precision: Precision = "float32"  # of gradient passes, as in `load_model`
+
+
+def make_shards(
+    settings: Settings,
+    out: str | Path,
+    executor: Executor | None = None,
+    *,
+    shard_size: int = 512,
+    limit: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Make all shards that are missing, then the index.
+
+    A shard is a safetensors file with `images` (uint8, n × 3 × h × w), `indices`, `loss` and `start_loss`, and
+    `labels` for inversions or `components` for visualizations (whose loss is minus the activation).
+
+    Args:
+        settings: what to make.
+        out: folder for the shards and `index.json`, shared by all workers.
+        executor: any `concurrent.futures.Executor` of processes; None for this process.
+        shard_size: items per file, a multiple of the batch size.
+        limit: items to make, the first ones; None for all.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        The index: settings, totals, and the shards in order.
+
+    Raises:
+        ValueError: wrong settings, or a folder that holds shards of others.
+        RuntimeError: some shards failed; the rest is done, and the same call makes those that are missing.
+    """
+    if settings.batch_size < 1 or shard_size < 1 or shard_size % settings.batch_size:
+        raise ValueError(f"shard_size: got {shard_size}, wanted a multiple of batch_size, {settings.batch_size}")
+    if settings.starts < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"starts and limit: got {settings.starts} and {limit}, wanted at least 1")
+    count = min(limit or sys.maxsize, _count(settings))
+    out = Path(out).resolve()
+    try:
+        (out / ".locks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror}; choose another folder with -o") from error
+    spans = [(first, min(first + shard_size, count)) for first in range(0, count, shard_size)]
+    missing = [span for span in spans if not _is_made(settings, out, *span)]
+    failures = []
+    with tqdm(total=len(spans), initial=len(spans) - len(missing), unit="shard") as bar:
+        for span, future in _submit(executor, settings, out, missing, device):
+            try:
+                future.result()
+            except Exception as error:  # of the shard, or a worker that died
+                failures.append(f"images {span[0]} to {span[1] - 1}: {type(error).__name__}: {error}")
+                bar.write(f"failed: {failures[-1]}", file=sys.stderr)
+            bar.update()
+    if failures:
+        raise RuntimeError(f"{len(failures)} of {len(spans)} shards failed, first {failures[0]}; run again to resume")
+    return _write_index(settings, out, spans)
+
+
+def make_shard(settings: Settings, out: Path, first: int, end: int, device: str = "auto") -> None:
+    """Make the shard of items `first` to `end` − 1, unless it is there. Submitted to executors, hence picklable."""
+    with FileLock(out / ".locks" / _file(first, end)):
+        if _is_made(settings, out, first, end):
+            return
+        model = _model(settings.checkpoint, device, settings.precision)
+        batches = [
+            _items(settings, model, torch.arange(i, min(i + settings.batch_size, end)))
+            for i in range(first, end, settings.batch_size)
+        ]
+        tensors = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        save_tensors(out / _file(first, end), tensors, {"settings": asdict(settings)})
+
+
+def read_shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each shard in order, one shard in memory at a time.
+
+    Raises:
+        ValueError: no index in the folder: the shards are not complete.
+    """
+    folder = Path(folder)
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"no index.json in {folder}: nothing made here, or not yet complete") from error
+    return (_read(folder / shard["file"]) for shard in index["shards"])
+
+
+def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tensor]:
+    """Invert or visualize a batch of items."""
+    seeds = [(settings.seed << 32) + int(index) for index in indices]
+    if settings.kind == "invert":
+        images, labels = data.load_images(settings.dataset, indices=indices, size=model.image_size)
+        with torch.no_grad():
+            objective = match(model.representation(images.to(model.device)))
+        size, extra = images.shape[-1], {"labels": labels}
+    else:
+        components = indices // settings.starts
+        objective, size, extra = activate(components), model.image_size or 32, {"components": components}
+    start = torch.cat([noise(1, size=size, seed=seed) for seed in seeds]).to(model.device)
+    result = minimize(model.representation, objective, start, steps=settings.steps, step_size=settings.step_size)
+    pixels = (result.images * 255).round().to(torch.uint8).cpu()
+    losses = {"loss": result.loss.cpu(), "start_loss": result.losses[0].cpu()}
+    return {"indices": indices, "images": pixels, **losses, **extra}
+
+
+def _submit(
+    executor: Executor | None, settings: Settings, out: Path, spans: Sequence[tuple[int, int]], device: str
+) -> Iterator[tuple[tuple[int, int], Future[None]]]:
+    if executor is not None:
+        futures = {executor.submit(make_shard, settings, out, *span, device): span for span in spans}
+        yield from ((futures[future], future) for future in as_completed(futures))
+        return
+    for span in spans:
+        here: Future[None] = Future()
+        try:
+            make_shard(settings, out, *span, device)
+            here.set_result(None)
+        except Exception as error:
+            here.set_exception(error)
+        yield span, here
+
+
+def _count(settings: Settings) -> int:
+    if settings.kind == "invert":
+        return data.count_images(settings.dataset)
+    return _model(settings.checkpoint, "cpu", settings.precision).components * settings.starts
+
+
+def _is_made(settings: Settings, out: Path, first: int, end: int) -> bool:
+    path = out / _file(first, end)
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            made = json.loads(file.metadata()["nbhelpers"])["settings"]
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no shard of ours ({error}); delete it or choose another folder") from error
+    if made != asdict(settings):
+        changed = [f"{key} {made.get(key)!r}" for key, value in asdict(settings).items() if made.get(key) != value]
+        raise ValueError(f"{path} was made with {', '.join(changed)}; choose another folder")
+    return True
+
+
+def _write_index(settings: Settings, out: Path, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    loss = torch.cat([_read(out / _file(*span), "loss")["loss"] for span in spans])
+    index = {
+        "settings": asdict(settings),
+        "count": spans[-1][1],
+        "mean_loss": loss.double().mean().item(),
+        "shards": [{"file": _file(first, end), "first": first, "count": end - first} for first, end in spans],
+    }
+    write_text(out / "index.json", json.dumps(index, indent=1))
+    return index
+
+
+def _read(path: Path, *keys: str) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in keys or file.keys()}
+
+
+def _file(first: int, end: int) -> str:
+    return f"shard-{first:08d}-{end - 1:08d}.safetensors"
+
+
+@functools.lru_cache(maxsize=1)  # a worker makes many shards
+def _model(checkpoint: str, device: str, precision: Precision) -> Model:
+    return load_model(checkpoint, device=device, precision=precision)

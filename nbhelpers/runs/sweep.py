@@ -1,0 +1,347 @@
+"""One notebook, many parameter sets, on one machine or a cluster; what is done stays done.
+
+    nbhelpers sweep notebooks/2_inversion.ipynb -p seed=0:5 -o runs/inversion
+    nbhelpers report runs/inversion
+
+Files are the only state. A run works in `.running/`; its whole folder is then renamed to its place, so a kill at any
+moment leaves a run either absent or whole. A lock per run keeps two sweeps into one folder from doing a run twice.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import platform
+import queue
+import re
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+import nbformat
+import papermill
+import torch
+from filelock import FileLock, Timeout
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
+from tqdm import tqdm
+from nbhelpers.runs.grid import axes, defaults, escaped, inspect, kind, run_name, split_values
+from nbhelpers.runs.workers import Environment, shares
+
+
+@dataclass(frozen=True)
+class Run:
+    """One parameter set of a notebook; small and picklable, so that any executor can carry it."""
+
+    notebook: Path
+    out: Path  # of the sweep, shared by all workers
+    name: str  # of the run's folder
+    index: int  # place in the plan
+    parameters: Mapping[str, Any]  # complete, the notebook's defaults included
+    retry: bool = False  # once more if it failed before
+    environment: Environment = field(default_factory=dict)  # of the kernel, on top of the worker's
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.name
+
+    @property
+    def state(self) -> Literal["done", "failed", "open"]:
+        """What the files say."""
+        if (self.folder / "result.json").exists():
+            return "done"
+        return "failed" if (self.folder / "error.txt").exists() else "open"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    run: Run
+    state: Literal["done", "failed", "busy"]  # busy: another sweep is at it
+    message: str = ""  # the error, in a line
+    fresh: bool = True  # False: it had ended before
+
+
+def sweep(
+    notebook: str | Path,
+    grid: Mapping[str, Any],
+    out: str | Path,
+    executor: Executor | None = None,
+    *,
+    presets: Sequence[str | Path] = (),
+    jobs: int | None = None,
+    retry_failed: bool = False,
+) -> list[Outcome]:
+    """Run a notebook once per parameter set and keep each run in a folder of its own.
+
+    A run that is done is skipped, so the same call again completes what a crash has left. Ctrl-C ends after the runs
+    in flight.
+
+    Args:
+        notebook: has a cell tagged `parameters`, `out` among them, and saves with `save_result(out, …)`.
+        grid: parameter → value or values (list, tuple, range); all combinations are run, the last one fastest.
+        out: folder for the runs, shared by all workers.
+        executor: any `concurrent.futures.Executor`, such as Dask's `Client.get_executor()`; None for threads here,
+            each of which drives one kernel process.
+        presets: YAML files of parameters; later files override earlier ones, and `grid` overrides them all.
+        jobs: runs at a time without `executor`; None for one per GPU, or else per core and 2 GiB of memory. Cores
+            and GPUs are shared out among them.
+        retry_failed: run again what failed before.
+
+    Returns:
+        One outcome per run, in the order of the grid.
+
+    Raises:
+        ValueError: an unknown parameter, a value of the wrong type, no such notebook, a folder that cannot be
+            written, or one that holds runs with other parameters. Nothing has been run then.
+    """
+    runs = plan(notebook, grid, out, presets=presets, retry_failed=retry_failed)
+    _check_folder(Path(out))
+    with contextlib.ExitStack() as stack:
+        if executor is not None:
+            return _gather(executor, execute, runs)
+        environments: queue.SimpleQueue[Environment] = queue.SimpleQueue()
+        for environment in shares(jobs):
+            environments.put(environment)
+
+        def job(run: Run, wait: bool) -> Outcome:
+            environment = environments.get()
+            try:
+                return execute(replace(run, environment=environment), wait)
+            finally:
+                environments.put(environment)
+
+        return _gather(stack.enter_context(ThreadPoolExecutor(environments.qsize())), job, runs)
+
+
+def plan(
+    notebook: str | Path,
+    grid: Mapping[str, Any],
+    out: str | Path,
+    *,
+    presets: Sequence[str | Path] = (),
+    retry_failed: bool = False,
+) -> list[Run]:
+    """The runs of a sweep, checked against the notebook's parameters and against what is in the folder.
+
+    Args, Raises: as in `sweep`.
+    """
+    notebook, out = Path(notebook).resolve(), Path(out).resolve()
+    values = axes(notebook, grid, presets)
+    # Every name of the grid is part of a run's name even if it has one value, so that a grid can grow later.
+    named = [name for name in values if name in grid or len(values[name]) > 1]
+    own = defaults(notebook)
+    runs: dict[str, Run] = {}
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(values, combination, strict=True))
+        name = run_name({key: chosen[key] for key in named})
+        runs.setdefault(name, Run(notebook, out, name, len(runs), {**own, **chosen}, retry_failed))
+    for run in runs.values():
+        _check_same(run)
+    return list(runs.values())
+
+
+def execute(run: Run, wait: bool = False) -> Outcome:
+    """Do one run, unless it is done. Submitted to executors, hence picklable; it never raises for what happens in the run.
+
+    Args:
+        run: what to do.
+        wait: until another sweep is through with it, rather than coming back with "busy".
+    """
+    try:
+        (run.out / ".locks").mkdir(parents=True, exist_ok=True)
+        with FileLock(run.out / ".locks" / run.name, timeout=-1 if wait else 0):
+            if run.state == "done" or (run.state == "failed" and not run.retry):
+                return known_outcome(run)
+            working = run.out / ".running" / run.name
+            shutil.rmtree(working, ignore_errors=True)  # of a killed attempt: whoever holds the lock is alone
+            folder = working / uuid.uuid4().hex[:8]  # its own, for the kernel of a killed driver lives on for a second
+            folder.mkdir(parents=True)
+            try:
+                message = _attempt(run, folder)
+                _publish(folder, run.folder)
+            finally:
+                shutil.rmtree(working, ignore_errors=True)
+            return Outcome(run, "failed" if message else "done", message)
+    except Timeout:
+        return Outcome(run, "busy")
+    except (OSError, ValueError) as error:  # the disk is full, say, so that not even the error could be kept
+        return Outcome(run, "failed", f"not recorded, {type(error).__name__}: {error}")
+
+
+def known_outcome(run: Run) -> Outcome:
+    """The outcome that an earlier sweep has left in the run's folder."""
+    if run.state == "done":
+        return Outcome(run, "done", fresh=False)
+    lines = (run.folder / "error.txt").read_text(encoding="utf-8").splitlines()
+    return Outcome(run, "failed", lines[0] if lines else "", fresh=False)
+
+
+def _gather(executor: Executor, job: Callable[[Run, bool], Outcome], runs: list[Run]) -> list[Outcome]:
+    """Submit what is open, show failures as they come, then wait for what other sweeps are at."""
+    outcomes = {
+        run.name: known_outcome(run) if run.state == "done" or (run.state == "failed" and not run.retry) else None
+        for run in runs
+    }
+    todo = [run for run in runs if outcomes[run.name] is None]
+    with tqdm(total=len(runs), initial=len(runs) - len(todo), unit="run") as bar:
+        for wait in (False, True):
+            futures = {executor.submit(job, run, wait): run for run in todo}
+            todo = []
+            try:
+                for future in as_completed(futures):
+                    run = futures.pop(future)
+                    try:
+                        outcome = future.result()
+                    except Exception as error:  # the executor's own: a worker that died too often, a broken pool
+                        outcome = Outcome(run, "failed", f"not recorded, {type(error).__name__}: {error}")
+                    if outcome.state == "busy":
+                        todo.append(run)
+                        continue
+                    if outcome.state == "failed":
+                        bar.write(f"failed: {run.name}: {outcome.message}", file=sys.stderr)
+                    outcomes[run.name] = outcome
+                    bar.update()
+            except KeyboardInterrupt:
+                flying = sum(not future.cancel() for future in futures)
+                bar.write(f"stopping after the {flying} runs in flight; Ctrl-C again drops them", file=sys.stderr)
+                raise
+    return [outcome for outcome in outcomes.values() if outcome is not None]
+
+
+def _attempt(run: Run, folder: Path) -> str:
+    """Run the notebook in `folder` and complete the records there; the error in a line, or nothing."""
+    record: dict[str, Any] = {
+        "notebook": run.notebook.name,
+        "code": code_digest(run.notebook),
+        "index": run.index,
+        "parameters": dict(run.parameters),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "peak_memory_mib": None,  # resident, of the kernel; None where the system does not tell
+    }
+    began, message, details, result = time.monotonic(), "", "", {}
+    executed, saved = folder / run.notebook.name, folder / "result.json"
+    try:
+        _papermill(run, folder, executed, record)
+        if saved.exists():
+            result = json.loads(saved.read_text(encoding="utf-8"))
+        else:
+            message = "the notebook saved no result.json; its last cell should call nb.save_result(out, …)"
+    except papermill.PapermillExecutionError as error:
+        message, details = f"{error.ename}: {error.evalue}", str(error)
+    except Exception as error:  # a dead kernel, a full disk, a kernel that is not installed
+        message = f"{type(error).__name__}: {error}"
+    message = " ".join(_plain(message).split())
+    record["duration_s"] = round(time.monotonic() - began, 3)
+    if not (folder / "kernel.log").stat().st_size:
+        (folder / "kernel.log").unlink()
+    if executed.exists():  # its parameters should name the place where the files will be
+        text = executed.read_text(encoding="utf-8").replace(str(folder), str(run.folder))
+        _write(executed, text)
+    if message:
+        saved.unlink(missing_ok=True)  # a cell after save_result may have failed
+        _write(folder / "error.txt", f"{message}\n\n{_plain(details)}")
+        record["error"] = message
+    else:
+        extra = {key: record[key] for key in ("duration_s", "peak_memory_mib")}
+        _write(saved, json.dumps(result | extra, indent=1, ensure_ascii=False))
+    _write(folder / "run.json", json.dumps(record, indent=1, ensure_ascii=False, default=str))
+    return message
+
+
+def _papermill(run: Run, folder: Path, executed: Path, record: dict[str, Any]) -> None:
+    """Execute the notebook in a kernel with its own environment, and record the kernel's peak memory."""
+
+    class Kernel(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            if os.name == "posix":
+                # Sockets rather than TCP ports: of many kernels that start at once, two may draw the same port.
+                self.transport, self.ip = "ipc", f"{sockets}/k"
+            await super().start_kernel(env={**os.environ, **run.environment}, stdout=log, stderr=log, **options)
+
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+            with contextlib.suppress(OSError, AttributeError):
+                status = Path(f"/proc/{self.provisioner.pid}/status").read_text()  # type: ignore[union-attr]
+                if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
+                    record["peak_memory_mib"] = round(int(peak[1]) / 1024, 1)
+            await super().shutdown_kernel(now, restart)
+
+    with open(folder / "kernel.log", "wb") as log, tempfile.TemporaryDirectory(prefix="nb") as sockets:
+        try:
+            papermill.execute_notebook(
+                escaped(run.notebook),
+                escaped(executed),
+                {**run.parameters, "out": str(folder)},
+                progress_bar=False,
+                kernel_manager_class=Kernel,
+                resources={"metadata": {"path": str(run.notebook.parent)}},  # papermill's `cwd` moves all threads
+            )
+        finally:
+            loop = ensure_event_loop()  # of this thread, made by nbclient, which leaves it open
+            if not loop.is_running():
+                loop.close()
+
+
+def _publish(folder: Path, place: Path) -> None:
+    """Put a complete folder in its place in one move; a failed attempt that stood there gives way."""
+    if place.exists():
+        os.rename(place, folder.with_suffix(".old"))
+    os.rename(folder, place)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file of a folder that is not in its place yet; flushed, so that a full disk is noticed here."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[\d;]*m", "", text)  # IPython's tracebacks are coloured
+
+
+def code_digest(notebook: Path) -> str:
+    """Of the code alone: new outputs make no new version."""
+    code = [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+    return hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:16]
+
+
+def _check_folder(out: Path) -> None:
+    try:
+        (out / ".locks").mkdir(parents=True, exist_ok=True)
+        (out / ".running").mkdir(exist_ok=True)
+        probe = out / ".running" / f"probe.{uuid.uuid4().hex[:8]}"
+        probe.write_text("room for a word")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror}; choose another folder with -o") from error
+
+
+def _check_same(run: Run) -> None:
+    """Refuse a folder of that name with other parameters: a preset or a default has changed since."""
+    if run.state == "open":
+        return
+    try:
+        before = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["parameters"]
+    except (OSError, ValueError, KeyError):
+        return
+    wanted = json.loads(json.dumps(run.parameters, default=str))
+    if changed := [name for name in wanted if name in before and before[name] != wanted[name]]:
+        name = changed[0]
+        raise ValueError(
+            f"{run.folder} was run with {name}={before[name]!r}, now wanted with {wanted[name]!r}; choose another "
+            f"folder, or sweep over {name} with -p"
+        )

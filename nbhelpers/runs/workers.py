@@ -1,0 +1,139 @@
+"""Who does the work: cores, GPUs and Dask, shared out among jobs."""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import platform
+import queue
+import re
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+import nbformat
+import papermill
+import torch
+from filelock import FileLock, Timeout
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
+from tqdm import tqdm
+from nbhelpers.runs.grid import axes, defaults, escaped, inspect, kind, run_name, split_values
+import argparse
+import contextlib
+import functools
+import json
+import multiprocessing
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+from nbhelpers.objectives import activate, match
+from nbhelpers.optimize import minimize
+from nbhelpers.representation import noise
+
+
+Environment = Mapping[str, str]
+
+
+def shares(jobs: int | None) -> list[Environment]:
+    """An environment per job, which among themselves share out the cores and the GPUs."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    jobs = default_jobs(len(gpus)) if jobs is None else jobs
+    if jobs < 1:
+        raise ValueError(f"jobs: got {jobs}, wanted at least 1")
+    threads = thread_environment(jobs)
+    return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})} for i in range(jobs)]
+
+
+def default_jobs(gpus: int = 0) -> int:
+    """A job per GPU, or else per core, as far as memory allows (2 GiB each)."""
+    if gpus:
+        return gpus
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30 if hasattr(os, "sysconf") else 8
+    return max(1, min(cores(), gib // 2))
+
+
+def cores() -> int:
+    """Cores this process may use, a container's quota included."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    return count
+
+
+def thread_environment(jobs: int) -> Environment:
+    """Cores over jobs; an OMP_NUM_THREADS that is set already stands."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    return {"OMP_WAIT_POLICY": "PASSIVE", **counts}  # threads that wait would spin on the cores of other jobs
+
+
+@contextlib.contextmanager
+def dask_executor(address: str, jobs: int | None = None) -> Iterator[Executor]:
+    """Dask's executor: of the scheduler at `address`, or of a cluster on this machine for "local".
+
+    Raises:
+        ValueError: Dask is not installed, or there is no scheduler at the address.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise ValueError("Dask is not installed: uv pip install distributed") from None
+    with contextlib.ExitStack() as stack:
+        target: Any = address
+        if address == "local":
+            jobs = jobs or default_jobs()
+            threads = dict(thread_environment(jobs))
+            quiet = logging.ERROR  # a worker that is slow to end is no news
+            cluster = LocalCluster(
+                n_workers=jobs, threads_per_worker=1, dashboard_address=None, env=threads, silence_logs=quiet
+            )
+            target = stack.enter_context(cluster)
+        try:
+            client = stack.enter_context(Client(target))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"no Dask scheduler at {address}: {error}") from error
+        yield client.get_executor(pure=False)
+
+
+@contextlib.contextmanager
+def processes(jobs: int) -> Iterator[Executor | None]:
+    """A process per job, each with its share of cores and GPUs; None for one job, which this process does itself."""
+    if jobs == 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    environments = context.SimpleQueue()
+    for environment in shares(jobs):
+        environments.put(dict(environment))
+    with ProcessPoolExecutor(jobs, context, _enter, (environments,)) as pool:
+        yield pool
+
+
+def _enter(environments: Any) -> None:
+    environment = environments.get()
+    os.environ.update(environment)  # no CUDA call was made yet, so its visible devices still count
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         top_images,
     )
     from nbhelpers.results import print_numbers, save_result
+    from nbhelpers.training import load_pair
 
 # The core first, then the wings; each loaded at its first use, so that nobody needs a package that they do not use.
 _NAMES = {
@@ -43,6 +44,7 @@ _NAMES = {
     "plots": ("curves", "distributions", "image_grid"),
     "results": ("print_numbers", "save_result"),
     "networks": ("load_model",),
+    "training": ("load_pair",),
     "data": ("class_names", "count_images", "iter_batches", "load_images", "random_indices", "represent_set"),
 }
 _WINGS = ("checkpoints", "data", "networks", "runs", "training", "widgets")

@@ -118,7 +118,7 @@ def descend(
     if steps < 1:
         raise ValueError(f"steps: got {steps}, wanted at least 1")
     if step_size is None:
-        step_size = 0.2 * math.sqrt(start[0].numel() / 3072)
+        step_size = 0.2 * math.sqrt(start[0].numel() / 3072)  # in proportion to the image's diagonal
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size: got {step_size}, wanted a positive length in pixel units")
     if not 0 <= momentum < 1:

@@ -1,5 +1,7 @@
 """What to do with representations: gather them over a data set, rank images, attribute, compare."""
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,26 +24,35 @@ class TopImages:
     lowest_values: Tensor
 
 
-def represent(model: Model, images: Images | Batches, *, batch_size: int | None = None) -> Features:
+def represent(
+    model: Model, images: Images | Batches, *, batch_size: int | None = None, positions: bool = False
+) -> Features:
     """Representations of many images, (n, components), on the CPU.
 
     Args:
         model: whose representation.
+        positions: as in `Model.representation`.
         images: (n, 3, h, w) in [0, 1] on any device, or an iterable of such batches (or of images and labels).
         batch_size: at most so many images per forward pass; None for what suits the device. Where a GPU's memory runs
             out nevertheless, it is halved. The result does not depend on it.
     """
-    return torch.cat([features.cpu() for features in stream(model.representation, model.device, images, batch_size)])
+    return torch.cat([features.cpu() for features in stream(_of(model, positions), model.device, images, batch_size)])
 
 
 def top_images(
-    model: Model, images: Images | Batches, component: int | Sequence[int], k: int = 5, *, batch_size: int | None = None
+    model: Model,
+    images: Images | Batches,
+    component: int | Sequence[int],
+    k: int = 5,
+    *,
+    batch_size: int | None = None,
+    positions: bool = False,
 ) -> TopImages:
     """Rank a data set by one component, or by several in one pass. Memory grows with k, not with the data set.
 
     Args:
         model: whose representation.
-        images, batch_size: as in `represent`.
+        images, batch_size, positions: as in `represent`.
         component: index into the representation, or m of them.
         k: how many of the highest, and of the lowest.
 
@@ -52,12 +63,13 @@ def top_images(
     Source: the K most and least activating images of Engstrom et al., arXiv:1906.00945, §4.2.
     """
     wanted = torch.as_tensor(component).reshape(-1)
-    if not (int(wanted.min()) >= 0 and int(wanted.max()) < model.components):
-        raise IndexError(f"component: got {component}, wanted 0 to {model.components - 1}")
+    count = math.prod(model.positions) if positions else model.components
+    if not (int(wanted.min()) >= 0 and int(wanted.max()) < count):
+        raise IndexError(f"component: got {component}, wanted 0 to {count - 1}")
     if k < 1:
         raise ValueError(f"k: got {k}, wanted at least 1")
     high, low, seen = None, None, 0
-    for features in stream(model.representation, model.device, images, batch_size):
+    for features in stream(_of(model, positions), model.device, images, batch_size):
         values = features[:, wanted.to(features.device)].cpu()
         indices = torch.arange(seen, seen + len(values))[:, None].expand_as(values)
         seen += len(values)
@@ -69,8 +81,11 @@ def top_images(
     return TopImages(highest=ranked[1], lowest=ranked[3], highest_values=ranked[0], lowest_values=ranked[2])
 
 
-def contributions(model: Model, images: Images, classes: Labels) -> Features:
+def contributions(model: Model, images: Images, classes: Labels, *, positions: bool = False) -> Features:
     """How much each component adds to a class's logit, R_i(x) · W[c, i], (n, components).
+
+    With positions: how much each component adds at each position p, R_{i,p}(x) · W[c, i] / positions, (n, channels ·
+    height · width), see `Model.positions`; summed over positions it is the former.
 
     Args:
         model: the classifier.
@@ -79,6 +94,7 @@ def contributions(model: Model, images: Images, classes: Labels) -> Features:
 
     Raises:
         IndexError: a class is outside the classifier's.
+        ValueError: with positions, a network whose representation is not the mean over them.
 
     Source: the ranking of the misclassification demo of Engstrom et al., arXiv:1906.00945.
     """
@@ -86,7 +102,17 @@ def contributions(model: Model, images: Images, classes: Labels) -> Features:
     if classes.numel() and not (int(classes.min()) >= 0 and int(classes.max()) < len(model.classes)):
         raise IndexError(f"classes: got {classes.tolist()}, wanted 0 to {len(model.classes) - 1}")
     with torch.no_grad():
-        return model.representation(images) * model.head.weight[classes]
+        weights = model.head.weight[classes]
+        if not positions:
+            return model.representation(images) * weights
+        if not model.averaged:
+            raise ValueError(f"positions: {model.name} does more than average over them before its last layer")
+        maps = model.representation(images, positions=True).unflatten(1, model.positions)
+        return (maps * weights[:, :, None, None] / math.prod(model.positions[1:])).flatten(1)
+
+
+def _of(model: Model, positions: bool) -> Callable[[Images], Features]:
+    return functools.partial(model.representation, positions=True) if positions else model.representation
 
 
 def predict(model: Model, images: Images | Batches, *, batch_size: int | None = None) -> Labels:

@@ -32,6 +32,9 @@ Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # uint8 (n, 3, 32, 32) and (n
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
+ARCHIVE = "cifar-10-python.tar.gz"  # as its authors publish it
+
+
 CIFAR10_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 
 
@@ -78,6 +81,8 @@ def _fetch_cifar10(path: Path) -> None:
                 raise ValueError("other pixels or labels than CIFAR-10's (sha256)")
         except Exception as error:  # a broken file or mirror may raise anything; all of it is reported below
             failures.append(f"{way.__name__.strip('_')}: {' '.join(str(error).split())[:150]}")
+            if way is _download:  # a broken archive is of no use; the next run downloads again
+                (path.parent / ARCHIVE).unlink(missing_ok=True)
             continue
         train = len(images) * 5 // 6
         parts = {"train_images": images[:train], "train_labels": labels[:train]}
@@ -86,7 +91,7 @@ def _fetch_cifar10(path: Path) -> None:
         return
     raise FileNotFoundError(
         f"CIFAR-10 is not here and could not be fetched ({'; '.join(failures)}). "
-        f"Put cifar-10-python.tar.gz or its unpacked folder cifar-10-batches-py into {path.parent}"
+        f"Put {ARCHIVE} or its unpacked folder cifar-10-batches-py into {path.parent}"
     )
 
 
@@ -105,9 +110,9 @@ def _folder(cache: Path) -> Batches:
 
 def _download(cache: Path) -> Batches:
     """The official archive; one put into the cache by hand is taken as downloaded."""
-    archive = cache / "cifar-10-python.tar.gz"
+    archive = cache / ARCHIVE
     if not archive.exists():
-        download("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", archive)
+        download(f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}", archive)
     members = _members(archive)
     return [_unpickle(members[f"cifar-10-batches-py/{name}"]) for name in CIFAR10_BATCHES]
 

@@ -14,6 +14,8 @@ from nbhelpers.model import Model
 from nbhelpers.representation import represent
 from nbhelpers.types import Features
 
+PACKAGE = Path(__file__).parents[1]
+
 
 def represent_set(
     model: Model,
@@ -33,8 +35,12 @@ def represent_set(
     """
     key = hashlib.sha256(repr((repr(model), identity(source), indices, size or model.image_size)).encode())
     key.update(torch.__version__.encode())
-    for module in ("cut", "data", "models"):  # what decides which numbers come out
-        key.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    for path in (
+        PACKAGE / "cut.py",
+        PACKAGE / "model.py",
+        *sorted((PACKAGE / "data").glob("*.py")),
+    ):  # what decides the numbers
+        key.update(path.read_bytes())
     for tensor in {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}.values():
         key.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     path = cache_folder() / "representations" / f"{key.hexdigest()}.safetensors"

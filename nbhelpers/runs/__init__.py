@@ -4,14 +4,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nbhelpers.runs.report import report
+    from nbhelpers.runs.reports import report
     from nbhelpers.runs.shards import make_shards, read_shards
-    from nbhelpers.runs.sweep import plan, sweep
+    from nbhelpers.runs.sweeps import plan, sweep
     from nbhelpers.runs.workers import dask_executor
 
-# Loaded at their first use: shards do without papermill, and a sweep without matplotlib.
-_WHERE = {"dask_executor": "workers", "make_shards": "shards", "plan": "sweep", "read_shards": "shards"}
-_WHERE |= {"report": "report", "sweep": "sweep"}
+# Loaded at their first use: shards do without papermill, and a sweep without matplotlib. No module may have a
+# function's name: once imported it would stand in the function's place.
+_WHERE = {"dask_executor": "workers", "make_shards": "shards", "plan": "sweeps", "read_shards": "shards"}
+_WHERE |= {"report": "reports", "sweep": "sweeps"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,9 +1,9 @@
 """`make demo`: run the notebooks one after the other, then show their numbers and where their pages are."""
 
-from collections.abc import Sequence
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.commands import command_parser
-from nbhelpers.runs.sweep import sweep
 from nbhelpers.results import print_numbers
+from nbhelpers.runs.sweeps import sweep
+
 
 def demo_command(argv: Sequence[str]) -> int:
     """Run every notebook with its defaults into a fresh folder; returns 1 where one failed."""

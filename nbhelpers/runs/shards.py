@@ -7,32 +7,28 @@ An item's start image depends on the seed and on its own index alone, and batche
 size, so the shards hold, together, exactly what one shard of all items would.
 """
 
-from nbhelpers.files import save_tensors, write_text
-import argparse
-import contextlib
 import functools
 import json
-import multiprocessing
-import os
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
+
+from nbhelpers.data.images import count_images, load_images
+from nbhelpers.files import save_tensors, write_text
+from nbhelpers.model import Model, Precision
+from nbhelpers.networks.load import load_model
 from nbhelpers.objectives import activate, match
 from nbhelpers.optimize import minimize
 from nbhelpers.representation import noise
-from nbhelpers.model import Model, Precision
-from nbhelpers.networks.load import load_model
-
 
 Kind = Literal["invert", "visualize"]
 
@@ -139,7 +135,7 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
     """Invert or visualize a batch of items."""
     seeds = [(settings.seed << 32) + int(index) for index in indices]
     if settings.kind == "invert":
-        images, labels = data.load_images(settings.dataset, indices=indices, size=model.image_size)
+        images, labels = load_images(settings.dataset, indices=indices, size=model.image_size)
         with torch.no_grad():
             objective = match(model.representation(images.to(model.device)))
         size, extra = images.shape[-1], {"labels": labels}
@@ -172,7 +168,7 @@ def _submit(
 
 def _count(settings: Settings) -> int:
     if settings.kind == "invert":
-        return data.count_images(settings.dataset)
+        return count_images(settings.dataset)
     return _model(settings.checkpoint, "cpu", settings.precision).components * settings.starts
 
 

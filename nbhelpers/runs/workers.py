@@ -1,57 +1,15 @@
 """Who does the work: cores, GPUs and Dask, shared out among jobs."""
 
-import argparse
 import contextlib
-import hashlib
-import itertools
-import json
 import logging
-import os
-import platform
-import queue
-import re
-import shutil
-import sys
-import tempfile
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
-import nbformat
-import papermill
-import torch
-from filelock import FileLock, Timeout
-from jupyter_client.manager import AsyncKernelManager
-from jupyter_core.utils import ensure_event_loop
-from tqdm import tqdm
-from nbhelpers.runs.grid import axes, defaults, escaped, inspect, kind, run_name, split_values
-import argparse
-import contextlib
-import functools
-import json
 import multiprocessing
 import os
-import sys
-import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args
-import torch
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-from tqdm import tqdm
-from nbhelpers.objectives import activate, match
-from nbhelpers.optimize import minimize
-from nbhelpers.representation import noise
+from typing import Any
 
+import torch
 
 Environment = Mapping[str, str]
 

@@ -2,14 +2,17 @@
 
 from nbhelpers.training.checks import check_imported, self_check
 from nbhelpers.training.loop import train
+from nbhelpers.training.pair import Pair, load_pair
 from nbhelpers.training.scoring import accuracy, evaluate
 from nbhelpers.training.settings import Training
 
 __all__ = [
+    "Pair",
     "Training",
     "accuracy",
     "check_imported",
     "evaluate",
+    "load_pair",
     "self_check",
     "train",
 ]

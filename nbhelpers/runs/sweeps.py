@@ -7,12 +7,10 @@ Files are the only state. A run works in `.running/`; its whole folder is then r
 moment leaves a run either absent or whole. A lock per run keeps two sweeps into one folder from doing a run twice.
 """
 
-import argparse
 import contextlib
 import hashlib
 import itertools
 import json
-import logging
 import os
 import platform
 import queue
@@ -22,20 +20,21 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
 import nbformat
 import papermill
-import torch
 from filelock import FileLock, Timeout
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
 from tqdm import tqdm
-from nbhelpers.runs.grid import axes, defaults, escaped, inspect, kind, run_name, split_values
+
+from nbhelpers.runs.grid import axes, defaults, escaped, run_name
 from nbhelpers.runs.workers import Environment, shares
 
 
@@ -153,7 +152,9 @@ def plan(
 
 
 def execute(run: Run, wait: bool = False) -> Outcome:
-    """Do one run, unless it is done. Submitted to executors, hence picklable; it never raises for what happens in the run.
+    """Do one run, unless it is done. Never raises for what happens in the run.
+
+    Submitted to executors, hence picklable.
 
     Args:
         run: what to do.

@@ -1,0 +1,67 @@
+"""The two networks that a notebook compares, loaded, checked, and with images for both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nbhelpers.data.images import load_images, random_indices
+from nbhelpers.model import Model
+from nbhelpers.networks.load import load_model
+from nbhelpers.representation import predict
+from nbhelpers.training.checks import check_imported
+from nbhelpers.types import Images, Labels
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What `load_pair` returns."""
+
+    networks: dict[str, Model]  # "robust" and "standard"
+    dataset: str | Path
+    size: int  # pixels, of the images that suit both
+    labelled: bool  # the labels of the data set are the networks' classes
+
+    def length(self, at_32: float) -> float:
+        """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their side."""
+        return at_32 * self.size / 32
+
+    def load(self, indices: Sequence[int]) -> tuple[Images, Labels]:
+        """Images on the networks' device, (n, 3, h, w), and their labels, (n,), on the CPU.
+
+        Where the data set's labels are not the networks' classes, labels are what the robust network sees.
+        """
+        robust = self.networks["robust"]
+        images, labels = load_images(self.dataset, indices=indices, size=self.size)
+        images = images.to(robust.device)
+        return images, labels if self.labelled else predict(robust, images)
+
+    def draw(self, n: int, *, seed: int = 0) -> tuple[list[int], Images, Labels]:
+        """`n` images that the seed picks: their indices, and what `load` gives."""
+        picked = random_indices(self.dataset, n, seed=seed)
+        return picked, *self.load(picked)
+
+
+def load_pair(
+    checkpoint: str | Path,
+    baseline: str | Path,
+    dataset: str | Path,
+    *,
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+) -> Pair:
+    """Load a robust network and the standard one beside it, and check what does not ship here (`check_imported`).
+
+    Args:
+        checkpoint, baseline: as `load_model` takes them; trained for the same classes.
+        dataset: images, by name or path.
+        device, precision: as in `load_model`.
+
+    Raises:
+        ValueError: the networks differ in their classes, or one fails the check.
+    """
+    given = {"robust": checkpoint, "standard": baseline}
+    networks = {key: load_model(name, device=device, precision=precision) for key, name in given.items()}
+    size = next((network.image_size for network in networks.values() if network.image_size), 32)
+    labelled = check_imported(networks, [str(name) for name in given.values()], dataset, size=size)
+    return Pair(networks, dataset, size, labelled)

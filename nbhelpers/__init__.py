@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from nbhelpers.results import print_numbers, save_result
     from nbhelpers.training import load_pair
 
-# Threads of OpenMP that wait keep a core busy, which beside another kernel makes everything ten times slower. They should
-# soon sleep instead; the runtime reads this when torch loads it. What the user has set stands.
+# Threads of OpenMP that wait keep a core busy, which beside another kernel makes everything ten times slower. They
+# should soon sleep instead; the runtime reads this when torch loads it. What the user has set stands.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     if "torch" in sys.modules:
         logging.getLogger(__name__).warning(

@@ -61,7 +61,8 @@ class Model(nn.Module):
             raise ValueError(f"pool: got {pool!r}, wanted 'mean' or 'flatten'")
         scales = [None if scale is None else numpy.ravel(scale).astype(float).tolist() for scale in (mean, std)]
         counts = {len(scale) for scale in scales if scale is not None} or {3, 1}
-        if ((mean is not None or std is not None) and len(counts) > 1) or not all(value > 0 for value in scales[1] or ()):
+        fits = len(counts) == 1 or (mean is None and std is None)
+        if not (fits and all(value > 0 for value in scales[1] or ())):
             raise ValueError(f"mean and std: got {scales[0]} and {scales[1]}, wanted one positive std per channel")
         sides = None if image_size is None else two_sides(image_size, "image_size")
         while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
@@ -75,7 +76,7 @@ class Model(nn.Module):
         self._cut, self.note = cut(network, found)
         if found.varies:
             self.note += f"; not a function of one image: {found.varies}"
-            warnings.warn(f"{self.name}: {found.varies}, so no result is one image's own", stacklevel=2)
+            warnings.warn(f"{self.name}: {found.varies}, so no result is one image's own", stacklevel=3)
         if pool == "flatten" and found.features.ndim > 2 and not image_size:
             raise ValueError("pool: 'flatten' fixes the length of the representation; give image_size= too")
         if pool == "mean" and found.positions is None:

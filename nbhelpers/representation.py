@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -185,6 +185,12 @@ def ssim(images: Images, others: Images) -> PerImage:
     return torch.tensor(
         numpy.array([structural_similarity(a, b, channel_axis=0, data_range=1) for a, b in pairs], dtype=numpy.float32)
     )
+
+
+def psnr(images: Images, others: Images) -> PerImage:
+    """Peak signal-to-noise ratio of each pair of images, (n,), in dB: 20 where pixels are 0.1 apart."""
+    error = (images - others.to(images.device)).square().flatten(1).mean(1)
+    return -10 * error.clamp_min(1e-10).log10()
 
 
 def _best(

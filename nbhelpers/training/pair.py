@@ -1,6 +1,7 @@
 """The two networks that a notebook compares, loaded, checked, and with images for both."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.representation import predict
 from nbhelpers.training.checks import check_imported
-from nbhelpers.types import Images, Labels
+from nbhelpers.types import Features, Images, Labels
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,16 @@ class Pair:
     dataset: str | Path
     size: int  # pixels, of the images that suit both
     labelled: bool  # the labels of the data set are the networks' classes
+
+    @property
+    def representations(self) -> dict[str, Callable[[Images], Features]]:
+        """Both networks' representations in both forms: "robust, averaged", "robust, with positions", and so on."""
+        forms = {"averaged": False, "with positions": True}
+        return {
+            f"{name}, {form}": functools.partial(network.representation, positions=positions)
+            for name, network in self.networks.items()
+            for form, positions in forms.items()
+        }
 
     def length(self, at_32: float) -> float:
         """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their side."""

@@ -5,6 +5,9 @@ gradient descent (`minimize`), with no prior and no regulariser. Source: Engstro
 """
 
 import importlib
+import logging
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +34,15 @@ if TYPE_CHECKING:
     )
     from nbhelpers.results import print_numbers, save_result
     from nbhelpers.training import load_pair
+
+# Threads of OpenMP that wait keep a core busy, which beside another kernel makes everything ten times slower. They
+# should soon sleep instead; the runtime reads this when torch loads it. What the user has set stands.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    if "torch" in sys.modules:
+        logging.getLogger(__name__).warning(
+            "import nbhelpers before torch, or several kernels will slow each other down"
+        )
+    os.environ["GOMP_SPINCOUNT"] = "1000"  # for this process, and for those that it starts
 
 # The core first, then the wings; each loaded at its first use, so that nobody needs a package that they do not use.
 _NAMES = {

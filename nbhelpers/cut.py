@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
@@ -252,11 +253,11 @@ def _last_map(network: fx.GraphModule, feature: fx.Node, site: Site) -> tuple[An
 
     On the way up only nodes of one input are passed, and no linear layer: beyond these lie other components.
     """
-    shapes = _Shapes(network)
-    shapes.run(site.images.clone())
+    with torch.no_grad():
+        ShapeProp(network).propagate(site.images.clone())
     node, wide = feature, site.features.shape[1] if site.before else 0
     for _ in range(16):  # pooling, norm, flattening and dropout are fewer
-        shape = shapes.found.get(node, torch.Size())
+        shape = getattr(node.meta.get("tensor_meta"), "shape", torch.Size())
         if len(shape) in (3, 4) and shape[1:].numel() > max(shape[1], shape[-1]):  # more than one position
             return node, shape[-1] == wide and (len(shape) == 3 or shape[1] != wide)
         mixing = node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.Linear | nn.Conv2d)
@@ -265,21 +266,6 @@ def _last_map(network: fx.GraphModule, feature: fx.Node, site: Site) -> tuple[An
             break
         node = inputs[0]
     return None, False
-
-
-class _Shapes(fx.Interpreter):
-    """Remembers the shape that each node gives."""
-
-    def __init__(self, network: fx.GraphModule):
-        super().__init__(network)
-        self.found: dict[fx.Node, torch.Size] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        with torch.no_grad():
-            result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.found[n] = result.shape
-        return result
 
 
 class _Reached(Exception):

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ class Model(nn.Module):
         """Logits, (n, classes)."""
         return self._passed(self._cut.logits, images)
 
-    def _passed(self, f: Callable[..., Tensor], images: Images, *options: bool) -> Tensor:
+    def _passed(self, f: Callable[..., Any], images: Images, *options: bool) -> Tensor:
         x = self._normalised(images)
         if self.precision == "float32" or not (images.requires_grad and torch.is_grad_enabled()):
             return f(x, *options)

@@ -1,4 +1,4 @@
-"""Every ```python block of the README runs, in order, in a folder like a reader's.
+"""Every ```python block of the README and of docs/ runs, in order, in a folder like a reader's.
 
 Blocks that need a cluster or many minutes are fenced ```py; tests/test_sweep.py runs what they call.
 """
@@ -15,8 +15,10 @@ import torch
 import nbhelpers.checkpoints
 from nbhelpers.networks.resnet import resnet
 
-README = Path(__file__).parents[1] / "README.md"
-SECTIONS = [part for part in re.split(r"^## ", README.read_text(encoding="utf-8"), flags=re.M) if "```python" in part]
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 
 @pytest.fixture
@@ -33,12 +35,12 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.splitlines()[0])
-def test_its_code_runs(section, reader, capsys):
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in TEXTS[page]], ids=lambda page: page.stem)
+def test_its_code_runs(page, reader, capsys):
     names: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```", section, flags=re.M | re.S):
+    for block in re.findall(r"^```python\n(.*?)^```", TEXTS[page], flags=re.M | re.S):
         capsys.readouterr()
-        exec(compile(block, README.name, "exec"), names)
+        exec(compile(block, page.name, "exec"), names)
         printed = capsys.readouterr().out
         for line in block.splitlines():
             said = line.partition("  # ")[2]
@@ -47,8 +49,22 @@ def test_its_code_runs(section, reader, capsys):
     plt.close("all")
 
 
-def test_checkpoints_that_it_names_are_in_the_manifest():
-    text, known = README.read_text(encoding="utf-8"), nbhelpers.checkpoints.manifest()
+def test_the_first_page_is_short_and_leads_to_all_others():
+    assert len(TEXTS[README].encode()) <= 10_000
+    for page in PAGES[1:]:
+        assert f"(docs/{page.name})" in TEXTS[README]
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(ROOT / name for name in ("checkpoints/README.md", "data/README.md"))], ids=str
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_checkpoints_that_they_name_are_in_the_manifest():
+    text, known = "".join(TEXTS.values()), nbhelpers.checkpoints.manifest()
     for name in re.findall(r"`((?:cifar10|imagenet|restricted-imagenet)-[a-z0-9.-]*\d)`", text):
         assert name in known or name.startswith("imagenet-val"), name
     for start in re.findall(r"`(imagenet-[a-z0-9-]+-)…`", text):

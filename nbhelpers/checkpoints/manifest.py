@@ -19,7 +19,7 @@ class Entry:
 
     name: str
     file: str
-    architecture: str  # "resnet18" is a CIFAR ResNet of nbhelpers.resnet, "torchvision:resnet50" torchvision's
+    architecture: str  # "resnet18" is a CIFAR ResNet of nbhelpers.networks.resnet, "torchvision:resnet50" torchvision's
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = ""
     classes: tuple[str, ...] = ()  # ("torchvision",) for its names of ImageNet's; `entry` spells them out

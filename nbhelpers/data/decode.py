@@ -23,7 +23,7 @@ class ImageSet:
     classes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()  # what it is read from
     margin: float = 1  # short side, in units of the square that is cut out of it
-    pixels: Tensor | None = None  # all of them, uint8 (n, 3, h, w), where they are at hand
+    pixels: Tensor | None = None  # all of them, uint8 (n, 3, h, w), where they are in memory
 
 
 def open_folder(folder: Path) -> ImageSet:
@@ -49,7 +49,7 @@ def _is_image(path: Path) -> bool:
 
 
 def decode(path: str | Path, content: bytes | None = None) -> Tensor:
-    """An image file's pixels, uint8 (3, h, w); `content` where its bytes are at hand."""
+    """An image file's pixels, uint8 (3, h, w); `content` where its bytes were read already."""
     try:
         with PIL.Image.open(path if content is None else io.BytesIO(content)) as image:
             if image.mode[0] in "IF":  # PIL would clip these to white

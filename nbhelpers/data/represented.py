@@ -35,11 +35,8 @@ def represent_set(
     """
     key = hashlib.sha256(repr((repr(model), identity(source), indices, size or model.image_size)).encode())
     key.update(torch.__version__.encode())
-    for path in (
-        PACKAGE / "cut.py",
-        PACKAGE / "model.py",
-        *sorted((PACKAGE / "data").glob("*.py")),
-    ):  # what decides the numbers
+    # The code that decides the numbers.
+    for path in (PACKAGE / "cut.py", PACKAGE / "model.py", *sorted((PACKAGE / "data").glob("*.py"))):
         key.update(path.read_bytes())
     for tensor in {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}.values():
         key.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

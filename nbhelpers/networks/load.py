@@ -44,11 +44,12 @@ def load_model(
         architecture: of a file whose keys do not tell: "resnet18" (for CIFAR), "wide-resnet-28-10",
             "torchvision:vgg16_bn", "timm:resnet18", or your own network, which is copied and filled.
         dataset: what the network was trained on, where the file does not tell: a name in the manifest's [datasets],
-            or such a table, {"mean": …, "std": …, "classes": …, "image_size": …}, which goes before the file's.
+            or such a table, {"mean": …, "std": …, "classes": …, "image_size": …}, which overrides the file's.
         layer, pool: the representation, see `Model`.
         pretrained: False for random weights, of torchvision and timm.
         precision: of gradient passes. "bfloat16" is up to twice as fast where the processor computes in it, and ends
-            as near in float32; what is computed without gradient stays float32. "auto" times both on this machine.
+            as near in float32; what is computed without gradient stays float32. "auto" takes it where the processor
+            does.
 
     Raises:
         ValueError: unknown name, damaged file, unknown architecture, normalisation or precision, or a device that is

@@ -16,9 +16,7 @@ from nbhelpers.runs.workers import dask_executor
 
 def sweep_command(argv: Sequence[str]) -> int:
     """Run a sweep; returns 0: all runs are done, 1: some failed."""
-    parser = command_parser(
-        "sweep", "Run a notebook once per parameter set. The same command again completes what is missing."
-    )
+    parser = command_parser("sweep", "Run a notebook once per parameter set. The same command again resumes.")
     parser.add_argument("notebook", type=Path, help="with a cell tagged `parameters`")
     parser.add_argument(
         "-p", dest="grid", action="append", default=[], metavar="NAME=VALUES", help="a,b,c or 0:5 or 0:10:2"

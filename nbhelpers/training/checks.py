@@ -11,7 +11,7 @@ from nbhelpers.model import Model
 from nbhelpers.training.scoring import accuracy
 from nbhelpers.types import Images, Labels
 
-# The labelled images that are at hand for a network trained on a data set.
+# Labelled images that its data set offers a network for a test.
 TEST_IMAGES_OF = {
     "cifar10": "cifar10-sample",
     "imagenet": "imagenet-val",
@@ -49,8 +49,8 @@ def check_imported(
 ) -> bool:
     """Check networks that do not ship here, side by side in a notebook, before it draws conclusions from them.
 
-    Prints a line for each: its accuracy, or why that could not be checked. For what stands in checkpoints/ nothing is
-    computed, nor said. A network whose classes are bare numbers takes the data set's names, as its accuracy shows that
+    Prints a line for each: its accuracy, or why that could not be checked. Networks that ship in checkpoints/ are
+    skipped silently. A network whose classes are bare numbers takes the data set's names, as its accuracy shows that
     they fit.
 
     Args:

@@ -1,4 +1,7 @@
-"""The README's pictures: docs/speed.png, out of what `step` and `distance` wrote, and a figure of each notebook."""
+"""The README's pictures: docs/speed.png, and a figure of each notebook: python -m tools picture
+
+The first is drawn out of what the benchmarks `step` and `distance` wrote.
+"""
 
 import base64
 import io

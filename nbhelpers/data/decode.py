@@ -23,7 +23,7 @@ def decode(path: str | Path, content: bytes | None = None) -> Tensor:
 
     Args:
         path: of the file; with `content` any name, for messages.
-        content: the file's bytes where they are at hand, of an upload or from an archive.
+        content: the file's bytes where they were read already, of an upload or from an archive.
 
     Raises:
         ValueError: the file cannot be read as an image, has more than 8 bits per channel or too many pixels. The

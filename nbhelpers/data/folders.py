@@ -29,7 +29,7 @@ class ImageSet:
     classes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()  # what it is read from
     margin: float = 1  # short side, in units of the square that is cut out of it
-    pixels: Tensor | None = None  # all of them, uint8 (n, 3, h, w), where they are at hand
+    pixels: Tensor | None = None  # all of them, uint8 (n, 3, h, w), where they are in memory
     digest: str = ""  # names the content, where it was checked already
 
 

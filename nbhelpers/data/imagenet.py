@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from nbhelpers.checkpoints.fetch import download
-from nbhelpers.data.decode import ImageSet, decode, open_folder
+from nbhelpers.data.decode import decode
+from nbhelpers.data.folders import ImageSet, open_folder
 from nbhelpers.files import cache_folder
 
 # The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both ends included.

@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.data.cifar10 import CIFAR10_CLASSES, open_cifar10, open_sample
-from nbhelpers.data.decode import ImageSet, decode, open_folder
+from nbhelpers.data.decode import decode
+from nbhelpers.data.folders import ImageSet, open_folder
 from nbhelpers.data.imagenet import RESTRICTED_IMAGENET, open_imagenet, open_restricted_imagenet, open_tiny_imagenet
 from nbhelpers.types import Images, Labels, check_images
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
+HASHED_BYTES = 2**26  # of a larger data set, files' sizes and dates stand for their content
 
 
 def load_images(
@@ -50,7 +52,7 @@ def load_images(
         FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not here.
     """
     images = _margined(_open(source), margin)
-    return _read(images, _choose(indices, len(images.labels)), size)
+    return _read(images, choose(indices, len(images.labels)), size)
 
 
 def iter_batches(
@@ -65,7 +67,7 @@ def iter_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, wanted at least 1")
     images = _margined(_open(source), margin)
-    chosen = _choose(indices, len(images.labels))
+    chosen = choose(indices, len(images.labels))
     return (_read(images, chosen[i : i + batch_size], size) for i in range(0, len(chosen), batch_size))
 
 
@@ -83,17 +85,33 @@ def count_images(source: Source) -> int:
 
 
 def identity(source: Source) -> str:
-    """A key that changes when the images of `source` may have: from an array's bytes, or its files' sizes and dates."""
+    """A key that changes when the images or labels of `source` may have.
+
+    It is made from the content where that is small or known, else from the files' names, sizes and dates.
+    """
     images, digest = _open(source), hashlib.sha256()
     if isinstance(source, np.ndarray | Tensor):
         digest.update(f"{tuple(source.shape)} {str(source.dtype).removeprefix('torch.')}".encode())
-        digest.update(np.ascontiguousarray(source.cpu() if isinstance(source, Tensor) else source).data)
+        whole = source.detach().cpu() if isinstance(source, Tensor) else torch.from_numpy(np.ascontiguousarray(source))
+        digest.update(whole.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
-    digest.update(str(source).encode())
-    for path in images.files:
-        about = path.stat()
-        digest.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode())
+    digest.update(f"{images.classes} {images.margin} {images.digest}".encode())
+    digest.update(images.labels.numpy().tobytes())
+    if images.digest:
+        return digest.hexdigest()
+    about = [path.stat() for path in images.files]
+    small = sum(one.st_size for one in about) <= HASHED_BYTES
+    for path, one in zip(images.files, about, strict=True):
+        if small:  # so that a fresh checkout, or a copy, is the same set
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        else:
+            digest.update(f"{path.parent.name}/{path.name} {one.st_size} {one.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def labels_of(source: Source) -> Labels:
+    """The labels of `source`, (n,), -1 where unknown; no image is decoded."""
+    return _open(source).labels
 
 
 def class_names(source: Source) -> tuple[str, ...]:
@@ -108,12 +126,20 @@ def _margined(images: ImageSet, margin: float | None) -> ImageSet:
     return images if margin is None else replace(images, margin=margin)
 
 
-def _choose(indices: Iterable[int] | None, n: int) -> list[int]:
+def choose(indices: Iterable[int] | None, n: int) -> list[int]:
+    """Indices as Python numbers, checked; `indices` as in `load_images`, `n` the images there are.
+
+    Raises:
+        TypeError, IndexError, ValueError: something else than whole numbers, one outside 0 to n − 1, none.
+    """
     if indices is None:
         return list(range(n))
+    given = indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"indices: got {indices!r}, wanted several whole numbers, such as [3] or range(16)")
     chosen = []
-    for index in indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices:
-        if isinstance(index, bool) or not hasattr(index, "__index__"):
+    for index in given:
+        if isinstance(index, bool | np.bool_) or not hasattr(index, "__index__"):
             raise TypeError(f"indices: got {index!r}, wanted whole numbers, such as range(16)")
         if not 0 <= index < n:
             raise IndexError(f"indices: got {index}, wanted 0 to {n - 1}")

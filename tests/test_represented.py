@@ -64,7 +64,7 @@ def test_another_choice_of_images_is_computed_anew(tiny_model, monkeypatch):
 
 @pytest.mark.parametrize("indices", [np.array([0.0, 1.0]), [1.5], np.array([True, False]), 3, "12", np.array(2)])
 def test_indices_that_are_no_whole_numbers_are_refused(tiny_model, indices):
-    with pytest.raises(TypeError, match="indices: got .* wanted"):
+    with pytest.raises(TypeError, match=r"indices: got .* wanted"):
         nb.represent_set(tiny_model, SAMPLE, indices=indices)
 
 

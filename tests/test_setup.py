@@ -43,6 +43,15 @@ def test_environment_lists_the_same_packages() -> None:
     assert {"pip": ["--no-deps -e ."]} in listed
 
 
+def test_the_image_copies_what_the_package_includes_before_it_installs_it() -> None:
+    before, _, _ = (ROOT / "Dockerfile").read_text().partition("\nRUN ")
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source in [*wheel["packages"], *wheel["force-include"]]:
+        folder = source.partition("/")[0]
+        assert f"\nCOPY {folder} {folder}\n" in before, source
+        assert (ROOT / source).exists(), source
+
+
 def imports_of_each_module() -> dict[str, set[str]]:
     """Module → the modules of the package that it imports, at its top or inside a function; names without nbhelpers."""
     paths = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}

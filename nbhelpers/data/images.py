@@ -19,7 +19,13 @@ from nbhelpers import files
 from nbhelpers.data.cifar10 import CIFAR10_CLASSES, open_cifar10, open_sample
 from nbhelpers.data.decode import decode
 from nbhelpers.data.folders import ImageSet, open_folder
-from nbhelpers.data.imagenet import RESTRICTED_IMAGENET, open_imagenet, open_restricted_imagenet, open_tiny_imagenet
+from nbhelpers.data.imagenet import (
+    RESTRICTED_IMAGENET,
+    open_imagenet,
+    open_photographs,
+    open_restricted_imagenet,
+    open_tiny_imagenet,
+)
 from nbhelpers.types import Images, Labels, check_images
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
@@ -32,8 +38,8 @@ def load_images(
     """Images and labels of a named set, of your own files, or of an array.
 
     Args:
-        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "imagenet-val",
-            "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train", "tiny-imagenet-val",
+        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "photographs",
+            "imagenet-val", "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train", "tiny-imagenet-val",
             "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet in the folder or zip
             $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of one folder per class
             (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey
@@ -225,6 +231,7 @@ SETS: dict[str, tuple[Callable[[], ImageSet], tuple[str, ...]]] = {
     "cifar10-test": (functools.partial(open_cifar10, "test"), CIFAR10_CLASSES),
     "cifar10-train": (functools.partial(open_cifar10, "train"), CIFAR10_CLASSES),
     "out-of-distribution": (_open_out_of_distribution, ()),
+    "photographs": (open_photographs, ()),
     "tiny-imagenet-train": (functools.partial(open_tiny_imagenet, "train"), ()),
     "tiny-imagenet-val": (functools.partial(open_tiny_imagenet, "val"), ()),
     "imagenet-val": (functools.partial(open_imagenet, "val"), ()),

@@ -46,7 +46,8 @@ format: .venv/.installed
 	$(BIN)/uv pip install --python $(BIN)/python --target .peers --no-deps --compile-bytecode -r tests/peers/requirements.txt
 	touch $@
 
-# The independent attack on the shipped networks; apart, since it brings a robustbench of its own.
+# For `python -m tools autoattack`, an independent attack on the shipped networks; apart, since it brings a robustbench
+# of its own.
 .attacks/.installed: .venv/.installed
 	$(BIN)/uv pip install --python $(BIN)/python --target .attacks --no-deps torchattacks==3.5.1
 	touch $@

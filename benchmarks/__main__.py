@@ -1,8 +1,8 @@
 """Run the benchmarks, or some of them: python -m benchmarks [NAME …], see --help for the names.
 
 Each prints a table and writes a JSON and a picture into runs/bench/, which git ignores. `distance` runs the published
-loop for 10,000 steps and a few seeds, keeps what it has after every seed, and goes on from there; `picture` draws
-docs/speed.png out of what the others wrote. The peer, robustness 1.2.1, is looked for in .peers
+loop for 10,000 steps and a few seeds, keeps what it has after every seed, and goes on from there. `python -m tools
+picture` draws docs/speed.png out of what they wrote. The peer, robustness 1.2.1, is looked for in .peers
 (uv pip install --target .peers --no-deps -r tests/peers/requirements.txt); without it its column stays empty.
 """
 
@@ -12,7 +12,7 @@ import os
 
 os.environ["TQDM_DISABLE"] = "1"  # bars would cut through the tables
 
-NAMES = ("step", "distance", "solver", "formats", "dataset", "notebooks", "scaling", "training", "latency", "picture")
+NAMES = ("step", "distance", "solver", "formats", "dataset", "notebooks", "scaling", "training", "latency")
 
 
 def main() -> None:

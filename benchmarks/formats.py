@@ -14,6 +14,7 @@ from torch import Tensor
 
 import nbhelpers as nb
 from benchmarks import measure
+from nbhelpers.model import pick_device
 from nbhelpers.networks.resnet import resnet
 
 ROUNDS = 5
@@ -38,7 +39,7 @@ def main() -> None:
     for name, batch, size in CASES:
         torch.manual_seed(0)
         if name.startswith("resnet18,"):
-            model = nb.Model(resnet("resnet18"), image_size=32).to(nb.models.pick_device())
+            model = nb.Model(resnet("resnet18"), image_size=32).to(pick_device())
         else:
             model = nb.load_model(name, pretrained=False)
         images = torch.rand(batch, 3, size, size, device=model.device)

@@ -40,7 +40,7 @@ def build(mean: Any, std: Any, *, width: int, downsample: str = "stride") -> Any
         print(f"no peer: {error}; uv pip install --target .peers --no-deps -r tests/peers/requirements.txt")
         return None
     network = ResNet(BasicBlock, [2, 2, 2, 2], wm=width / 64)
-    if downsample == "pool":  # the mean of 2×2 pixels in place of its strides, as in nbhelpers.resnet
+    if downsample == "pool":  # the mean of 2×2 pixels in place of its strides, as in nbhelpers.networks.resnet
         for layer in (network.layer2, network.layer3, network.layer4):
             layer[0].conv1.stride = layer[0].shortcut[0].stride = (1, 1)
             layer.register_forward_pre_hook(lambda _, inputs: (avg_pool2d(inputs[0], 2), *inputs[1:]))

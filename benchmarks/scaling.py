@@ -9,6 +9,7 @@ import torch
 
 import nbhelpers as nb
 from benchmarks import measure
+from nbhelpers.model import pick_device
 from nbhelpers.networks.resnet import resnet
 
 ROUNDS, STEPS = 5, 2
@@ -41,7 +42,7 @@ def main() -> None:
 def stepper(batch: int, size: int = 32, width: int = 16) -> measure.Contender:
     """A few steps of a random network."""
     torch.manual_seed(0)
-    model = nb.Model(resnet("resnet18", width=width), image_size=32).to(nb.models.pick_device())
+    model = nb.Model(resnet("resnet18", width=width), image_size=32).to(pick_device())
     start = nb.noise(batch, size=size).to(model.device)
 
     def run() -> list[float]:

@@ -15,7 +15,7 @@ import nbformat
 import papermill
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nbhelpers.runs.sweep import sweep
+from nbhelpers.runs.sweeps import sweep
 
 PARAMETERS = 'seed: int = 0  # a number\nlaps: int = 100  # work\nout: str = ""  # folder'
 WORK = """\

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from benchmarks import measure, peer
 from nbhelpers.data.images import load_images
-from nbhelpers.training.settings import Training
 from nbhelpers.training.loop import Run
+from nbhelpers.training.settings import Training
 
 EPS, ATTACK_STEPS, BATCH, STEPS, ROUNDS = 0.5, 2, 128, 4, 5
 

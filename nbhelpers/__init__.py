@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         interpolate,
         noise,
         predict,
+        psnr,
         random_partners,
         represent,
         ssim,
@@ -50,8 +51,8 @@ _NAMES = {
     "attack": ("perturb",),
     "model": ("Model",),
     "representation": (
-        *("TopImages", "contributions", "distance", "interpolate", "noise", "predict", "random_partners"),
-        *("represent", "ssim", "top_images"),
+        *("TopImages", "contributions", "distance", "interpolate", "noise", "predict", "psnr"),
+        *("random_partners", "represent", "ssim", "top_images"),
     ),
     "plots": ("curves", "distributions", "image_grid"),
     "results": ("print_numbers", "save_result"),

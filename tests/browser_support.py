@@ -1,4 +1,4 @@
-"""A real JupyterLab and a real browser, for test_browser.py and benchmarks/."""
+"""A real JupyterLab and a real browser, for test_browser.py, benchmarks/ and tools/."""
 
 import ast
 import json

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import threading
+import time
 import tomllib
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from nbhelpers import checkpoints
+from nbhelpers import files
 from nbhelpers.checkpoints import Entry, entry, fetch, manifest, read_weights, save_checkpoint, sha256, write_entry
 
 STATE = {"conv1.weight": torch.linspace(-1, 1, 30_000).reshape(100, 300), "linear.bias": torch.arange(3.0)}
@@ -83,9 +84,9 @@ def server(monkeypatch):
 def home(tmp_path, monkeypatch):
     """An empty checkpoints folder and an empty cache; no waiting between attempts."""
     (tmp_path / "checkpoints").mkdir()
-    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr(files, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(checkpoints.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     return tmp_path
 
 
@@ -127,7 +128,7 @@ def test_published_entries_are_complete():
     assert names <= entries.keys()
     for one in entries.values():
         assert len(one.mean) == len(one.std) == 3 and one.image_size and one.training and one.dataset
-        assert (checkpoints.CHECKPOINTS / one.file).exists() or one.urls
+        assert (files.CHECKPOINTS / one.file).exists() or one.urls
         assert all(url.startswith(("https://", "http://")) for url in one.urls)
         assert one.verified in ("real weights", "weights written by the real library", "documented format only")
         assert one.urls or one.verified == "real weights"
@@ -201,7 +202,7 @@ def test_own_keys_come_back_as_they_were(home):
 
 
 def _save(folder, number):
-    checkpoints.CHECKPOINTS = folder
+    files.CHECKPOINTS = folder
     for i in range(3):
         save_checkpoint(f"net{number}{i}", {"w": torch.full((2,), float(number))}, about())
 
@@ -344,7 +345,7 @@ def test_a_proxy_is_used(home, server, published, monkeypatch):
 
 
 def _fetch(folder, cache, name):
-    checkpoints.CHECKPOINTS = folder
+    files.CHECKPOINTS = folder
     os.environ["NBHELPERS_CACHE"] = str(cache)
     fetch(name)
 

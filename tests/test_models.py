@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers import checkpoints
-from nbhelpers.model import Model, pick_device
+from nbhelpers.model import Model, best_precision, pick_device
 from nbhelpers.networks.load import load_model
 from nbhelpers.networks.resnet import resnet
 
@@ -141,7 +140,7 @@ def test_a_device_that_is_not_there(monkeypatch):
 
 
 def test_the_device_is_looked_at_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr(checkpoints, "fetch", lambda name: pytest.fail("read"))
+    monkeypatch.setattr("nbhelpers.networks.load.fetch", lambda name: pytest.fail("read"))
     with pytest.raises(ValueError, match="device"):
         load_model("cifar10-l2-0.5", device="warp")
 
@@ -202,21 +201,16 @@ def test_bfloat16_ends_as_near():
     assert ends["bfloat16"] < 1.1 * ends["float32"]
 
 
-@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
-def test_auto_takes_the_faster_precision(monkeypatch, faster):
-    now = 0.0
-
-    def clock() -> float:
-        return now
-
-    def slow_or_fast(model, f, images, *options):
-        nonlocal now
-        now += 1.0 if model.precision == faster else 1.5
-        return passed(model, f, images, *options)
-
-    passed = Model._passed
-    monkeypatch.setattr(Model, "_passed", slow_or_fast)
-    monkeypatch.setattr("nbhelpers.models.time.perf_counter", clock)
-    assert load_model(NAMES[1], device="cpu", precision="auto").precision == faster
+def test_auto_takes_the_precision_that_suits_the_device(monkeypatch):
+    for suits in ("float32", "bfloat16"):
+        monkeypatch.setattr("nbhelpers.networks.load.best_precision", lambda device, suits=suits: suits)
+        assert load_model(NAMES[1], device="cpu", precision="auto").precision == suits
     with pytest.raises(ValueError, match="'float32', 'bfloat16' or 'auto'"):
         load_model(NAMES[1], precision="half")
+
+
+def test_bfloat16_suits_what_computes_in_it(monkeypatch):
+    for able, suits in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, able=able, **__: able)
+        assert best_precision(torch.device("cuda")) == suits
+    assert best_precision(torch.device("mps")) == "float32"

@@ -16,5 +16,6 @@ def test_inversion_with_changed_parameters(tmp_path: Path) -> None:
     papermill.execute_notebook(source, tmp_path / "run.ipynb", changed, cwd=NOTEBOOKS, progress_bar=False)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["seed"] == 7 and len(result["images"]) == 4 and result["parameters"]["steps"] == 5
-    assert set(result["numbers"]["normalised distance"]) == {"robust", "standard"}
+    forms = {f"{name}, {form}" for name in ("robust", "standard") for form in ("averaged", "with positions")}
+    assert set(result["numbers"]["normalised distance"]) == forms
     assert (tmp_path / "out" / "inversion.png").stat().st_size > 10_000

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import nbhelpers as nb
+from nbhelpers.objectives import margin
 
 
 def test_match_is_the_normalised_distance() -> None:
@@ -54,6 +55,6 @@ def test_bad_input_gets_one_clear_line(make, error, says) -> None:
 def test_margin_is_negative_exactly_where_another_class_leads():
     logits = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(64) % 5
-    lead = nb.objectives.margin(labels)(logits)
+    lead = margin(labels)(logits)
     assert torch.equal(lead < 0, logits.argmax(1) != labels)
     assert lead[0] == logits[0, 0] - logits[0, 1:].max()

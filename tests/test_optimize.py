@@ -215,9 +215,11 @@ def test_default_solver_ends_lower_than_the_published_one():
     assert ours.loss.mean() < published.loss.mean()
 
 
-@pytest.mark.parametrize("size, length", [(32, 0.2), (64, 0.4)])
-def test_default_step_size_follows_the_diagonal(tiny_model, size, length):
-    zero, one = islice(descend(tiny_model.representation, nb.activate(0), nb.noise(1, size=size)), 2)
+@pytest.mark.parametrize(
+    "size, steps, length", [(32, 200, 0.2), (64, 200, 0.4), (32, 1000, 0.2), (32, 100, 0.4), (32, 5, 0.6)]
+)
+def test_default_step_size_follows_the_diagonal_and_suits_the_number_of_steps(tiny_model, size, steps, length):
+    zero, one = islice(descend(tiny_model.representation, nb.activate(0), nb.noise(1, size=size), steps=steps), 2)
     assert (one.images - zero.images).norm().item() == pytest.approx(length, rel=1e-3)
 
 

@@ -7,16 +7,16 @@ import torch
 import torchvision
 
 import nbhelpers as nb
-from nbhelpers import representation
-from nbhelpers.representation import represent_set
+from nbhelpers.data import represented
+from nbhelpers.data.represented import represent_set
 
 
 @pytest.fixture
 def passes(monkeypatch, tmp_path):
     """How often a data set was really gone through."""
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
-    seen, whole = [], representation.represent
-    monkeypatch.setattr(representation, "represent", lambda *a, **k: seen.append(1) or whole(*a, **k))
+    seen, whole = [], represented.represent
+    monkeypatch.setattr(represented, "represent", lambda *a, **k: seen.append(1) or whole(*a, **k))
     return seen
 
 

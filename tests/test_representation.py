@@ -95,6 +95,11 @@ def test_random_partners_belong_to_another_class() -> None:
     assert torch.equal(partners, nb.random_partners(labels, seed=1))
 
 
+def test_psnr_of_a_tenth_is_twenty(images) -> None:
+    grey = torch.full_like(images[:2], 0.5)
+    assert torch.allclose(nb.psnr(grey, grey + 0.1), torch.full((2,), 20.0), atol=1e-3)
+
+
 def test_ssim_is_one_for_equal_images_and_low_for_noise(images) -> None:
     assert torch.allclose(nb.ssim(images[:3], images[:3]), torch.ones(3))
     assert float(nb.ssim(images[:3], images[3:6]).max()) < 0.2

@@ -1,7 +1,12 @@
 """The lists, layers and notebooks keep their promises."""
 
 import ast
+import graphlib
+import inspect
 import re
+import subprocess
+import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -10,18 +15,23 @@ import papermill
 import pytest
 import yaml
 
+import nbhelpers as nb
+from nbhelpers.commands import COMMANDS, main
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]_*.ipynb"))
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
-# A module may import from its own layer's left neighbours and from the layers before it.
-LAYERS = [
-    {"types"},
-    {"optimize", "objectives", "resnet", "safe_pickle", "checkpoints", "cut"},
-    {"models", "data"},
-    {"representation", "evaluate"},
-    {"plots", "results", "train", "widgets", "grid", "sweep", "report", "shards", "invert", "visualize", "demo"},
-]
+PACKAGE = ROOT / "nbhelpers"
+CORE = ["types", "files", "optimize", "passes", "objectives", "attack"]
+CORE += ["cut", "model", "representation", "plots", "results"]
+WINGS = ["checkpoints", "data", "networks", "training", "runs", "widgets"]  # each may import those before it
+PUBLIC = """
+    Model Result Step TopImages activate box class_names contributions count_images curves descend distance
+    distributions image_grid interpolate iter_batches l2_ball leave linf_ball load_images load_model match minimize
+    misclassify noise perturb predict print_numbers random_indices random_partners represent represent_set save_result
+    ssim top_images widgets
+"""
 
 
 def test_environment_lists_the_same_packages() -> None:
@@ -33,20 +43,108 @@ def test_environment_lists_the_same_packages() -> None:
     assert {"pip": ["--no-deps -e ."]} in listed
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "nbhelpers").rglob("*.py")), ids=lambda path: path.stem)
-def test_imports_go_downward(path: Path) -> None:
-    def layer(module: str) -> int:
-        return next(i for i, names in enumerate(LAYERS) if module in names)
+def test_the_image_copies_what_the_package_includes_before_it_installs_it() -> None:
+    before, _, _ = (ROOT / "Dockerfile").read_text().partition("\nRUN ")
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source in [*wheel["packages"], *wheel["force-include"]]:
+        folder = source.partition("/")[0]
+        assert f"\nCOPY {folder} {folder}\n" in before, source
+        assert (ROOT / source).exists(), source
 
-    parts = path.relative_to(ROOT / "nbhelpers").with_suffix("").parts
-    if parts[0] == "__init__":
-        return
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nbhelpers":
-            module = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-            for name in module:
-                assert layer(name) <= layer(parts[0]), f"{path.name} imports {name}"
-                assert (parts[0], name) != ("optimize", "models")
+
+def imports_of_each_module() -> dict[str, set[str]]:
+    """Module → the modules of the package that it imports, at its top or inside a function; names without nbhelpers."""
+    paths = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    found: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module and node.level == 0, f"{name}: a relative import"
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "nbhelpers":
+                module = node.module.partition(".")[2]
+                for alias in node.names:
+                    inner = f"{module}.{alias.name}".removeprefix(".")
+                    face = f"{module}.__init__".removeprefix(".")
+                    found[name].add(inner if inner in paths else module if module in paths else face)
+            elif isinstance(node, ast.Import):
+                assert not any(alias.name.split(".")[0] == "nbhelpers" for alias in node.names), path
+    return found
+
+
+def test_the_core_imports_no_wing_and_wings_only_those_below() -> None:
+    for module, imported in imports_of_each_module().items():
+        wing, _, name = module.partition(".")
+        if wing in ("__init__", "__main__"):
+            continue
+        allowed = set() if wing == "commands" else {*CORE}
+        if wing not in CORE and wing != "commands":
+            allowed |= {*WINGS[: WINGS.index(wing) + 1], "commands"}
+        for other in imported:
+            assert other.partition(".")[0] in allowed, f"{module} imports {other}"
+            assert name != "__init__" or other.startswith(f"{wing}."), f"the face of {wing} imports {other}"
+
+
+def test_there_are_no_circles() -> None:
+    faces = ("__init__", *(f"{wing}.__init__" for wing in WINGS))
+    graph = {module: others for module, others in imports_of_each_module().items() if module not in faces}
+    order = [*graphlib.TopologicalSorter(graph).static_order()]  # raises CycleError, which names the circle
+    assert {*CORE} <= {*order}
+
+
+def test_the_core_is_thin_and_no_file_is_long() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert sum(lines[PACKAGE / f"{name}.py"] for name in CORE) <= 1750
+    # Seven demos, one after the other, may fill more.
+    assert {path.name for path, count in lines.items() if count > 420} <= {"demos.py"}
+
+
+def test_nothing_is_loaded_before_its_use() -> None:
+    script = """
+        import sys
+        import nbhelpers
+        loaded = {"PIL", "matplotlib", "papermill", "ipywidgets", "torchvision"} & {*sys.modules}
+        assert not loaded, f"import nbhelpers loads {loaded}"
+        import nbhelpers.runs.shards, nbhelpers.training
+        loaded = {"papermill", "nbconvert", "ipywidgets", "matplotlib"} & {*sys.modules}
+        assert not loaded, f"training and shards load {loaded}"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT)
+
+
+def test_public_names_are_there() -> None:
+    assert {*PUBLIC.split(), *WINGS} <= {*nb.__all__} <= {*dir(nb)}
+    for name in nb.__all__:
+        assert getattr(nb, name) is not None
+    for wing in WINGS:
+        face = getattr(nb, wing)
+        for name in face.__all__:
+            assert not inspect.ismodule(getattr(face, name)), f"nb.{wing}.{name} is a module, not what it is named for"
+
+
+def test_the_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"]):
+        assert main(words) == 0
+        printed = capsys.readouterr().out
+        assert all(re.search(rf"^  {name} ", printed, re.M) for name in COMMANDS)
+    assert main(["trian"]) == 2
+    assert re.fullmatch("error: unknown command 'trian'; there are train, evaluate, .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_runs_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: nbhelpers {name} ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_python_m_is_the_same_command() -> None:
+    listed = subprocess.run([sys.executable, "-m", "nbhelpers"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert all(f"\n  {name} " in listed.stdout for name in COMMANDS) and not listed.stderr
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -82,6 +180,7 @@ def test_papermill_reads_the_parameters(path: Path) -> None:
 
 def test_no_index_host_or_machine_path_is_written_down() -> None:
     pattern = re.compile(r"https?://(registry|files|deb|pypi)\.[a-z]|(^|[\s\"'=(])/(work|root|farm)/")
-    for path in [*ROOT.glob("*.*"), *ROOT.glob("nbhelpers/**/*.py"), *ROOT.glob("tests/*.py"), ROOT / "Makefile"]:
+    kinds = ("*.*", "Makefile", "nbhelpers/**/*.py", "tests/*.py", "tools/*.py")
+    for path in [path for kind in kinds for path in ROOT.glob(kind)]:
         if path.is_file() and path.suffix not in (".pyc",) and path != Path(__file__):
             assert not pattern.search(path.read_text(encoding="utf-8")), path.name

@@ -22,6 +22,7 @@ CALLS = {
     "linf_ball": (nb.linf_ball, (IMAGES, 0.1)),
     "noise": (nb.noise, (4,)),
     "distance": (nb.distance, (FEATURES, FEATURES)),
+    "psnr": (nb.psnr, (IMAGES, IMAGES)),
     "ssim": (nb.ssim, (IMAGES, IMAGES)),
     "interpolate": (nb.interpolate, (IMAGES[0], IMAGES[1], [0.0, 1.0])),
 }

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from nbhelpers import shards
+from nbhelpers.commands import main
 from nbhelpers.model import Model
+from nbhelpers.runs import shards
 from nbhelpers.runs.shards import Settings, make_shards, read_shards
-# TODO shards: ['main']
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +83,9 @@ def test_other_settings_and_wrong_ones_are_refused(tmp_path: Path, capsys: pytes
         make_shards(INVERT, tmp_path / "out", shard_size=6)
     (tmp_path / "file").write_text("in the way")
     words = ["--checkpoint", "tiny", "-o", str(tmp_path / "file")]
-    assert main("invert", ["--dataset", "cifar10-sample", *words]) == 2
+    assert main(["invert", "--dataset", "cifar10-sample", *words]) == 2
     assert "cannot write to" in capsys.readouterr().err
-    assert main("invert", ["--dataset", "cifar10-sampl", *words]) == 2
+    assert main(["invert", "--dataset", "cifar10-sampl", *words]) == 2
     assert "near names: cifar10-sample" in capsys.readouterr().err
 
 
@@ -104,5 +104,5 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "--limit",
         "9",
     ]
-    assert main("visualize", [*words, "--jobs", "1"]) == 0
+    assert main(["visualize", *words, "--jobs", "1"]) == 0
     assert "9 items in 2 shards" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import math
 import pytest
 
 import nbhelpers as nb
-from nbhelpers import checkpoints
+from nbhelpers import checkpoints, files
 from nbhelpers.training.scoring import evaluate
 
 SERIES = ("cifar10-standard", "cifar10-l2-0.25", "cifar10-l2-0.5", "cifar10-l2-1.0")
@@ -34,7 +34,7 @@ def test_only_eps_differs_within_the_series():
     recipes = [{key: value for key, value in entry.training.items() if key != "eps"} for entry in entries]
     assert all(recipe == recipes[0] for recipe in recipes)
     assert all(entry.arguments == entries[0].arguments for entry in entries)
-    assert all((checkpoints.CHECKPOINTS / entry.file).stat().st_size < 12_000_000 for entry in entries)
+    assert all((files.CHECKPOINTS / entry.file).stat().st_size < 12_000_000 for entry in entries)
 
 
 def test_accuracy_falls_and_rises_over_eps_as_published():

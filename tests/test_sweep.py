@@ -18,12 +18,12 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nbhelpers import sweep as module
+from nbhelpers.commands import main
+from nbhelpers.runs import sweeps
 from nbhelpers.runs.grid import run_name, split_values
-from nbhelpers.runs.report import read_runs, report
-from nbhelpers.runs.workers import dask_executor
-from nbhelpers.runs.sweep import plan, sweep
-# TODO sweep: ['main']
+from nbhelpers.runs.reports import read_runs, report
+from nbhelpers.runs.sweeps import Run, plan, sweep
+from nbhelpers.runs.workers import cores, dask_executor
 
 PARAMETERS = """\
 from typing import Optional
@@ -68,7 +68,7 @@ def notebook(tmp_path: Path) -> Path:
     return tmp_path / "tiny.ipynb"
 
 
-def parameters_of(runs: list[module.Run], *names: str) -> list[tuple]:
+def parameters_of(runs: list[Run], *names: str) -> list[tuple]:
     return [tuple(run.parameters[name] for name in names) for run in runs]
 
 
@@ -138,7 +138,7 @@ def test_other_mistakes_are_one_clear_line(notebook: Path, tmp_path: Path, capsy
         "no run in": ["report", str(tmp_path)],
     }
     for message, words in cases.items():
-        assert main(words) == 2
+        assert main(words if words[0] == "report" else ["sweep", *words]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
 
@@ -146,7 +146,7 @@ def test_other_mistakes_are_one_clear_line(notebook: Path, tmp_path: Path, capsy
 def test_a_dry_run_prints_the_plan_and_runs_nothing(
     notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(notebook), "-p", "seed=0:3", "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert main(["sweep", str(notebook), "-p", "seed=0:3", "-o", str(tmp_path / "out"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "3 runs" in printed and "3 to do" in printed and "open    seed=2" in printed
     assert not (tmp_path / "out").exists()
@@ -190,7 +190,7 @@ def test_twelve_runs_two_failures_and_a_killed_driver(
     check_finished(out, set(range(12)))
     before = {place.name: (place / "run.json").stat().st_mtime_ns for place in out.glob("seed=*")}
 
-    assert main(words) == 1
+    assert main(["sweep", *words]) == 1
     printed = capsys.readouterr()
     assert "10 done, 2 failed" in printed.out and "ValueError: on purpose" in printed.out
     check_finished(out, set(range(12)))
@@ -201,7 +201,7 @@ def test_twelve_runs_two_failures_and_a_killed_driver(
     assert errors[0] == "ValueError: on purpose" and "DeadKernelError" in errors[1]
     assert not list((out / ".running").iterdir())
     if "OMP_NUM_THREADS" not in os.environ:
-        assert {line[3] for line in lines(log, "begin")} == {str(max(1, module.cores() // 2))}
+        assert {line[3] for line in lines(log, "begin")} == {str(max(1, cores() // 2))}
 
     outcomes = sweep(notebook, {"seed": range(12), "flag": True, "log": str(log)}, out)
     assert [outcome.fresh for outcome in outcomes] == [False] * 12  # failures stay until they are asked for
@@ -248,7 +248,7 @@ def test_a_full_disk_is_told_and_forgotten(notebook: Path, tmp_path: Path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_write", full)
+        patched.setattr(sweeps, "_write", full)
         (outcome,) = sweep(notebook, {"seed": 0}, tmp_path / "out", jobs=1)
     assert outcome.state == "failed" and "No space left" in outcome.message
     assert not (tmp_path / "out" / "seed=0").exists() and not list((tmp_path / "out" / ".running").iterdir())

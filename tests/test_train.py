@@ -17,15 +17,16 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers import checkpoints
-from nbhelpers import train as training
-from nbhelpers.files import DATA
-from nbhelpers.networks.resnet import resnet
-from nbhelpers.training.folded import FoldedCopy
-from nbhelpers.training.settings import Training
-from nbhelpers.training.examples import augment
+from nbhelpers import checkpoints, files
 from nbhelpers.attack import perturb
-from nbhelpers.training.loop import train
+from nbhelpers.commands import main
+from nbhelpers.networks.load import build_network
+from nbhelpers.networks.resnet import resnet
+from nbhelpers.training import examples
+from nbhelpers.training.examples import augment
+from nbhelpers.training.folded import FoldedCopy
+from nbhelpers.training.loop import Run, train
+from nbhelpers.training.settings import Training
 
 ROOT = Path(__file__).parents[1]
 # 384 images to learn from in three batches, eight channels: about a second per epoch.
@@ -36,8 +37,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "T
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = nb.load_images("cifar10-sample", indices=range(484))
-    monkeypatch.setattr(training, "count_images", lambda source: 484)
-    read = training.load_images
+    monkeypatch.setattr(examples, "count_images", lambda source: 484)
+    read = examples.load_images
 
     def load(source: str, *, indices=None, size=None):
         if source != "cifar10-sample":
@@ -45,7 +46,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = list(indices) if indices is not None else list(range(484))
         return images[rows].clone(), labels[rows]
 
-    monkeypatch.setattr(training, "load_images", load)
+    monkeypatch.setattr(examples, "load_images", load)
 
 
 def command(*arguments: object) -> list[str]:
@@ -88,7 +89,7 @@ def test_the_attacked_twin_follows_the_network(name):
 
 
 def test_a_network_that_cannot_be_folded_is_attacked_as_it_is():
-    network = nb.models.build_network("wide-resnet-10-1", 10, {}).train()
+    network = build_network("wide-resnet-10-1", 10, {}).train()
     zero, one = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
     attacked = FoldedCopy(network, zero, one, torch.float32)
     attacked.refresh()
@@ -186,9 +187,9 @@ def test_it_runs_in_a_bare_pytorch_image(tmp_path):
             def find_spec(cls, name, path=None, target=None):
                 return None if name.split(".")[0] in absent else super().find_spec(name, path, target)
         sys.meta_path[:] = [*sys.meta_path[:2], Bare]  # after the finders of built-in and frozen modules
-        # TODO train: ['main']
+        from nbhelpers.commands import main
         flags = "--dataset cifar10-sample --width 4 --epochs 1 --precision float32 --held-out 1500 --output".split()
-        sys.exit(main([*flags, {str(tmp_path / "out")!r}]))
+        sys.exit(main(["train", *flags, {str(tmp_path / "out")!r}]))
     """)
     done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -196,10 +197,10 @@ def test_it_runs_in_a_bare_pytorch_image(tmp_path):
 
 
 def test_publishing_writes_the_checkpoint_and_its_entry(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
     (tmp_path / "manifest.toml").write_text((ROOT / "checkpoints" / "manifest.toml").read_text())
     flags = command("--epochs", 1, "--publish", "mine", "--held-out", 100, "--output", tmp_path / "out")[3:]
-    assert training.main(flags) == 0
+    assert main(flags) == 0
     entry = checkpoints.entry("mine")
     assert entry.training["epochs"] == 1 and entry.sha256 == checkpoints.sha256(tmp_path / "mine.safetensors")
     assert nb.load_model("mine", device="cpu").components == 32
@@ -209,10 +210,10 @@ def test_publishing_writes_the_checkpoint_and_its_entry(tmp_path, monkeypatch):
 def test_an_eps_that_makes_no_sense_is_warned_of(tmp_path, eps, norm, told):
     config = dataclasses.replace(SMALL, eps=eps, norm=norm)
     with pytest.warns(UserWarning, match=told):
-        training.Run(config, tmp_path, False, "cpu", 1)
+        Run(config, tmp_path, False, "cpu", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        training.Run(SMALL, tmp_path, False, "cpu", 1)
+        Run(SMALL, tmp_path, False, "cpu", 1)
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path):
@@ -222,7 +223,7 @@ def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path):
 
 def test_images_without_labels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one folder per class"):
-        config = dataclasses.replace(SMALL, dataset=str(DATA / "out-of-distribution"), image_size=32, held_out=1)
+        config = dataclasses.replace(SMALL, dataset=str(files.DATA / "out-of-distribution"), image_size=32, held_out=1)
         train(config, tmp_path, device="cpu")
 
 
@@ -244,14 +245,14 @@ def test_an_output_in_use_is_not_overwritten_nor_resumed_with_other_settings(tmp
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_network(tmp_path, monkeypatch):
-    epoch = training.Run._epoch
+    epoch = Run._epoch
 
     def spoilt(self, index, total, bar):
         if index == 1:
             next(self.network.parameters()).data.fill_(torch.nan)
         return epoch(self, index, total, bar)
 
-    monkeypatch.setattr(training.Run, "_epoch", spoilt)
+    monkeypatch.setattr(Run, "_epoch", spoilt)
     with pytest.raises(ValueError, match=r"not a number at step 0 of epoch 2.*after epoch 1"):
         train(SMALL, tmp_path, device="cpu")
     assert all(t.isfinite().all() for t in load_file(tmp_path / "state.safetensors").values())
@@ -259,7 +260,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_network(tmp_p
 
 
 def test_a_full_disk_leaves_the_last_good_files(tmp_path, monkeypatch):
-    epoch = training.Run._epoch
+    epoch = Run._epoch
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def filling(self, index, total, bar):
@@ -267,12 +268,12 @@ def test_a_full_disk_leaves_the_last_good_files(tmp_path, monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         return epoch(self, index, total, bar)
 
-    monkeypatch.setattr(training.Run, "_epoch", filling)
+    monkeypatch.setattr(Run, "_epoch", filling)
     try:
         with pytest.raises(OSError, match="last good ones"):
             train(SMALL, tmp_path, device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["metrics.jsonl", "state.safetensors"]
-    monkeypatch.setattr(training.Run, "_epoch", epoch)
+    monkeypatch.setattr(Run, "_epoch", epoch)
     assert len(train(SMALL, tmp_path, resume=True, device="cpu")) == 2

@@ -13,7 +13,7 @@ import torch
 from traitlets import TraitError
 
 import nbhelpers as nb
-from nbhelpers import checkpoints, widgets
+from nbhelpers import checkpoints, files, widgets
 from nbhelpers.networks.resnet import resnet
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -215,7 +215,7 @@ def test_each_demo_opens_with_a_result_and_answers_a_pick(name, data):
 
 
 def test_the_series_holds_what_differs_in_its_radius_alone(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "manifest.toml").write_text("[datasets]\n")
     facts = {"dataset": "cifar10", "mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32}

@@ -1,8 +1,8 @@
 """AutoAttack (L2) of torchattacks on a shipped network: does a stranger's attack confirm ours?
 
-Usage: python -m benchmarks.autoattack NAME [--eps 0.5] [--n 1000] [--stages apgd-ce apgd-t fab-t square] [--write]
+Usage: python -m tools autoattack NAME [--eps 0.5] [--n 1000] [--stages apgd-ce apgd-t fab-t square] [--write]
 
-The n test images are those that nbhelpers.evaluate draws too. Each stage attacks what stood all before it, in small
+The n test images are those that `nbhelpers evaluate` draws too. Each stage attacks what stood all before it, in small
 batches; what is found after a batch is kept in runs/bench/, and a later call goes on from there. torchattacks is looked
 for in .attacks, apart from .peers, for it brings a robustbench of its own (`make .attacks/.installed`).
 """
@@ -23,7 +23,7 @@ BATCH = 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.autoattack", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools autoattack", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
     parser.add_argument("--eps", type=float, help="L2 radius, pixel units; default: what the network was trained for")
     parser.add_argument("--n", type=int, default=1000, help="test images")
@@ -99,7 +99,3 @@ def build(stage: str, model: torch.nn.Module, eps: float):
             return FAB(model, multi_targeted=True, n_classes=10, **common)
         case _:
             return Square(model, n_queries=5000, **common)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,7 @@
-"""The README's pictures: docs/speed.png, out of what `step` and `distance` wrote, and a figure of each notebook."""
+"""The README's pictures: docs/speed.png, and a figure of each notebook: python -m tools picture
+
+The first is drawn out of what the benchmarks `step` and `distance` wrote.
+"""
 
 import base64
 import io
@@ -10,13 +13,13 @@ from benchmarks import distance, measure, step
 
 # Which of a notebook's pictures, and how many dots of its height: its first rows, where it is long.
 FIGURES = {
-    "0_robust_training": (4, 400),
-    "1_brittleness": (0, 470),
-    "2_inversion": (1, 320),
+    "0_robust_training": (5, 400),
+    "1_brittleness": (1, 520),
+    "2_inversion": (2, 330),
     "3_feature_visualization": (1, 288),
     "4_feature_manipulation": (1, 483),
-    "5_interpolation": (1, 264),
-    "6_misclassification": (0, 368),
+    "5_interpolation": (1, 440),
+    "6_misclassification": (1, 410),
 }
 
 

@@ -1,4 +1,4 @@
-"""The demos in JupyterLab as pictures: python -m benchmarks.screenshots
+"""The demos in JupyterLab as pictures: python -m tools screenshots
 
 Writes docs/demo-*.png for the README, and the same in the dark into runs/bench/.
 """
@@ -83,7 +83,3 @@ def _save(shot: bytes, path: Path) -> None:
         if path.stat().st_size > LIMIT:
             picture.convert("RGB").quantize(256).save(path, optimize=True)
     print(f"wrote {path.relative_to(measure.ROOT)}, {path.stat().st_size / 1000:.0f} kB")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The model card's table and curve, out of the manifest: python -m benchmarks.series"""
+"""The model card's table and curve, out of the manifest: python -m tools series"""
 
 from pathlib import Path
 
@@ -32,7 +32,3 @@ def main() -> None:
     path = Path(__file__).parents[1] / "docs" / "series.png"
     path.write_bytes(figure._repr_png_())
     print(f"wrote docs/{path.name}")
-
-
-if __name__ == "__main__":
-    main()

@@ -36,7 +36,7 @@ def fetch(name: str) -> Path:
 
     Raises:
         ValueError: unknown name, or a file that is not what it was.
-        OSError: not at hand, and no address gave it; the message says where to put it by hand.
+        OSError: not found locally, and every download failed; the message says where to put it by hand.
     """
     wanted = entry(name)
     if (shipped := files.CHECKPOINTS / wanted.file).exists():
@@ -94,9 +94,10 @@ def _download(about: Entry, original: Path, ready: Path, expected: str) -> str:
             if original != ready:
                 original.unlink()
             return digest
-    tried = f" ({'; '.join(failures)})" if failures else ", and the manifest has no address for it"
+    tried = f" ({'; '.join(failures)})" if failures else ", and the manifest names no address for it"
     raise FileNotFoundError(
-        f"checkpoint {about.name!r} is not at hand{tried}; get {about.file} by hand and put it into {original.parent}"
+        f"checkpoint {about.name!r} was not found locally{tried}; get {about.file} by hand and put it into "
+        f"{original.parent}"
     )
 
 

@@ -34,7 +34,7 @@ _DTYPES = {
     "BoolStorage": torch.bool,
     "UntypedStorage": torch.uint8,
 }
-# Understood, not stubbed, so not reported.
+# Names handled here, hence not in the report.
 _TAME = (
     *("torch._utils._rebuild_", "torch._tensor._rebuild_from", "torch.Size", "torch.float", "torch.bfloat16"),
     *("torch.int", "collections.OrderedDict", "collections.defaultdict"),

@@ -137,7 +137,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _open(path: Path, nested: bool = False, inside: str = "") -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
-    """The tensors of one file by their own keys, what there is to say of it, and the note safetensors carry."""
+    """The tensors of one file by their own keys, a report of it, and the note safetensors carry."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(512)

@@ -1,5 +1,6 @@
 """ImageNet, its nine groups of the paper, and Tiny ImageNet, from where the user keeps them."""
 
+import json
 import os
 import re
 import threading
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import torch
 
+from nbhelpers import files
 from nbhelpers.checkpoints.fetch import download
-from nbhelpers.data.decode import ImageSet, decode, open_folder
+from nbhelpers.data.decode import decode
+from nbhelpers.data.folders import ImageSet, open_folder
 from nbhelpers.files import cache_folder
 
 # The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both ends included.
@@ -48,6 +51,15 @@ def open_restricted_imagenet(split: str) -> ImageSet:
     return replace(
         images, read=lambda i: decode(files[i]), labels=labels, classes=tuple(RESTRICTED_IMAGENET), files=files
     )
+
+
+def open_photographs() -> ImageSet:
+    """The free photographs that ship here, labelled with ImageNet's classes; authors and licences in data/README.md."""
+    folder = files.DATA / "photographs"
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    paths = tuple(folder / one["file"] for one in index)
+    labels = torch.tensor([one["index"] for one in index])
+    return ImageSet(lambda i: decode(paths[i]), labels, imagenet_classes(), paths)
 
 
 def imagenet_classes() -> tuple[str, ...]:

@@ -51,7 +51,8 @@ def load_model(
         layer, pool: the representation, see `Model`.
         pretrained: False for random weights, of torchvision and timm.
         precision: of gradient passes. "bfloat16" is up to twice as fast where the processor computes in it, and ends
-            as near in float32; what is computed without gradient stays float32. "auto" times both on this machine.
+            as near in float32; what is computed without gradient stays float32. "auto" takes it where the processor
+            does.
 
     Raises:
         ValueError: unknown name, damaged file, unknown architecture, normalisation or precision, or a device that is

@@ -135,14 +135,14 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
     """Invert or visualize a batch of items."""
     seeds = [(settings.seed << 32) + int(index) for index in indices]
     if settings.kind == "invert":
-        images, labels = load_images(settings.dataset, indices=indices, size=model.image_size)
+        images, labels = load_images(settings.dataset, indices=indices, size=model.image_size, channels=model.channels)
         with torch.no_grad():
             objective = match(model.representation(images.to(model.device)))
-        size, extra = images.shape[-1], {"labels": labels}
+        size, extra = tuple(images.shape[2:]), {"labels": labels}
     else:
         components = indices // settings.starts
         objective, size, extra = activate(components), model.image_size or 32, {"components": components}
-    start = torch.cat([noise(1, size=size, seed=seed) for seed in seeds]).to(model.device)
+    start = torch.cat([noise(1, size=size, channels=model.channels, seed=seed) for seed in seeds]).to(model.device)
     result = minimize(model.representation, objective, start, steps=settings.steps, step_size=settings.step_size)
     pixels = (result.images * 255).round().to(torch.uint8).cpu()
     losses = {"loss": result.loss.cpu(), "start_loss": result.losses[0].cpu()}

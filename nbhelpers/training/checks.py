@@ -9,9 +9,9 @@ from nbhelpers.checkpoints.manifest import Entry, manifest
 from nbhelpers.data.images import class_names, count_images, load_images, random_indices
 from nbhelpers.model import Model
 from nbhelpers.training.scoring import accuracy
-from nbhelpers.types import Images, Labels
+from nbhelpers.types import Images, Labels, Size
 
-# The labelled images that are at hand for a network trained on a data set.
+# Labelled images that its data set offers a network for a test.
 TEST_IMAGES_OF = {
     "cifar10": "cifar10-sample",
     "imagenet": "imagenet-val",
@@ -43,21 +43,21 @@ def check_imported(
     given: Sequence[str],
     dataset: str | Path,
     *,
-    size: int,
+    size: Size,
     n: int = 100,
     seed: int = 0,
 ) -> bool:
     """Check networks that do not ship here, side by side in a notebook, before it draws conclusions from them.
 
-    Prints a line for each: its accuracy, or why that could not be checked. For what stands in checkpoints/ nothing is
-    computed, nor said. A network whose classes are bare numbers takes the data set's names, as its accuracy shows that
+    Prints a line for each: its accuracy, or why that could not be checked. Networks that ship in checkpoints/ are
+    skipped silently. A network whose classes are bare numbers takes the data set's names, as its accuracy shows that
     they fit.
 
     Args:
         models: the networks by label.
         given: what `load_model` was given for each.
         dataset: images, by name or path.
-        size: their side in pixels.
+        size: pixels, the side of a square or (height, width).
         n, seed: so many images, drawn at random, or all there are.
 
     Returns:
@@ -81,7 +81,8 @@ def check_imported(
         if reason:
             print(f"{name}: accuracy not checked, for {dataset} {reason}")
             continue
-        images, labels = load_images(dataset, indices=random_indices(dataset, min(n, total), seed=seed), size=size)
+        picked = random_indices(dataset, min(n, total), seed=seed)
+        images, labels = load_images(dataset, indices=picked, size=size, channels=model.channels)
         # A published accuracy is that on the data set's own test images.
         expected = _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == dataset else None
         found = _compare(model, images, labels, expected)

@@ -44,7 +44,7 @@ def train(
     Args:
         config: what is trained, and how.
         output: a folder.
-        resume: go on from what stands there, if anything does; the result is that of an uninterrupted run.
+        resume: continue the run in `output`, if there is one; the result is that of an uninterrupted run.
         device: auto, cpu, cuda or mps.
         workers: threads that read images ahead, for a data set too large for memory.
 

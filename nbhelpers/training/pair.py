@@ -1,6 +1,8 @@
 """The two networks that a notebook compares, loaded, checked, and with images for both."""
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +12,7 @@ from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.representation import predict
 from nbhelpers.training.checks import check_imported
-from nbhelpers.types import Images, Labels
+from nbhelpers.types import Features, Images, Labels, Size, two_sides
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,23 @@ class Pair:
 
     networks: dict[str, Model]  # "robust" and "standard"
     dataset: str | Path
-    size: int  # pixels, of the images that suit both
+    size: Size  # pixels, of the images that suit both: the side of a square or (height, width)
     labelled: bool  # the labels of the data set are the networks' classes
 
+    @property
+    def representations(self) -> dict[str, Callable[[Images], Features]]:
+        """Both networks' representations in both forms: "robust, averaged", "robust, with positions", and so on."""
+        forms = {"averaged": False, "with positions": True}
+        return {
+            f"{name}, {form}": functools.partial(network.representation, positions=positions)
+            for name, network in self.networks.items()
+            for form, positions in forms.items()
+        }
+
     def length(self, at_32: float) -> float:
-        """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their side."""
-        return at_32 * self.size / 32
+        """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their diagonal."""
+        height, width = two_sides(self.size)
+        return at_32 * math.sqrt(height * width) / 32
 
     def load(self, indices: Sequence[int]) -> tuple[Images, Labels]:
         """Images on the networks' device, (n, 3, h, w), and their labels, (n,), on the CPU.
@@ -32,7 +45,7 @@ class Pair:
         Where the data set's labels are not the networks' classes, labels are what the robust network sees.
         """
         robust = self.networks["robust"]
-        images, labels = load_images(self.dataset, indices=indices, size=self.size)
+        images, labels = load_images(self.dataset, indices=indices, size=self.size, channels=robust.channels)
         images = images.to(robust.device)
         return images, labels if self.labelled else predict(robust, images)
 

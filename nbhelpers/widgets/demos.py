@@ -184,7 +184,9 @@ def feature_visualization(
     """
     k = min(k, len(images))
     atlas = _Atlas(models, images, components, steps=steps, seed=seed)
-    starts = torch.cat([noise(max(k - 1, 1), size=images.shape[-1], seed=seed), images[:1]])[:k]
+    starts = torch.cat(
+        [noise(max(k - 1, 1), size=tuple(images.shape[2:]), channels=images.shape[1], seed=seed), images[:1]]
+    )[:k]
 
     def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
         chosen = atlas.chosen(index)
@@ -337,7 +339,9 @@ class _Atlas:
             components = torch.randperm(width, generator=torch.Generator().manual_seed(seed))[:components].tolist()
         self.models, self.components = models, list(components)
         self.features = {label: represent(model, images) for label, model in models.items()}
-        start = noise(1, size=images.shape[-1], seed=seed).expand(len(components), -1, -1, -1)
+        start = noise(1, size=tuple(images.shape[2:]), channels=images.shape[1], seed=seed).expand(
+            len(components), -1, -1, -1
+        )
         made = {}
         for label, model in models.items():
             *_, last = _activate(model, torch.tensor(self.components), start, steps)
@@ -428,7 +432,7 @@ def _inverted(
 ) -> Plan:
     def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
         target = picker.pixels[index : index + 1]
-        start = noise(1, size=target.shape[-1], seed=seed)
+        start = noise(1, size=tuple(target.shape[2:]), channels=target.shape[1], seed=seed)
         return [_match(model, target, start, steps) for model in models.values()], partial(draw, target)
 
     return plan
@@ -445,7 +449,10 @@ def _match(model: Model, target: Images, start: Images, steps: int, *, radius: f
 def _activate(
     model: Model, component: int | Tensor, start: Images, steps: int, *, ceiling: Tensor | None = None
 ) -> Iterable[Step]:
-    return descend(model.representation, activate(component, ceiling=ceiling), start.to(model.device), steps=steps)
+    goal = activate(component, ceiling=ceiling)
+    # Not the default, which is longer for few steps: raised faster, drawings turn into saturated stencils.
+    step_size = 0.2 * start.shape[-1] / 32
+    return descend(model.representation, goal, start.to(model.device), steps=steps, step_size=step_size)
 
 
 def _sheet(*rows: Sequence[Images]) -> Tensor:

@@ -1,0 +1,58 @@
+"""The wheel, installed apart from the checkout: it brings its networks, images, widgets and the command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+USE = """
+import pathlib, sys
+import nbhelpers as nb
+from nbhelpers import files
+package = pathlib.Path(nb.__file__).parent
+assert package == pathlib.Path(sys.argv[1]) / "nbhelpers" and (package / "py.typed").exists(), package
+model = nb.load_model("cifar10-l2-0.5", device="cpu")
+images, labels = nb.load_images("cifar10-sample", indices=range(4))
+assert nb.load_images("out-of-distribution", size=32)[0].shape == (12, 3, 32, 32)
+demo = nb.widgets.inversion({"robust": model}, images, labels, steps=1)
+assert demo._repr_mimebundle_()["image/png"].startswith(b"\\x89PNG")
+assert len(list(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))) == 7
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the wheel is installed into; nothing is downloaded, for what it needs is in this environment."""
+    wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
+    # Both without isolation: an isolated build would fetch hatchling.
+    run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)], cwd=ROOT)
+    (wheel,) = wheels.glob("*.whl")
+    options = ["--offline", "--quiet", "--no-deps", "--python", sys.executable, "--target", str(target)]
+    run([sys.executable, "-m", "uv", "pip", "install", *options, str(wheel)], cwd=wheels)
+    return target
+
+
+def run(command: list[str], **options) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def apart(target: Path, tmp_path: Path) -> dict:
+    """Outside the checkout, with the installed copy before the editable one."""
+    cache = str(tmp_path / "cache")
+    return {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(target), "NBHELPERS_CACHE": cache}}
+
+
+def test_names_and_widgets_work(installed: Path, tmp_path: Path) -> None:
+    run([sys.executable, "-c", USE, str(installed)], **apart(installed, tmp_path))
+
+
+def test_the_command_works(installed: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "cifar10-l2-0.5", "--quick", "--n", "100", "--device", "cpu"]
+    assert "as it should be" in run([sys.executable, "-m", "nbhelpers", *words], **apart(installed, tmp_path))
+    script = run([sys.executable, str(installed / "bin" / "nbhelpers"), "--version"], **apart(installed, tmp_path))
+    assert script.startswith("nbhelpers ")

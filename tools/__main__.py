@@ -1,0 +1,29 @@
+"""Run a tool: python -m tools NAME [OPTION …], NAME one of those below.
+
+screenshots   the demos in JupyterLab as pictures, docs/demo-*.png
+picture       docs/speed.png out of what the benchmarks wrote, and a figure of each notebook
+series        the model card's table, and docs/series.png, out of the manifest
+autoattack    torchattacks' AutoAttack on a shipped network; `autoattack --help` tells more
+"""
+
+import importlib
+import sys
+
+NAMES = ("screenshots", "picture", "series", "autoattack")
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if words[0] not in NAMES:
+        print(f"error: got {words[0]!r}, wanted one of {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    sys.argv[:] = [f"python -m tools {words[0]}", *words[1:]]
+    importlib.import_module(f"tools.{words[0]}").main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

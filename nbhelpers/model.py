@@ -9,7 +9,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from nbhelpers.cut import close, copied, cut, find
+from nbhelpers.cut import cut
+from nbhelpers.find import close, copied, find
 from nbhelpers.types import Features, Images, Size, check_images, two_sides
 
 Precision = Literal["float32", "bfloat16"]

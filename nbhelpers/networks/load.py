@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nbhelpers.checkpoints.fetch import fetch
 from nbhelpers.checkpoints.manifest import dataset_facts, manifest
 from nbhelpers.checkpoints.read import Weights, choose_prefix, is_scale, read_weights
-from nbhelpers.cut import copied
+from nbhelpers.find import copied
 from nbhelpers.model import Model, best_precision, pick_device
 from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
 

@@ -94,7 +94,7 @@ def _compute(
 ) -> dict[str, dict[str, dict]]:
     """The result of every pick, by demo and by the pickers' indices; from the folder where it is there."""
     about = hashlib.sha256(b"".join(_digest(model) for model in models.values()))
-    for name in ("optimize", "passes", "objectives", "cut", "model", "representation", "widgets/demos"):
+    for name in ("optimize", "passes", "objectives", "find", "cut", "model", "representation", "widgets/demos"):
         about.update((HERE.parent / f"{name}.py").read_bytes())  # other code, other results
     tasks = [
         (title, pick)

@@ -17,7 +17,7 @@ FIGURES = {
     "1_brittleness": (1, 560),
     "2_inversion": (2, 330),
     "3_feature_visualization": (1, 288),
-    "4_feature_manipulation": (1, 483),
+    "4_feature_manipulation": (2, 483),
     "5_interpolation": (1, 350),
     "6_misclassification": (1, 412),
 }

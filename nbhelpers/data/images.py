@@ -39,11 +39,11 @@ def load_images(
 
     Args:
         source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "photographs",
-            "imagenet-val", "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train", "tiny-imagenet-val",
-            "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet in the folder or zip
-            $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of one folder per class
-            (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey
-            becomes RGB, transparency is dropped.
+            "imagenet-val", "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train",
+            "tiny-imagenet-val", "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet
+            in the folder or zip $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of
+            one folder per class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or
+            float in [0, 1]. Grey becomes RGB, transparency is dropped.
         indices: which images, in this order; None for all. Only these are decoded.
         size: pixels; the short side is resized to it (bilinear, antialiased), then the centre cut out.
         margin: resize the short side to `margin * size` instead; None for the data set's own, 256/224 for ImageNet,

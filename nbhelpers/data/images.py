@@ -28,12 +28,13 @@ from nbhelpers.data.imagenet import (
 )
 from nbhelpers.types import Images, Labels, check_images
 
+Size = int | tuple[int, int] | None  # a square's side, or (height, width)
 Source = str | os.PathLike[str] | np.ndarray | Tensor
 HASHED_BYTES = 2**26  # of a larger data set, files' sizes and dates stand for their content
 
 
 def load_images(
-    source: Source, *, indices: Iterable[int] | None = None, size: int | None = None, margin: float | None = None
+    source: Source, *, indices: Iterable[int] | None = None, size: Size = None, margin: float | None = None
 ) -> tuple[Images, Labels]:
     """Images and labels of a named set, of your own files, or of an array.
 
@@ -45,8 +46,9 @@ def load_images(
             one folder per class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or
             float in [0, 1]. Grey becomes RGB, transparency is dropped.
         indices: which images, in this order; None for all. Only these are decoded.
-        size: pixels; the short side is resized to it (bilinear, antialiased), then the centre cut out.
-        margin: resize the short side to `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
+        size: pixels, or (height, width); images are resized to just cover it (bilinear, antialiased), then the centre
+            is cut out.
+        margin: resize to cover `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
             else 1.
 
     Returns:
@@ -66,7 +68,7 @@ def iter_batches(
     *,
     batch_size: int = 256,
     indices: Iterable[int] | None = None,
-    size: int | None = None,
+    size: Size = None,
     margin: float | None = None,
 ) -> Iterator[tuple[Images, Labels]]:
     """The same in batches, one in memory at a time. Errors as in `load_images`, those of `indices` at the call."""
@@ -155,15 +157,14 @@ def choose(indices: Iterable[int] | None, n: int) -> list[int]:
     return chosen
 
 
-def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tensor, Tensor]:
-    if size is not None and size < 1:
-        raise ValueError(f"size: got {size}, wanted at least 1 pixel")
-    if images.pixels is not None and (size is None or (images.margin == 1 and images.pixels.shape[2:] == (size, size))):
+def _read(images: ImageSet, indices: list[int], size: Size) -> tuple[Tensor, Tensor]:
+    sides = _sides(size)
+    if images.pixels is not None and (sides is None or (images.margin == 1 and images.pixels.shape[2:] == sides)):
         return images.pixels[indices] / 255, images.labels[indices]
     pixels = torch.empty(0)
     for place, index in enumerate(tqdm(indices, desc="reading images", delay=2, leave=False)):
         image = images.read(index)
-        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), size, images.margin)
+        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), sides, images.margin)
         if place == 0:
             pixels = torch.empty(len(indices), *image.shape)
         elif image.shape != pixels.shape[1:]:
@@ -173,17 +174,28 @@ def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tenso
     return pixels, images.labels[indices]
 
 
-def _fit(image: Tensor, size: int | None, margin: float = 1) -> Tensor:
-    """Resize the short side to `margin * size`, then cut out the centre."""
-    height, width = image.shape[1:]
+def _sides(size: Size) -> tuple[int, int] | None:
+    """(height, width) of a size as given."""
     if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int | np.integer) else list(size)
+    if len(sides) != 2 or not all(isinstance(side, int | np.integer) and side >= 1 for side in sides):
+        raise ValueError(f"size: got {size}, wanted at least 1 pixel, or (height, width)")
+    return int(sides[0]), int(sides[1])
+
+
+def _fit(image: Tensor, sides: tuple[int, int] | None, margin: float = 1) -> Tensor:
+    """Resize to just cover `margin` times the sides, then cut out the centre."""
+    if sides is None:
         return image
-    short = round(size * margin)
-    if min(height, width) != short:
-        height, width = (side * short // min(height, width) for side in (height, width))
-        image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp_(0, 1)
-    top, left = round((height - size) / 2), round((width - size) / 2)  # both roundings as in torchvision
-    return image[:, top : top + size, left : left + size]
+    given, covered = image.shape[1:], [round(side * margin) for side in sides]
+    # The side that has less to spare becomes as long as is wanted; the other one follows, rounded down.
+    leading = 0 if given[0] * covered[1] <= given[1] * covered[0] else 1
+    if given[leading] != covered[leading]:
+        size = [max(side * covered[leading] // given[leading], least) for side, least in zip(given, sides, strict=True)]
+        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp_(0, 1)
+    top, left = (round((have - want) / 2) for have, want in zip(image.shape[1:], sides, strict=True))
+    return image[:, top : top + sides[0], left : left + sides[1]]  # both roundings as in torchvision
 
 
 def _open(source: Source) -> ImageSet:

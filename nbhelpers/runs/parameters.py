@@ -106,7 +106,7 @@ def parse(source: str) -> dict[str, Parameter]:
                 value: Any = statement.value
                 written = ast.get_source_segment(plain, value) or ""
                 default = written if written and "\n" not in written else ast.unparse(value)
-                text = ast.unparse(annotation) if annotation else ""
+                text = ast.unparse(annotation).strip("'") if annotation else ""
                 kind = _kind(annotation, value)
                 found[target.id] = Parameter(
                     target.id, text, default, kind, comments.get(statement.end_lineno or 0, "")

@@ -94,6 +94,8 @@ def parse(source: str) -> dict[str, Parameter]:
     tokens = tokenize.generate_tokens(io.StringIO(plain + "\n").readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     found = {}
+    targets: list[ast.expr]
+    annotation: ast.expr | None
     for statement in ast.parse(plain).body:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
             targets, annotation = [statement.target], statement.annotation

@@ -30,6 +30,7 @@ from nbhelpers.networks.load import load_model
 from nbhelpers.objectives import activate, match
 from nbhelpers.optimize import minimize
 from nbhelpers.representation import noise
+from nbhelpers.types import two_sides
 
 Kind = Literal["invert", "visualize"]
 Sources = Mapping[str, str]  # "checkpoint" and "dataset" → a digest of what that name stands for
@@ -146,13 +147,11 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
         images, labels = load_images(settings.dataset, indices=indices, size=model.image_size)
         with torch.no_grad():
             objective = match(model.representation(images.to(model.device)))
-        size, extra = images.shape[-2:], {"labels": labels}
+        size, extra = (images.shape[-2], images.shape[-1]), {"labels": labels}
     else:
         components = indices // settings.starts
         objective, extra = activate(components), {"components": components}
-        given = model.image_size or 32
-        size = (given, given) if isinstance(given, int) else given
-    size = size[0] if size[0] == size[1] else tuple(size)
+        size = two_sides(model.image_size or 32)
     start = torch.cat([noise(1, size=size, seed=seed) for seed in seeds]).to(model.device)
     result = minimize(model.representation, objective, start, steps=settings.steps, step_size=settings.step_size)
     pixels = (result.images * 255).round().to(torch.uint8).cpu()

@@ -120,7 +120,7 @@ def interpolation(
 
     def plan(first: int, second: int) -> tuple[list[Iterable[Step]], Draw]:
         mixes = interpolate(sources.pixels[first], targets.pixels[second], amounts)
-        runs = []
+        runs: list[Iterable[Step]] = []
         for model in models.values():
             f, start = form(model, live.mode), mixes.to(model.device)
             with torch.no_grad():

@@ -39,6 +39,21 @@ def cache_folder() -> Path:
         raise ValueError("no home folder to keep downloads in; set NBHELPERS_CACHE to a folder") from None
 
 
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder and write there for a try, before hours are spent on what goes into it.
+
+    Raises:
+        ValueError: it cannot be made, or not be written.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        probe = Path(folder) / f".probe.{uuid.uuid4().hex[:8]}"
+        probe.write_text("room for a word")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror or error}); name another folder") from error
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], *, flush: bool = False) -> Iterator[Path]:
     """Write a file whole or not at all: a temporary path to write to, moved to `path` where all went well.

@@ -136,15 +136,8 @@ def curves(
                 positions, *numpy.quantile(numbers, (0.25, 0.75), axis=1), color=colour, alpha=0.15, linewidth=0
             )
             numbers = numbers.mean(1)
-        axes.plot(
-            positions,
-            numbers,
-            color=colour,
-            linestyle="--" if repeated else "-",
-            marker="o" if len(positions) < 16 else None,
-            markersize=4,
-            label=label,
-        )
+        look: dict[str, Any] = {"linestyle": "--" if repeated else "-", "marker": "o" if len(positions) < 16 else None}
+        axes.plot(positions, numbers, color=colour, markersize=4, label=label, **look)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.legend(frameon=False, fontsize=_FONT)
     return figure

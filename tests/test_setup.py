@@ -24,7 +24,7 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 PACKAGE = ROOT / "nbhelpers"
 CORE = ["types", "files", "optimize", "passes", "objectives", "attack"]
-CORE += ["cut", "model", "representation", "plots", "results"]
+CORE += ["sites", "cut", "model", "representation", "plots", "results"]
 WINGS = ["checkpoints", "data", "networks", "training", "runs", "widgets"]  # each may import those before it
 PUBLIC = """
     Model Result Step TopImages activate box class_names contributions count_images curves descend distance
@@ -41,6 +41,15 @@ def test_environment_lists_the_same_packages() -> None:
     extra = {"pip", f"python{project['requires-python']}"}
     assert {entry for entry in listed if isinstance(entry, str)} == wanted | extra
     assert {"pip": ["--no-deps -e ."]} in listed
+
+
+def test_the_image_copies_what_the_package_includes_before_it_installs_it() -> None:
+    before, _, _ = (ROOT / "Dockerfile").read_text().partition("\nRUN ")
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source in [*wheel["packages"], *wheel["force-include"]]:
+        folder = source.partition("/")[0]
+        assert f"\nCOPY {folder} {folder}\n" in before, source
+        assert (ROOT / source).exists(), source
 
 
 def imports_of_each_module() -> dict[str, set[str]]:

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.checkpoints.fetch import download
-from nbhelpers.data.decode import ImageSet, decode
+from nbhelpers.data.decode import decode
+from nbhelpers.data.folders import ImageSet
 from nbhelpers.files import cache_folder, save_tensors
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # uint8 (n, 3, 32, 32) and (n,)
@@ -59,7 +60,9 @@ def open_cifar10(split: str) -> ImageSet:
             images, labels = file.get_tensor(f"{split}_images"), file.get_tensor(f"{split}_labels")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
-    return ImageSet(images.__getitem__, labels.long(), CIFAR10_CLASSES, (path,), pixels=images)
+    return ImageSet(
+        images.__getitem__, labels.long(), CIFAR10_CLASSES, (path,), pixels=images, digest=f"{CIFAR10_SHA256} {split}"
+    )
 
 
 @functools.cache

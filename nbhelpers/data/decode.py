@@ -1,60 +1,75 @@
-"""Image files and folders, of which none is decoded before it is asked for."""
+"""One decoder for image files, and for files that arrive as bytes."""
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images of which none is decoded before it is asked for."""
-
-    read: Callable[[int], Tensor]  # the image at an index: (3, h, w), uint8 or float in [0, 1]
-    labels: Tensor  # int64 (n,); -1: unknown
-    classes: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()  # what it is read from
-    margin: float = 1  # short side, in units of the square that is cut out of it
-    pixels: Tensor | None = None  # all of them, uint8 (n, 3, h, w), where they are in memory
-
-
-def open_folder(folder: Path) -> ImageSet:
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in inside if _is_image(path)]
-    labels = [-1] * len(files)
-    # A class without images keeps its number, so that labels do not shift in a partial copy of a data set.
-    classes = [path for path in inside if path.is_dir()] if not files else []
-    if classes and {path.name for path in classes} <= {"train", "val", "test"}:
-        raise ValueError(f"{folder} holds {', '.join(path.name for path in classes)}; give one of them")
-    for label, place in enumerate(classes):
-        found = sorted(path for path in place.rglob("*") if _is_image(path))
-        files += found
-        labels += [label] * len(found)
-    if not files:
-        raise ValueError(f"no image in {folder}; wanted files ending in {', '.join(sorted(SUFFIXES))}")
-    names = tuple(path.name for path in classes)
-    return ImageSet(lambda i: decode(files[i]), torch.tensor(labels), names, tuple(files))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+_OPENING = threading.Lock()  # warnings are caught for the whole process, so by one thread at a time
+_T = PIL.Image.Transpose
+# EXIF's orientations, but for 1, which is upright.
+_TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE}
+_TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 
 
 def decode(path: str | Path, content: bytes | None = None) -> Tensor:
-    """An image file's pixels, uint8 (3, h, w); `content` where its bytes were read already."""
+    """An image file's pixels, uint8 (3, h, w). Grey becomes RGB, transparency is dropped, EXIF's rotation is done.
+
+    Args:
+        path: of the file; with `content` any name, for messages.
+        content: the file's bytes where they were read already, of an upload or from an archive.
+
+    Raises:
+        ValueError: the file cannot be read as an image, has more than 8 bits per channel or too many pixels. The
+            message names it.
+    """
     try:
-        with PIL.Image.open(path if content is None else io.BytesIO(content)) as image:
+        with _opened(path, content) as image:
             if image.mode[0] in "IF":  # PIL would clip these to white
-                raise ValueError(f"{path} has more than 8 bits per channel; save it with 8")
-            pixels = np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNG files
-        raise ValueError(f"cannot read {path} as an image: {error}") from error
+                raise _Refused(f"{path} has more than 8 bits per channel; save it with 8")
+            image.load()
+            if image.mode == "P" and "transparency" in image.info:
+                colours = image.convert("RGBA").convert("RGB")  # on the straight way, PIL warns
+            else:
+                colours = image.convert("RGB")
+            turn = _turn(image)
+            pixels = np.array(colours if turn is None else colours.transpose(turn))
+    except _Refused:
+        raise
+    except Exception as error:  # damaged files make PIL's readers raise whatever their arithmetic runs into
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot read {path} as an image: {reason}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class _Refused(ValueError):
+    """Of a message that is complete."""
+
+
+def _opened(path: str | Path, content: bytes | None) -> PIL.Image.Image:
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd metadata do not matter here
+        try:
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            return PIL.Image.open(path if content is None else io.BytesIO(content))
+        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+            most = PIL.Image.MAX_IMAGE_PIXELS or 0
+            raise _Refused(f"{path} has more than {most // 10**6} million pixels; make it smaller") from error
+        except PIL.UnidentifiedImageError as error:  # whose own text repeats the path, or an address
+            raise _Refused(f"cannot read {path} as an image: it is in no format that Pillow knows") from error
+
+
+def _turn(image: PIL.Image.Image) -> PIL.Image.Transpose | None:
+    """How the picture has to be turned by its EXIF; damaged EXIF says nothing."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _TURNS.get(image.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+        except Exception:
+            return None

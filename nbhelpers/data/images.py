@@ -17,28 +17,38 @@ from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.data.cifar10 import CIFAR10_CLASSES, open_cifar10, open_sample
-from nbhelpers.data.decode import ImageSet, decode, open_folder
-from nbhelpers.data.imagenet import RESTRICTED_IMAGENET, open_imagenet, open_restricted_imagenet, open_tiny_imagenet
+from nbhelpers.data.decode import decode
+from nbhelpers.data.folders import ImageSet, open_folder
+from nbhelpers.data.imagenet import (
+    RESTRICTED_IMAGENET,
+    open_imagenet,
+    open_photographs,
+    open_restricted_imagenet,
+    open_tiny_imagenet,
+)
 from nbhelpers.types import Images, Labels, check_images
 
+Size = int | tuple[int, int] | None  # a square's side, or (height, width)
 Source = str | os.PathLike[str] | np.ndarray | Tensor
+HASHED_BYTES = 2**26  # of a larger data set, files' sizes and dates stand for their content
 
 
 def load_images(
-    source: Source, *, indices: Iterable[int] | None = None, size: int | None = None, margin: float | None = None
+    source: Source, *, indices: Iterable[int] | None = None, size: Size = None, margin: float | None = None
 ) -> tuple[Images, Labels]:
     """Images and labels of a named set, of your own files, or of an array.
 
     Args:
-        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "imagenet-val",
-            "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train", "tiny-imagenet-val",
-            "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet in the folder or zip
-            $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of one folder per class
-            (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey
-            becomes RGB, transparency is dropped.
+        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "photographs",
+            "imagenet-val", "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train",
+            "tiny-imagenet-val", "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet
+            in the folder or zip $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of
+            one folder per class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or
+            float in [0, 1]. Grey becomes RGB, transparency is dropped.
         indices: which images, in this order; None for all. Only these are decoded.
-        size: pixels; the short side is resized to it (bilinear, antialiased), then the centre cut out.
-        margin: resize the short side to `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
+        size: pixels, or (height, width); images are resized to just cover it (bilinear, antialiased), then the centre
+            is cut out.
+        margin: resize to cover `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
             else 1.
 
     Returns:
@@ -50,7 +60,7 @@ def load_images(
         FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not here.
     """
     images = _margined(_open(source), margin)
-    return _read(images, _choose(indices, len(images.labels)), size)
+    return _read(images, choose(indices, len(images.labels)), size)
 
 
 def iter_batches(
@@ -58,14 +68,14 @@ def iter_batches(
     *,
     batch_size: int = 256,
     indices: Iterable[int] | None = None,
-    size: int | None = None,
+    size: Size = None,
     margin: float | None = None,
 ) -> Iterator[tuple[Images, Labels]]:
     """The same in batches, one in memory at a time. Errors as in `load_images`, those of `indices` at the call."""
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, wanted at least 1")
     images = _margined(_open(source), margin)
-    chosen = _choose(indices, len(images.labels))
+    chosen = choose(indices, len(images.labels))
     return (_read(images, chosen[i : i + batch_size], size) for i in range(0, len(chosen), batch_size))
 
 
@@ -83,17 +93,33 @@ def count_images(source: Source) -> int:
 
 
 def identity(source: Source) -> str:
-    """A key that changes when the images of `source` may have: from an array's bytes, or its files' sizes and dates."""
+    """A key that changes when the images or labels of `source` may have.
+
+    It is made from the content where that is small or known, else from the files' names, sizes and dates.
+    """
     images, digest = _open(source), hashlib.sha256()
     if isinstance(source, np.ndarray | Tensor):
         digest.update(f"{tuple(source.shape)} {str(source.dtype).removeprefix('torch.')}".encode())
-        digest.update(np.ascontiguousarray(source.cpu() if isinstance(source, Tensor) else source).data)
+        whole = source.detach().cpu() if isinstance(source, Tensor) else torch.from_numpy(np.ascontiguousarray(source))
+        digest.update(whole.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
-    digest.update(str(source).encode())
-    for path in images.files:
-        about = path.stat()
-        digest.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode())
+    digest.update(f"{images.classes} {images.margin} {images.digest}".encode())
+    digest.update(images.labels.numpy().tobytes())
+    if images.digest:
+        return digest.hexdigest()
+    about = [path.stat() for path in images.files]
+    small = sum(one.st_size for one in about) <= HASHED_BYTES
+    for path, one in zip(images.files, about, strict=True):
+        if small:  # so that a fresh checkout, or a copy, is the same set
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        else:
+            digest.update(f"{path.parent.name}/{path.name} {one.st_size} {one.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def labels_of(source: Source) -> Labels:
+    """The labels of `source`, (n,), -1 where unknown; no image is decoded."""
+    return _open(source).labels
 
 
 def class_names(source: Source) -> tuple[str, ...]:
@@ -108,12 +134,20 @@ def _margined(images: ImageSet, margin: float | None) -> ImageSet:
     return images if margin is None else replace(images, margin=margin)
 
 
-def _choose(indices: Iterable[int] | None, n: int) -> list[int]:
+def choose(indices: Iterable[int] | None, n: int) -> list[int]:
+    """Indices as Python numbers, checked; `indices` as in `load_images`, `n` the images there are.
+
+    Raises:
+        TypeError, IndexError, ValueError: something else than whole numbers, one outside 0 to n − 1, none.
+    """
     if indices is None:
         return list(range(n))
+    given = indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"indices: got {indices!r}, wanted several whole numbers, such as [3] or range(16)")
     chosen = []
-    for index in indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices:
-        if isinstance(index, bool) or not hasattr(index, "__index__"):
+    for index in given:
+        if isinstance(index, bool | np.bool_) or not hasattr(index, "__index__"):
             raise TypeError(f"indices: got {index!r}, wanted whole numbers, such as range(16)")
         if not 0 <= index < n:
             raise IndexError(f"indices: got {index}, wanted 0 to {n - 1}")
@@ -123,15 +157,14 @@ def _choose(indices: Iterable[int] | None, n: int) -> list[int]:
     return chosen
 
 
-def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tensor, Tensor]:
-    if size is not None and size < 1:
-        raise ValueError(f"size: got {size}, wanted at least 1 pixel")
-    if images.pixels is not None and (size is None or (images.margin == 1 and images.pixels.shape[2:] == (size, size))):
+def _read(images: ImageSet, indices: list[int], size: Size) -> tuple[Tensor, Tensor]:
+    sides = _sides(size)
+    if images.pixels is not None and (sides is None or (images.margin == 1 and images.pixels.shape[2:] == sides)):
         return images.pixels[indices] / 255, images.labels[indices]
     pixels = torch.empty(0)
     for place, index in enumerate(tqdm(indices, desc="reading images", delay=2, leave=False)):
         image = images.read(index)
-        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), size, images.margin)
+        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), sides, images.margin)
         if place == 0:
             pixels = torch.empty(len(indices), *image.shape)
         elif image.shape != pixels.shape[1:]:
@@ -141,17 +174,28 @@ def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tenso
     return pixels, images.labels[indices]
 
 
-def _fit(image: Tensor, size: int | None, margin: float = 1) -> Tensor:
-    """Resize the short side to `margin * size`, then cut out the centre."""
-    height, width = image.shape[1:]
+def _sides(size: Size) -> tuple[int, int] | None:
+    """(height, width) of a size as given."""
     if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int | np.integer) else list(size)
+    if len(sides) != 2 or not all(isinstance(side, int | np.integer) and side >= 1 for side in sides):
+        raise ValueError(f"size: got {size}, wanted at least 1 pixel, or (height, width)")
+    return int(sides[0]), int(sides[1])
+
+
+def _fit(image: Tensor, sides: tuple[int, int] | None, margin: float = 1) -> Tensor:
+    """Resize to just cover `margin` times the sides, then cut out the centre."""
+    if sides is None:
         return image
-    short = round(size * margin)
-    if min(height, width) != short:
-        height, width = (side * short // min(height, width) for side in (height, width))
-        image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp_(0, 1)
-    top, left = round((height - size) / 2), round((width - size) / 2)  # both roundings as in torchvision
-    return image[:, top : top + size, left : left + size]
+    given, covered = image.shape[1:], [round(side * margin) for side in sides]
+    # The side that has less to spare becomes as long as is wanted; the other one follows, rounded down.
+    leading = 0 if given[0] * covered[1] <= given[1] * covered[0] else 1
+    if given[leading] != covered[leading]:
+        size = [max(side * covered[leading] // given[leading], least) for side, least in zip(given, sides, strict=True)]
+        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp_(0, 1)
+    top, left = (round((have - want) / 2) for have, want in zip(image.shape[1:], sides, strict=True))
+    return image[:, top : top + sides[0], left : left + sides[1]]  # both roundings as in torchvision
 
 
 def _open(source: Source) -> ImageSet:
@@ -199,6 +243,7 @@ SETS: dict[str, tuple[Callable[[], ImageSet], tuple[str, ...]]] = {
     "cifar10-test": (functools.partial(open_cifar10, "test"), CIFAR10_CLASSES),
     "cifar10-train": (functools.partial(open_cifar10, "train"), CIFAR10_CLASSES),
     "out-of-distribution": (_open_out_of_distribution, ()),
+    "photographs": (open_photographs, ()),
     "tiny-imagenet-train": (functools.partial(open_tiny_imagenet, "train"), ()),
     "tiny-imagenet-val": (functools.partial(open_tiny_imagenet, "val"), ()),
     "imagenet-val": (functools.partial(open_imagenet, "val"), ()),

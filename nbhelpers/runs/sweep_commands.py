@@ -5,10 +5,10 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nbhelpers.commands import command_parser
-from nbhelpers.runs.grid import inspect, kind, split_values
+from nbhelpers.runs.grid import defaults, from_words
+from nbhelpers.runs.named import check_named
 from nbhelpers.runs.reports import report
 from nbhelpers.runs.sweeps import Run, code_digest, plan, sweep
 from nbhelpers.runs.workers import dask_executor
@@ -19,7 +19,7 @@ def sweep_command(argv: Sequence[str]) -> int:
     parser = command_parser("sweep", "Run a notebook once per parameter set. The same command again resumes.")
     parser.add_argument("notebook", type=Path, help="with a cell tagged `parameters`")
     parser.add_argument(
-        "-p", dest="grid", action="append", default=[], metavar="NAME=VALUES", help="a,b,c or 0:5 or 0:10:2"
+        "-p", dest="grid", action="append", default=[], metavar="NAME=VALUES", help="a,b or 0:5 or '[1, 2]'"
     )
     parser.add_argument("-f", dest="presets", action="append", default=[], metavar="YAML", help="fixed parameters")
     parser.add_argument("-o", dest="out", type=Path, required=True, metavar="FOLDER", help="for the runs")
@@ -29,14 +29,10 @@ def sweep_command(argv: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
     given = parser.parse_args(argv)
 
-    known = inspect(given.notebook.resolve())
-    grid: dict[str, Any] = {}
-    for item in given.grid:
-        name, equals, text = item.partition("=")
-        if not equals:
-            raise ValueError(f"-p {item}: wanted NAME=VALUES")
-        grid[name] = split_values(text, kind(known[name])) if name in known else text  # `plan` tells the nearest
+    notebook = given.notebook.resolve()
+    grid = from_words(given.grid, notebook)
     runs = plan(given.notebook, grid, given.out, presets=given.presets, retry_failed=given.retry_failed)
+    check_named({name: [run.parameters[name] for run in runs] for name in runs[0].asked}, defaults(notebook), notebook)
     states = [run.state for run in runs]
     open_runs = states.count("open") + given.retry_failed * states.count("failed")
     print(f"{len(runs)} runs in {given.out}: {states.count('done')} done, {states.count('failed')} failed, ", end="")

@@ -17,7 +17,6 @@ import queue
 import re
 import shutil
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +29,12 @@ from typing import Any, Literal
 import nbformat
 import papermill
 from filelock import FileLock, Timeout
-from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
 from tqdm import tqdm
 
-from nbhelpers.runs.grid import axes, defaults, escaped, run_name
+from nbhelpers.runs.grid import axes, defaults, run_name
+from nbhelpers.runs.inject import injected, kernel_manager
+from nbhelpers.runs.named import located
 from nbhelpers.runs.workers import Environment, shares
 
 
@@ -49,6 +49,7 @@ class Run:
     parameters: Mapping[str, Any]  # complete, the notebook's defaults included
     retry: bool = False  # once more if it failed before
     environment: Environment = field(default_factory=dict)  # of the kernel, on top of the worker's
+    asked: tuple[str, ...] = ()  # parameters that the kernel is given; the others it has from the notebook
 
     @property
     def folder(self) -> Path:
@@ -145,9 +146,10 @@ def plan(
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
         name = run_name({key: chosen[key] for key in named})
-        runs.setdefault(name, Run(notebook, out, name, len(runs), {**own, **chosen}, retry_failed))
-    for run in runs.values():
-        _check_same(run)
+        whole = {key: located(key, value, notebook) for key, value in chosen.items()}
+        run = Run(notebook, out, name, len(runs), {**own, **whole}, retry_failed, asked=tuple(whole))
+        _check_same(run, chosen)
+        runs.setdefault(name, run)
     return list(runs.values())
 
 
@@ -264,29 +266,16 @@ def _attempt(run: Run, folder: Path) -> str:
 
 def _papermill(run: Run, folder: Path, executed: Path, record: dict[str, Any]) -> None:
     """Execute the notebook in a kernel with its own environment, and record the kernel's peak memory."""
-
-    class Kernel(AsyncKernelManager):
-        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-            if os.name == "posix":
-                # Sockets rather than TCP ports: of many kernels that start at once, two may draw the same port.
-                self.transport, self.ip = "ipc", f"{sockets}/k"
-            await super().start_kernel(env={**os.environ, **run.environment}, stdout=log, stderr=log, **options)
-
-        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
-            with contextlib.suppress(OSError, AttributeError):
-                status = Path(f"/proc/{self.provisioner.pid}/status").read_text()  # type: ignore[union-attr]
-                if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
-                    record["peak_memory_mib"] = round(int(peak[1]) / 1024, 1)
-            await super().shutdown_kernel(now, restart)
-
-    with open(folder / "kernel.log", "wb") as log, tempfile.TemporaryDirectory(prefix="nb") as sockets:
+    given = {name: run.parameters[name] for name in run.asked}
+    nbformat.write(injected(nbformat.read(run.notebook, 4), {**given, "out": str(folder)}), executed)
+    path = str(executed).replace("{", "{{").replace("}", "}}")  # papermill fills in braces
+    with open(folder / "kernel.log", "wb") as log, kernel_manager(run.environment, log, record) as manager:
         try:
             papermill.execute_notebook(
-                escaped(run.notebook),
-                escaped(executed),
-                {**run.parameters, "out": str(folder)},
+                path,
+                path,
                 progress_bar=False,
-                kernel_manager_class=Kernel,
+                kernel_manager_class=manager,
                 resources={"metadata": {"path": str(run.notebook.parent)}},  # papermill's `cwd` moves all threads
             )
         finally:
@@ -331,7 +320,7 @@ def _check_folder(out: Path) -> None:
         raise ValueError(f"cannot write to {out}: {error.strerror}; choose another folder with -o") from error
 
 
-def _check_same(run: Run) -> None:
+def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
     """Refuse a folder of that name with other parameters: a preset or a default has changed since."""
     if run.state == "open":
         return
@@ -340,7 +329,8 @@ def _check_same(run: Run) -> None:
     except (OSError, ValueError, KeyError):
         return
     wanted = json.loads(json.dumps(run.parameters, default=str))
-    if changed := [name for name in wanted if name in before and before[name] != wanted[name]]:
+    typed = json.loads(json.dumps({**typed}, default=str))  # as earlier versions recorded a path
+    if changed := [n for n in wanted if n in before and before[n] != wanted[n] and before[n] != typed.get(n)]:
         name = changed[0]
         raise ValueError(
             f"{run.folder} was run with {name}={before[name]!r}, now wanted with {wanted[name]!r}; choose another "

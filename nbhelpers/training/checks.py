@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nbhelpers import files
 from nbhelpers.checkpoints.manifest import Entry, manifest
-from nbhelpers.data.images import class_names, count_images, load_images, random_indices
+from nbhelpers.data.images import Size, class_names, count_images, load_images, random_indices
 from nbhelpers.model import Model
 from nbhelpers.training.scoring import accuracy
 from nbhelpers.types import Images, Labels
@@ -43,7 +43,7 @@ def check_imported(
     given: Sequence[str],
     dataset: str | Path,
     *,
-    size: int,
+    size: Size,
     n: int = 100,
     seed: int = 0,
 ) -> bool:
@@ -57,7 +57,7 @@ def check_imported(
         models: the networks by label.
         given: what `load_model` was given for each.
         dataset: images, by name or path.
-        size: their side in pixels.
+        size: of the images, in pixels, as in `load_images`.
         n, seed: so many images, drawn at random, or all there are.
 
     Returns:

@@ -1,0 +1,131 @@
+"""Folders of images: one folder per class, or all in one; what else lies there is ignored or refused."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nbhelpers.data.decode import decode
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Pictures that are not read here. A folder of such is no folder without pictures.
+OTHER_SUFFIXES = {".avif", ".cr2", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".nef", ".npy", ".pgm", ".psd", ".svg"}
+SPLIT = re.compile(r"(train(ing)?|val(id(ate|ation)?)?|dev|eval(uation)?|test(ing)?)([-_ ]?(set|data|images|\d+))*")
+# What systems, storage boxes and unpackers leave behind; names that start with a dot are ignored too.
+LEFTOVERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__"}
+LEFTOVERS |= {"lost+found", "system volume information", "thumbs", "thumbs.db", "thumbnails", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of which none is decoded before it is asked for."""
+
+    read: Callable[[int], Tensor]  # the image at an index: (3, h, w), uint8 or float in [0, 1]
+    labels: Tensor  # int64 (n,); -1: unknown
+    classes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()  # what it is read from
+    margin: float = 1  # short side, in units of the square that is cut out of it
+    pixels: Tensor | None = None  # all of them, uint8 (n, 3, h, w), where they are in memory
+    digest: str = ""  # names the content, where it was checked already
+
+
+def open_folder(folder: Path) -> ImageSet:
+    """The images of a folder, without labels, or of one folder per class, with the classes' places by name.
+
+    An empty class folder keeps its place, so that labels do not shift in a partial copy of a data set. A folder of
+    other files than pictures (annotations, say) is no class.
+
+    Raises:
+        ValueError: no image, images beside class folders, a folder of splits, or one above the class folders.
+    """
+    loose = sorted(path for path in _inside(folder) if _is_image(path) and path.is_file())
+    places = {path: _walk(path) for path in sorted(_inside(folder)) if path.is_dir()}
+    found = {place: [path for path in inside if _is_image(path)] for place, inside in places.items()}
+    full = [place for place, images in found.items() if images]
+    if not loose and places and all(map(_is_split, places)):
+        raise ValueError(f"{folder} holds {', '.join(place.name for place in places)}; give one of them")
+    if not loose and not full:
+        raise ValueError(f"no image in {folder}; wanted files ending in {', '.join(sorted(SUFFIXES))}")
+    if loose and full:
+        raise ValueError(
+            f"{folder} holds images ({_some(loose)}) beside folders of images ({_some(full)}); move the ones or the "
+            "others elsewhere, or name a single folder"
+        )
+    if loose:
+        return ImageSet(lambda i: decode(loose[i]), torch.full((len(loose),), -1), (), tuple(loose))
+    _check_level(folder, full)
+    for place, inside in places.items():
+        if not found[place] and (other := [path for path in inside if path.suffix.lower() in OTHER_SUFFIXES]):
+            raise ValueError(
+                f"{place}: no image that can be read ({other[0].name}, …); convert them to one of "
+                f"{', '.join(sorted(SUFFIXES))}, or move the folder elsewhere"
+            )
+    classes = [place for place, inside in places.items() if found[place] or not inside]
+    files = tuple(path for place in classes for path in found[place])
+    labels = [label for label, place in enumerate(classes) for _ in found[place]]
+    return ImageSet(lambda i: decode(files[i]), torch.tensor(labels), tuple(c.name for c in classes), files)
+
+
+def _check_level(folder: Path, full: list[Path]) -> None:
+    """Refuse what holds not classes but splits of a data set, or folders of class folders."""
+    splits = [place for place in full if _is_split(place)]
+    if splits == full or len(splits) > 1 or any(len(_branches(place)) > 1 for place in splits):
+        raise ValueError(f"{folder} holds {', '.join(place.name for place in splits)}; give one of them")
+    inner = _branches(full[0])
+    if len(inner) < 2:
+        return
+    names = _some(list(inner.values()))
+    if len(full) == 1:
+        raise ValueError(
+            f"{folder} holds one folder, {full[0].name}, with folders in it ({names}); to take those for the classes "
+            f"give {next(iter(inner.values())).parent}"
+        )
+    if all(set(_branches(place)) == set(inner) for place in full):
+        raise ValueError(
+            f"{folder}: each of its folders ({_some(full)}) holds the same folders ({names}); if those are the classes "
+            f"give one of the former, such as {full[0]}"
+        )
+
+
+def _is_split(place: Path) -> bool:
+    return SPLIT.fullmatch(place.name.lower()) is not None
+
+
+def _branches(place: Path) -> dict[str, Path]:
+    """The folders in which the images of a folder lie, where there are several and no image beside them."""
+    while True:
+        if any(_is_image(path) and path.is_file() for path in _inside(place)):
+            return {}
+        inner = [path for path in _inside(place) if path.is_dir() and any(map(_is_image, _walk(path)))]
+        if len(inner) != 1:
+            return {path.name: path for path in sorted(inner)}
+        place = inner[0]
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not _is_leftover(path.name)]
+
+
+def _walk(folder: Path) -> list[Path]:
+    """The files below a folder, sorted by path."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _is_leftover(name)]
+        found += [Path(place, name) for name in files if not _is_leftover(name)]
+    return sorted(found)
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LEFTOVERS
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _some(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")

@@ -1,0 +1,88 @@
+"""A notebook with values of its parameters, and the kernel that runs it."""
+
+import contextlib
+import copy
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jupyter_client.manager import AsyncKernelManager
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+LONGEST_SOCKET = 90  # bytes of a socket's path; systems take 104 or 108, and the kernel's number follows
+
+
+def injected(notebook: NotebookNode, values: Mapping[str, Any]) -> NotebookNode:
+    """A copy with a cell behind the parameters cell that assigns `values`, as papermill would name it.
+
+    Not papermill's own: that writes tuples as text.
+    """
+    done = copy.deepcopy(notebook)
+    done.cells = [cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    place = next(i for i, cell in enumerate(done.cells) if "parameters" in cell.metadata.get("tags", []))
+    source = "\n".join(["# Parameters", *(f"{name} = {_literal(value)}" for name, value in values.items())])
+    cell = new_code_cell(source, metadata={"tags": ["injected-parameters"]})
+    if (done.nbformat, done.nbformat_minor) < (4, 5):  # cells had no names yet
+        cell.pop("id", None)
+    done.cells.insert(place + 1, cell)
+    return done
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{_literal(one)}, " for one in value).rstrip() + ")"
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__}({_literal(sorted(value, key=repr))})"
+    return repr(value)
+
+
+@contextlib.contextmanager
+def kernel_manager(
+    environment: Mapping[str, str], log: BinaryIO, record: dict[str, Any]
+) -> Iterator[type[AsyncKernelManager]]:
+    """A class of kernel managers for a single run.
+
+    Args:
+        environment: of the kernel, on top of this process's.
+        log: takes what the kernel itself prints.
+        record: gets the kernel's "peak_memory_mib" when it ends.
+    """
+    with _socket_folder() as sockets:
+
+        class Kernel(AsyncKernelManager):
+            async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+                if sockets:
+                    # Sockets rather than TCP ports: of many kernels that start at once, two may draw the same port.
+                    self.transport, self.ip = "ipc", f"{sockets}/k"
+                await super().start_kernel(env={**os.environ, **environment}, stdout=log, stderr=log, **options)
+
+            async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+                with contextlib.suppress(OSError, AttributeError):
+                    status = Path(f"/proc/{self.provisioner.pid}/status").read_text()  # type: ignore[union-attr]
+                    if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
+                        record["peak_memory_mib"] = round(int(peak[1]) / 1024, 1)
+                await super().shutdown_kernel(now, restart)
+
+        yield Kernel
+
+
+@contextlib.contextmanager
+def _socket_folder() -> Iterator[str]:
+    """A folder for a kernel's sockets; "" where the system has none, or only some with too long a path."""
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if os.name == "posix" else ():
+        if len(os.fsencode(place)) <= LONGEST_SOCKET - 20 and os.access(place, os.W_OK | os.X_OK):
+            with tempfile.TemporaryDirectory(prefix="nb", dir=place) as folder:
+                yield folder
+            return
+    yield ""

@@ -1,0 +1,99 @@
+"""Folders as people have them: what systems leave behind is ignored, a layout that could mean two things is refused."""
+
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+import nbhelpers as nb
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", (9, 9)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("cat/0", "cat/1", "dog/0", "dog/1"):
+        picture(tmp_path / "set" / f"{name}.png")
+    return tmp_path / "set"
+
+
+def found(folder: Path) -> tuple[list[int], tuple[str, ...]]:
+    return nb.load_images(folder)[1].tolist(), nb.class_names(folder)
+
+
+@pytest.mark.parametrize(
+    "leftover",
+    [
+        *("@eaDir/0.png", "__MACOSX/0.png", ".hidden/0.png", "Thumbs/0.png", "cat/@eaDir/1.png/SYNO_THUMB.png"),
+        *(".0.png", "cat/._0.png", "__MACOSX/cat/0.png", "dog/.thumbnails/0.png", "lost+found/x.png"),
+        "#recycle/cat/0.png",
+    ],
+)
+def test_what_systems_leave_behind_is_ignored(folder: Path, leftover: str) -> None:
+    picture(folder / leftover)
+    assert found(folder) == ([0, 0, 1, 1], ("cat", "dog"))
+
+
+def test_other_files_and_folders_of_other_files_are_no_classes(folder: Path) -> None:
+    (folder / "README.md").write_text("cats and dogs")
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "0.xml").write_text("<a/>")
+    (folder / "bird").mkdir()  # a class of a partial copy keeps its number
+    (folder / "cat" / "2.png").mkdir()
+    assert found(folder) == ([1, 1, 2, 2], ("bird", "cat", "dog"))
+
+
+def test_a_stray_picture_beside_class_folders_is_refused(folder: Path) -> None:
+    picture(folder / "preview.png")
+    with pytest.raises(ValueError, match=r"holds images \(preview.png\) beside folders of images \(cat, dog\); move"):
+        nb.load_images(folder)
+
+
+@pytest.mark.parametrize("splits", [("Train", "Validation"), ("train", "valid"), ("TEST",), ("train2017", "val2017")])
+def test_splits_are_refused_however_they_are_spelled(folder: Path, tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        picture(tmp_path / "all" / split / "cat" / "0.png")
+        picture(tmp_path / "all" / split / "dog" / "0.png")
+    with pytest.raises(ValueError, match=f"holds {', '.join(splits)}; give one of them"):
+        nb.load_images(tmp_path / "all")
+    picture(tmp_path / "all" / "extra" / "0.png")
+    with pytest.raises(ValueError, match="give one of them"):
+        nb.load_images(tmp_path / "all")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "car", "train"):
+        picture(tmp_path / name / "0.png")
+    assert found(tmp_path) == ([0, 1, 2], ("bus", "car", "train"))
+
+
+def test_one_level_too_high_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    folder.rename(tmp_path / "up" / "photos")
+    with pytest.raises(ValueError, match=r"one folder, photos, with folders in it \(cat, dog\).* give .*up/photos$"):
+        nb.load_images(tmp_path / "up")
+    with pytest.raises(ValueError, match=r"give .*up/photos$"):
+        nb.load_images(tmp_path)
+    picture(tmp_path / "up" / "more" / "cat" / "0.png")
+    picture(tmp_path / "up" / "more" / "dog" / "0.png")
+    with pytest.raises(ValueError, match=r"each of its folders \(more, photos\) holds the same folders"):
+        nb.load_images(tmp_path / "up")
+
+
+def test_folders_within_classes_are_fine(tmp_path: Path) -> None:
+    for name in ("cat/images/0", "dog/images/0", "dog/images/1"):
+        picture(tmp_path / "tiny" / f"{name}.png")
+    assert found(tmp_path / "tiny") == ([0, 1, 1], ("cat", "dog"))
+    for name in ("cat/indoor/0", "cat/outdoor/0", "dog/0"):
+        picture(tmp_path / "mixed" / f"{name}.png")
+    assert found(tmp_path / "mixed") == ([0, 0, 1], ("cat", "dog"))
+
+
+def test_a_class_of_pictures_that_cannot_be_read_is_no_empty_class(folder: Path) -> None:
+    (folder / "bird").mkdir()
+    (folder / "bird" / "0.HEIC").write_bytes(b"photo")
+    with pytest.raises(ValueError, match=r"bird: no image that can be read \(0.HEIC, …\); convert"):
+        nb.load_images(folder)

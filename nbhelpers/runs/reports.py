@@ -303,39 +303,3 @@ def _quote(path: str) -> str:
 
 def _link(path: str, label: Any) -> str:
     return f'<a href="{_quote(path)}">{_text(label)}</a>' if path and str(label) else _text(label)
-
-
-PAGE = """<!doctype html>
-<html lang=en>
-<meta charset=utf-8>
-<meta name=viewport content="width=device-width, initial-scale=1">
-<meta name=color-scheme content="light dark">
-<title>TITLE</title>
-<style>
-:root { --ink: #1d2329; --soft: #66707a; --line: #d9dee3; --paper: #fff; --link: #1a67a3; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ea; --soft: #98a2ac; --line: #363d44; --paper: #15181b; --link: #7db8e8; --bad: #ff8a80; }
-}
-body { margin: 2.5rem auto; padding: 0 1.5rem; max-width: 72rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 1rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .7rem; }
-h3 { font-size: 1rem; font-weight: 600; margin: 1.4rem 0 .6rem; }
-a { color: var(--link); text-decoration: none; } a:hover, a:focus-visible { text-decoration: underline; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400; }
-thead th { color: var(--soft); vertical-align: bottom; white-space: normal; max-width: 9rem; }
-tbody th, thead th:first-child { text-align: left; } tbody th { font-weight: 600; }
-td a + a { margin-left: .3rem; }
-small, .note, figcaption { color: var(--soft); }
-.failed li { overflow-wrap: anywhere; } .failed { color: var(--bad); padding-left: 1.2rem; }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.4rem; }
-figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
-img { width: 100%; height: auto; border-radius: 4px; background: #fff; }
-.plot svg { max-width: 100%; height: auto; }
-</style>
-BODY
-</html>
-"""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_resume import pictures
 
 import nbhelpers as nb
 from nbhelpers.checkpoints.manifest import Entry, _entry
@@ -12,7 +13,6 @@ from nbhelpers.checkpoints.read import read_weights
 from nbhelpers.training.examples import augment
 from nbhelpers.training.loop import train
 from nbhelpers.training.settings import Training, size_from_text
-from tests.test_resume import pictures
 
 
 @pytest.mark.parametrize("given", [(40, 60), (60, 40), (96, 32), (30, 200)])

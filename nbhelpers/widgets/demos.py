@@ -79,11 +79,11 @@ def brittleness(
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a target")
     bound = BRITTLENESS.ball(sources.pixels, radius)
 
-    def plan(first: int, second: int) -> tuple[list[Iterable[Step]], Draw]:
+    def plan(first: int, second: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
         source, target = sources.pixels[first : first + 1], targets.pixels[second : second + 1]
         runs = []
         for model in models.values():
-            f, begin = form(model, live.mode), source.to(model.device)
+            f, begin = form(model, mode), source.to(model.device)
             runs.append(matched(f, target.to(model.device), begin, settings=BRITTLENESS, steps=steps, radius=bound))
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
@@ -118,11 +118,11 @@ def interpolation(
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a destination")
     amounts = torch.linspace(0, 1, points)
 
-    def plan(first: int, second: int) -> tuple[list[Iterable[Step]], Draw]:
+    def plan(first: int, second: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
         mixes = interpolate(sources.pixels[first], targets.pixels[second], amounts)
         runs: list[Iterable[Step]] = []
         for model in models.values():
-            f, start = form(model, live.mode), mixes.to(model.device)
+            f, start = form(model, mode), mixes.to(model.device)
             with torch.no_grad():
                 ends = f(start[[0, -1]])
             goal = match(interpolate(ends[0], ends[1], amounts))

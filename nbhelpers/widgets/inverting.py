@@ -61,10 +61,10 @@ def inversion(
     starts = noise_like(picker.pixels, STARTS if max(images.shape[-2:]) <= LARGE else 1, seed)
     means = len(starts) > 1
 
-    def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
+    def plan(index: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
         runs = []
         for model in models.values():
-            f, target = form(model, live.mode), picker.pixels[index : index + 1].to(model.device)
+            f, target = form(model, mode), picker.pixels[index : index + 1].to(model.device)
             begin = starts.to(model.device)
             runs.append(matched(f, target, begin[:1], settings=INVERSION, steps=steps))
             if means:
@@ -106,12 +106,10 @@ def epsilon_series(
     picker = picker_of(networks, images, labels, others=others)
     start = noise_like(picker.pixels, 1, seed)
 
-    def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
+    def plan(index: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
         target = picker.pixels[index : index + 1]
         runs = [
-            matched(
-                form(model, live.mode), target.to(model.device), start.to(model.device), settings=SERIES, steps=steps
-            )
+            matched(form(model, mode), target.to(model.device), start.to(model.device), settings=SERIES, steps=steps)
             for model in networks.values()
         ]
 

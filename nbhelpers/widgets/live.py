@@ -202,12 +202,10 @@ class Demo(ipywidgets.VBox):
     """
 
     def __init__(self, title: str, pickers: Sequence[ImagePicker], live: Live):
-        parts = [ipywidgets.Box(list(pickers)), live]
-        inner = ipywidgets.Box(parts)  # in a box of its own, for a style sheet cannot ask how wide a box itself is
-        for box, name in ((self, "nb-demo"), (inner, "nb-parts"), (parts[0], "nb-pickers")):
-            if box is self:
-                super().__init__([inner])
-            box.add_class(name)
+        row = ipywidgets.Box(list(pickers)).add_class("nb-pickers")
+        # A box of its own inside: a style sheet asks only an outer box how wide it is.
+        super().__init__([ipywidgets.Box([row, live]).add_class("nb-parts")])
+        self.add_class("nb-demo")
         self.title, self.pickers, self.live = title, tuple(pickers), live
         self.live.compute(self.pick)
         for picker in pickers:

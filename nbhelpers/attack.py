@@ -11,7 +11,7 @@ from torch import Tensor
 from nbhelpers.model import Model
 from nbhelpers.objectives import leave, margin, misclassify
 from nbhelpers.optimize import descend, l2_ball, l2_direction, linf_ball, minimize
-from nbhelpers.types import Features, Images, Labels, PerImage, seeded, whole
+from nbhelpers.types import Features, Images, Indices, Labels, PerImage, indices, seeded, whole
 
 Norm = Literal["l2", "linf"]
 
@@ -56,7 +56,14 @@ def perturb(
 
 
 def attack(
-    model: Model, images: Images, labels: Labels, eps: float, *, steps: int = 20, restarts: int = 1, seed: int = 0
+    model: Model,
+    images: Images,
+    labels: Labels | Indices,
+    eps: float,
+    *,
+    steps: int = 20,
+    restarts: int = 1,
+    seed: int = 0,
 ) -> Tensor:
     """Which images some point within `eps` (L2, pixel units) is known to misclassify, (n,) of bool: PGD on the logits.
 
@@ -69,6 +76,7 @@ def attack(
     Source: Madry et al., arXiv:1706.06083; step 2.5·eps/steps as in the published evaluations.
     """
     generator = seeded(seed)
+    labels = indices(labels, "labels").to(images.device)
     fooled = _wrong(model, images, labels)  # these need no attack
     for restart in range(restarts):
         rows = (~fooled).nonzero()[:, 0]

@@ -51,6 +51,10 @@ def manifest() -> dict[str, Entry]:
     return {name: _entry(name, {**datasets.get(table.get("dataset"), {}), **table}) for name, table in tables.items()}
 
 
+def _class(kind: Any) -> Any:
+    return kind if isinstance(kind, UnionType) else get_origin(kind) or kind
+
+
 def _entry(name: str, table: Mapping[str, Any]) -> Entry:
     known = {f.name for f in fields(Entry)}
     if unknown := set(table) - known:

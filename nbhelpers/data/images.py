@@ -26,7 +26,7 @@ from nbhelpers.data.imagenet import (
     open_restricted_imagenet,
     open_tiny_imagenet,
 )
-from nbhelpers.types import Images, Labels, check_images
+from nbhelpers.types import Images, Labels, Size, check_images, seeded, two_sides, whole
 
 Size = int | tuple[int, int] | None  # a square's side, or (height, width)
 Source = str | os.PathLike[str] | np.ndarray | Tensor
@@ -50,9 +50,10 @@ def load_images(
             is cut out.
         margin: resize to cover `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
             else 1.
+        channels: `model.channels`: 1 for grey, 3 for RGB; None for RGB, or for an array's own.
 
     Returns:
-        Pixels in [0, 1], float32 (n, 3, h, w), and labels, int64 (n,).
+        Pixels in [0, 1], float32 (n, channels, h, w), and labels, int64 (n,).
 
     Raises:
         ValueError: an unknown name, an unreadable file, different image sizes without `size`, pixels outside [0, 1].
@@ -60,7 +61,7 @@ def load_images(
         FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not here.
     """
     images = _margined(_open(source), margin)
-    return _read(images, choose(indices, len(images.labels)), size)
+    return _read(images, choose(indices, len(images.labels)), size, channels)
 
 
 def iter_batches(
@@ -70,21 +71,21 @@ def iter_batches(
     indices: Iterable[int] | None = None,
     size: Size = None,
     margin: float | None = None,
+    channels: int | None = None,
 ) -> Iterator[tuple[Images, Labels]]:
     """The same in batches, one in memory at a time. Errors as in `load_images`, those of `indices` at the call."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1")
+    batch_size = whole(batch_size, "batch_size", least=1)
     images = _margined(_open(source), margin)
     chosen = choose(indices, len(images.labels))
-    return (_read(images, chosen[i : i + batch_size], size) for i in range(0, len(chosen), batch_size))
+    return (_read(images, chosen[i : i + batch_size], size, channels) for i in range(0, len(chosen), batch_size))
 
 
 def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
     """`n` different indices of `source`, drawn with `seed`: a choice of images that nobody has picked."""
-    total = count_images(source)
+    total, n = count_images(source), whole(n, "n")
     if not 1 <= n <= total:
         raise ValueError(f"n: got {n}, wanted 1 to {total}")
-    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+    return torch.randperm(total, generator=seeded(seed))[:n].tolist()
 
 
 def count_images(source: Source) -> int:
@@ -166,7 +167,7 @@ def _read(images: ImageSet, indices: list[int], size: Size) -> tuple[Tensor, Ten
         image = images.read(index)
         image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), sides, images.margin)
         if place == 0:
-            pixels = torch.empty(len(indices), *image.shape)
+            pixels = torch.empty(len(indices), *image.shape, dtype=torch.float32)
         elif image.shape != pixels.shape[1:]:
             first, other = (" × ".join(map(str, shape[1:])) for shape in (pixels[0].shape, image.shape))
             raise ValueError(f"images differ in size ({first}, then {other} pixels); pass size= to make them alike")
@@ -218,9 +219,9 @@ def _open_array(array: np.ndarray | Tensor) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else array.detach()
     if images.ndim == 3:
         images = images[None]
-    if images.ndim != 4 or len(images) == 0 or 3 not in (images.shape[1], images.shape[3]):
-        raise ValueError(f"array: got shape {tuple(array.shape)}, wanted (n, 3, h, w) or (n, h, w, 3)")
-    if images.shape[1] != 3:
+    if images.ndim != 4 or len(images) == 0 or not {1, 3} & {images.shape[1], images.shape[3]}:
+        raise ValueError(f"array: got shape {tuple(array.shape)}, wanted (n, 3, h, w) or (n, h, w, 3), or 1 for grey")
+    if images.shape[1] != 3 and (images.shape[3] == 3 or images.shape[1] != 1):
         images = images.movedim(3, 1)
 
     def read(index: int) -> Tensor:

@@ -144,7 +144,7 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
     """Invert or visualize a batch of items."""
     seeds = [(settings.seed << 32) + int(index) for index in indices]
     if settings.kind == "invert":
-        images, labels = load_images(settings.dataset, indices=indices, size=model.image_size)
+        images, labels = load_images(settings.dataset, indices=indices, size=model.image_size, channels=model.channels)
         with torch.no_grad():
             objective = match(model.representation(images.to(model.device)))
         size, extra = (images.shape[-2], images.shape[-1]), {"labels": labels}

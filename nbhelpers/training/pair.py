@@ -12,7 +12,7 @@ from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.representation import predict
 from nbhelpers.training.checks import check_imported
-from nbhelpers.types import Features, Images, Labels
+from nbhelpers.types import Features, Images, Labels, Size, two_sides
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Pair:
         Where the data set's labels are not the networks' classes, labels are what the robust network sees.
         """
         robust = self.networks["robust"]
-        images, labels = load_images(self.dataset, indices=indices, size=self.size)
+        images, labels = load_images(self.dataset, indices=indices, size=self.size, channels=robust.channels)
         images = images.to(robust.device)
         return images, labels if self.labelled else predict(robust, images)
 

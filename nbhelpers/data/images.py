@@ -28,13 +28,17 @@ from nbhelpers.data.imagenet import (
 )
 from nbhelpers.types import Images, Labels, Size, check_images, seeded, two_sides, whole
 
-Size = int | tuple[int, int] | None  # a square's side, or (height, width)
 Source = str | os.PathLike[str] | np.ndarray | Tensor
 HASHED_BYTES = 2**26  # of a larger data set, files' sizes and dates stand for their content
 
 
 def load_images(
-    source: Source, *, indices: Iterable[int] | None = None, size: Size = None, margin: float | None = None
+    source: Source,
+    *,
+    indices: Iterable[int] | None = None,
+    size: Size | None = None,
+    margin: float | None = None,
+    channels: int | None = None,
 ) -> tuple[Images, Labels]:
     """Images and labels of a named set, of your own files, or of an array.
 
@@ -46,9 +50,9 @@ def load_images(
             one folder per class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or
             float in [0, 1]. Grey becomes RGB, transparency is dropped.
         indices: which images, in this order; None for all. Only these are decoded.
-        size: pixels, or (height, width); images are resized to just cover it (bilinear, antialiased), then the centre
-            is cut out.
-        margin: resize to cover `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
+        size: pixels, the side of a square or (height, width); the image is resized until it just covers that (bilinear,
+            antialiased), then the centre cut out.
+        margin: resize it to `margin` times that instead; None for the data set's own, 256/224 for ImageNet,
             else 1.
         channels: `model.channels`: 1 for grey, 3 for RGB; None for RGB, or for an array's own.
 
@@ -69,7 +73,7 @@ def iter_batches(
     *,
     batch_size: int = 256,
     indices: Iterable[int] | None = None,
-    size: Size = None,
+    size: Size | None = None,
     margin: float | None = None,
     channels: int | None = None,
 ) -> Iterator[tuple[Images, Labels]]:
@@ -158,14 +162,17 @@ def choose(indices: Iterable[int] | None, n: int) -> list[int]:
     return chosen
 
 
-def _read(images: ImageSet, indices: list[int], size: Size) -> tuple[Tensor, Tensor]:
-    sides = _sides(size)
+def _read(
+    images: ImageSet, indices: list[int], size: Size | None, channels: int | None = None
+) -> tuple[Tensor, Tensor]:
+    sides = None if size is None else two_sides(size)
     if images.pixels is not None and (sides is None or (images.margin == 1 and images.pixels.shape[2:] == sides)):
-        return images.pixels[indices] / 255, images.labels[indices]
+        return _coloured(images.pixels[indices].float() / 255, channels), images.labels[indices]
     pixels = torch.empty(0)
     for place, index in enumerate(tqdm(indices, desc="reading images", delay=2, leave=False)):
         image = images.read(index)
-        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), sides, images.margin)
+        image = _fit(image.float() / 255 if image.dtype == torch.uint8 else image.float(), sides, images.margin)
+        image = _coloured(image[None], channels)[0]
         if place == 0:
             pixels = torch.empty(len(indices), *image.shape, dtype=torch.float32)
         elif image.shape != pixels.shape[1:]:
@@ -175,28 +182,30 @@ def _read(images: ImageSet, indices: list[int], size: Size) -> tuple[Tensor, Ten
     return pixels, images.labels[indices]
 
 
-def _sides(size: Size) -> tuple[int, int] | None:
-    """(height, width) of a size as given."""
-    if size is None:
-        return None
-    sides = [size, size] if isinstance(size, int | np.integer) else list(size)
-    if len(sides) != 2 or not all(isinstance(side, int | np.integer) and side >= 1 for side in sides):
-        raise ValueError(f"size: got {size}, wanted at least 1 pixel, or (height, width)")
-    return int(sides[0]), int(sides[1])
+def _coloured(images: Tensor, channels: int | None) -> Tensor:
+    """Grey from RGB by luminance (ITU-R BT.601), as Pillow does, or RGB from grey."""
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels: got {channels!r}, wanted 1 or 3")
+    if channels is None or channels == images.shape[1]:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).clone()
+    return torch.einsum("nchw,c->nhw", images, images.new_tensor((0.299, 0.587, 0.114)))[:, None].clamp(0, 1)
 
 
 def _fit(image: Tensor, sides: tuple[int, int] | None, margin: float = 1) -> Tensor:
-    """Resize to just cover `margin` times the sides, then cut out the centre."""
+    """Resize until the image just covers `margin` times the wanted sides, then cut out the centre."""
+    height, width = image.shape[1:]
     if sides is None:
         return image
-    given, covered = image.shape[1:], [round(side * margin) for side in sides]
-    # The side that has less to spare becomes as long as is wanted; the other one follows, rounded down.
-    leading = 0 if given[0] * covered[1] <= given[1] * covered[0] else 1
-    if given[leading] != covered[leading]:
-        size = [max(side * covered[leading] // given[leading], least) for side, least in zip(given, sides, strict=True)]
-        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp_(0, 1)
-    top, left = (round((have - want) / 2) for have, want in zip(image.shape[1:], sides, strict=True))
-    return image[:, top : top + sides[0], left : left + sides[1]]  # both roundings as in torchvision
+    # The side that has to grow most, or shrink least; whole numbers, as in torchvision.
+    wanted, given = max(((round(sides[i] * margin), (height, width)[i]) for i in (0, 1)), key=lambda p: p[0] / p[1])
+    if wanted != given:
+        # Rounding down must not leave a side shorter than what is cut out.
+        height, width = max(height * wanted // given, sides[0]), max(width * wanted // given, sides[1])
+        image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp_(0, 1)
+    top, left = round((height - sides[0]) / 2), round((width - sides[1]) / 2)  # both roundings as in torchvision
+    return image[:, top : top + sides[0], left : left + sides[1]]
 
 
 def _open(source: Source) -> ImageSet:

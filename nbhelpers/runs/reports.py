@@ -120,7 +120,7 @@ def _flat(numbers: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Num
 
     Where checkpoint and baseline are the same network, what compares it with itself is left out.
     """
-    names = {value: key for key, value in reversed(parameters.items()) if isinstance(value, str) and value}
+    names = {value: key for key, value in reversed([*parameters.items()]) if isinstance(value, str) and value}
     names |= {role: key for role, key in ROLES.items() if parameters.get(key)}
     alone = bool(parameters.get("checkpoint")) and parameters["checkpoint"] == parameters.get("baseline")
     flat, subject = {}, ""
@@ -132,7 +132,7 @@ def _flat(numbers: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Num
         if alone and "other network" in measure:
             continue
         for network, number in value.items() if isinstance(value, Mapping) else [("", value)]:
-            name = names.get(network, network)
+            name = str(names.get(network, network))
             if isinstance(number, int | float) and not (alone and name == "baseline"):
                 flat[measure, name] = float(number)
     return flat

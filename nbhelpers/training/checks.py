@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nbhelpers import files
 from nbhelpers.checkpoints.manifest import Entry, manifest
-from nbhelpers.data.images import Size, class_names, count_images, load_images, random_indices
+from nbhelpers.data.images import class_names, count_images, load_images, random_indices
 from nbhelpers.model import Model
 from nbhelpers.training.scoring import accuracy
 from nbhelpers.types import Images, Labels, Size

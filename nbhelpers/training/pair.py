@@ -12,7 +12,7 @@ from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.representation import predict
 from nbhelpers.training.checks import check_imported
-from nbhelpers.types import Features, Images, Labels, Size, two_sides
+from nbhelpers.types import Features, Images, Labels
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ def cache_folder() -> Path:
     Raises:
         ValueError: neither the variable nor a home folder is there.
     """
-    if given := os.environ.get("NBHELPERS_CACHE"):
-        return Path(given).expanduser()
     try:
+        if given := os.environ.get("NBHELPERS_CACHE"):
+            return Path(given).expanduser()
         try:
             import platformdirs
         except ImportError:  # a bare PyTorch image, where networks are trained

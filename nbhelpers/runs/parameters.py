@@ -93,9 +93,8 @@ def parse(source: str) -> dict[str, Parameter]:
     plain = "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in source.splitlines())
     tokens = tokenize.generate_tokens(io.StringIO(plain + "\n").readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    found = {}
+    found: dict[str, Parameter] = {}
     targets: list[ast.expr]
-    annotation: ast.expr | None
     for statement in ast.parse(plain).body:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
             targets, annotation = [statement.target], statement.annotation

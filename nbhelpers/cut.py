@@ -1,4 +1,4 @@
-"""A network cut where its representation is: traced if it can be, hooked if not."""
+"""A network cut at its representation: traced if it can be, hooked if not."""
 
 import math
 import operator
@@ -13,14 +13,18 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbhelpers.find import Site, close, first
+from nbhelpers.sites import Site, close, first_input
 
 # What may stand between the last ReLU and the representation without mixing components.
 _POOLS: tuple = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
 _POOLS += (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.dropout, torch.flatten, torch.mean)
 _POOLS += (torch.reshape, torch.squeeze, torch.permute, torch.transpose, operator.getitem, "flatten", "view", "reshape")
 _POOLS += ("mean", "squeeze", "permute", "transpose", "contiguous")
+
+
 _RELUS: tuple = (nn.ReLU, functional.relu, functional.relu_, torch.relu, torch.relu_, "relu", "relu_")
+
+
 _HOOKING = threading.Lock()  # two threads' hooks on one module would see each other's passes
 
 
@@ -223,7 +227,7 @@ class Hooked(nn.Module):
         seen: list[Tensor] = []
 
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any = None) -> None:
-            seen.append(first(args, kwargs) if self.before else output)
+            seen.append(first_input(args, kwargs) if self.before else output)
             if len(seen) == self.calls:
                 raise _Reached
 

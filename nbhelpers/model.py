@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbhelpers.cut import cut
-from nbhelpers.find import close, copied, find
+from nbhelpers.sites import bare, close, copied, find
 from nbhelpers.types import Features, Images, Size, check_images, two_sides
 
 Precision = Literal["float32", "bfloat16"]
@@ -66,11 +66,7 @@ class Model(nn.Module):
         if not (fits and all(value > 0 for value in scales[1] or ())):
             raise ValueError(f"mean and std: got {scales[0]} and {scales[1]}, wanted one positive std per channel")
         sides = None if image_size is None else two_sides(image_size, "image_size")
-        while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
-            network, "_orig_mod"
-        ):
-            network = getattr(network, "_orig_mod", None) or network.module  # of torch.compile, or of these two
-        network = copied(network).float().eval().requires_grad_(False)
+        network = copied(bare(network)).float().eval().requires_grad_(False)
         self.name, self.layer, self._pool = name or type(network).__name__, layer, pool
         self.image_size = sides[0] if sides and sides[0] == sides[1] else sides
         found = find(network, layer, sorted(counts, reverse=True), sides)

@@ -98,7 +98,7 @@ def descend(
         start: (n, c, h, w), pixels in [0, 1]; left as it is.
         steps: gradient steps; `steps + 1` iterates are yielded.
         step_size: L2 length of the first step of one image, in pixel units. None is 0.2 at 3×32×32 for 200 steps or
-            more, longer for fewer (0.4 at 100, 0.6 at 66 and below), and grows with the image's diagonal.
+            more, longer for fewer (0.4 at 100 and below), and grows with the image's diagonal.
         momentum: weight of the past steps; 0 for none.
         schedule: "cosine" lets the step fall to zero, "constant" keeps it.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
@@ -117,8 +117,8 @@ def descend(
     check_images(start, "start")
     steps = whole(steps, "steps", least=1)
     if step_size is None:
-        # Fewer steps must be longer to come as far; beyond three times they overshoot (measured, see docs/speed.md).
-        step_size = 0.2 * min(max(200 / steps, 1), 3) * math.sqrt(start[0].numel() / 3072)
+        # Fewer steps must be longer to come as far; beyond twice they may overshoot (measured, see docs/speed.md).
+        step_size = 0.2 * min(max(200 / steps, 1), 2) * math.sqrt(start[0].numel() / 3072)
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size: got {step_size}, wanted a positive length in pixel units")
     if not 0 <= momentum < 1:

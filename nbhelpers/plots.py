@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from nbhelpers.types import Images, check_images
 
-COLOURS = {"robust": "#1769aa", "standard": "#d1571b", "random pairs": "#8a8a8a", "pixels": "#8a8a8a"}
-_MORE = ("#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d")
+PALETTE = ("#1769aa", "#d1571b", "#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d", "#c2476b", "#2f8f8f")
+COLOURS = {"robust": PALETTE[0], "standard": PALETTE[1], "random pairs": "#8a8a8a", "pixels": "#8a8a8a"}
+_MORE = PALETTE[2:6]
 _DPI, _FONT, _LINE = 100, 8.5, 13  # dots per inch, points, dots per line of text
 _METRICS, _STYLE = TextToPath(), FontProperties(size=_FONT)
 

@@ -64,7 +64,7 @@ def two_sides(size: Size, name: str = "size") -> tuple[int, int]:
     Raises:
         TypeError, ValueError: neither one nor two whole numbers, or below 1.
     """
-    sides = list(size) if hasattr(size, "__len__") else [size] * 2
+    sides: list = list(size) if isinstance(size, Sequence | numpy.ndarray | Tensor) else [size] * 2
     if len(sides) != 2:
         raise ValueError(f"{name}: got {size!r}, wanted pixels, or (height, width)")
     return whole(sides[0], name, least=1), whole(sides[1], name, least=1)

@@ -24,7 +24,7 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 PACKAGE = ROOT / "nbhelpers"
 CORE = ["types", "files", "optimize", "passes", "objectives", "attack"]
-CORE += ["find", "cut", "model", "representation", "plots", "results"]
+CORE += ["sites", "cut", "model", "representation", "plots", "results"]
 WINGS = ["checkpoints", "data", "networks", "training", "runs", "widgets"]  # each may import those before it
 PUBLIC = """
     Model Result Step TopImages activate box class_names contributions count_images curves descend distance

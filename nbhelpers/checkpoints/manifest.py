@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from filelock import FileLock
 
@@ -26,7 +26,7 @@ class Entry:
     classes: tuple[str, ...] = ()  # ("torchvision",) for its names of ImageNet's; `entry` spells them out
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    image_size: int | tuple = 0  # pixels, the side of a square or (height, width)
+    image_size: int | tuple[int, ...] = 0  # pixels; (height, width) where they differ
     sha256: str = ""  # of `file`; empty: recorded at first use
     size: int = 0  # bytes of `file`; 0: unknown
     urls: tuple[str, ...] = ()  # tried in order
@@ -62,7 +62,9 @@ def _entry(name: str, table: Mapping[str, Any]) -> Entry:
     lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     lists["name"] = name
     for one in fields(Entry):
-        if one.name in lists and not isinstance(lists[one.name], _class(one.type)):  # type: ignore[arg-type]
+        options = get_args(one.type) if isinstance(one.type, UnionType) else (one.type,)
+        kinds: Any = tuple(get_origin(option) or option for option in options)
+        if one.name in lists and not isinstance(lists[one.name], kinds):
             raise ValueError(f"checkpoint {name!r}: {one.name} is {lists[one.name]!r:.60}, wanted {one.type}")
     try:
         return Entry(**lists)

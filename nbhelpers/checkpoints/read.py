@@ -21,16 +21,9 @@ from torch import Tensor
 from nbhelpers.checkpoints import pickles
 from nbhelpers.checkpoints.manifest import Entry, _entry
 
-_STATE_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "last")
-_STATE_KEYS += (
-    "model_ema",
-    "state_dict_ema",
-    "ema_state_dict",
-    "model_ema_state_dict",
-    "ema",
-    "ema_model",
-    "params_ema",
-)
+_STATE_KEYS: tuple[str, ...] = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "last")
+_STATE_KEYS += ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema", "ema_model")
+_STATE_KEYS += ("params_ema",)
 
 # What stands beside a network's weights and is not the network: losses, metrics, counters, copies, and the block of
 # TRADES' wide ResNets that no pass uses.

@@ -45,10 +45,10 @@ def load_images(
     Args:
         source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "photographs",
             "imagenet-val", "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train",
-            "tiny-imagenet-val", "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet in
-            the folder or zip $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of one
-            folder per class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or float
-            in [0, 1]. Grey becomes RGB, transparency is dropped.
+            "tiny-imagenet-val", "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet
+            in the folder or zip $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of
+            one folder per class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or
+            float in [0, 1]. Grey becomes RGB, transparency is dropped.
         indices: which images, in this order; None for all. Only these are decoded.
         size: pixels, the side of a square or (height, width); the image is resized until it just covers that (bilinear,
             antialiased), then the centre cut out.
@@ -201,7 +201,8 @@ def _fit(image: Tensor, sides: tuple[int, int] | None, margin: float = 1) -> Ten
     # The side that has to grow most, or shrink least; whole numbers, as in torchvision.
     wanted, given = max(((round(sides[i] * margin), (height, width)[i]) for i in (0, 1)), key=lambda p: p[0] / p[1])
     if wanted != given:
-        height, width = height * wanted // given, width * wanted // given
+        # Rounding down must not leave a side shorter than what is cut out.
+        height, width = max(height * wanted // given, sides[0]), max(width * wanted // given, sides[1])
         image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp_(0, 1)
     top, left = round((height - sides[0]) / 2), round((width - sides[1]) / 2)  # both roundings as in torchvision
     return image[:, top : top + sides[0], left : left + sides[1]]

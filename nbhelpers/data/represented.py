@@ -73,7 +73,7 @@ def _place(model: Model, source: Source, chosen: list[int] | None, size: int | t
     key = hashlib.sha256(f"{identity(source)} {size} {torch.__version__} {model.device.type}".encode())
     key.update(b"all" if chosen is None else torch.tensor(chosen, dtype=torch.int64).numpy().tobytes())
     for path in (
-        *(PACKAGE / f"{name}.py" for name in ("find", "cut", "model")),
+        *(PACKAGE / f"{name}.py" for name in ("sites", "cut", "model")),
         *sorted((PACKAGE / "data").glob("*.py")),
     ):
         key.update(path.read_bytes())  # what decides the numbers besides the network

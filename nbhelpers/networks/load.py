@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from nbhelpers.checkpoints.fetch import fetch
 from nbhelpers.checkpoints.manifest import dataset_facts, manifest
 from nbhelpers.checkpoints.read import Weights, choose_prefix, is_scale, read_weights
-from nbhelpers.find import copied
 from nbhelpers.model import Model, best_precision, pick_device
 from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
+from nbhelpers.sites import copied
 
 # Name: bottleneck blocks or not, and how many in each stage.
 _RESNETS = {"resnet18": (False, 2, 2, 2, 2), "resnet34": (False, 3, 4, 6, 3), "resnet50": (True, 3, 4, 6, 3)}

@@ -57,7 +57,7 @@ def check_imported(
         models: the networks by label.
         given: what `load_model` was given for each.
         dataset: images, by name or path.
-        size: pixels, the side of a square or (height, width).
+        size: of the images, in pixels, as in `load_images`.
         n, seed: so many images, drawn at random, or all there are.
 
     Returns:

@@ -12,7 +12,7 @@ from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.representation import predict
 from nbhelpers.training.checks import check_imported
-from nbhelpers.types import Features, Images, Labels, Size, two_sides
+from nbhelpers.types import Features, Images, Labels
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Pair:
 
     networks: dict[str, Model]  # "robust" and "standard"
     dataset: str | Path
-    size: Size  # pixels, of the images that suit both: the side of a square or (height, width)
+    size: int | tuple[int, int]  # pixels, of the images that suit both; (height, width) where they differ
     labelled: bool  # the labels of the data set are the networks' classes
 
     @property
@@ -35,9 +35,9 @@ class Pair:
         }
 
     def length(self, at_32: float) -> float:
-        """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their diagonal."""
-        height, width = two_sides(self.size)
-        return at_32 * math.sqrt(height * width) / 32
+        """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their side."""
+        sides = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return at_32 * math.sqrt(sides[0] * sides[1]) / 32
 
     def load(self, indices: Sequence[int]) -> tuple[Images, Labels]:
         """Images on the networks' device, (n, 3, h, w), and their labels, (n,), on the CPU.

@@ -12,6 +12,10 @@ const keepKeys = (element) => {
   element.dataset.lmSuppressShortcuts = "true";
   return element;
 };
+const PATIENCE = 5000; // ms
+const NO_ANSWER = "No answer. Is another cell running? Otherwise run this cell again.";
+const SIDE = 512; // pixels of an upload: a picker shows far fewer
+const LARGEST = 8e6; // bytes: a Jupyter server drops a message of more than 10 MB without a word
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 const listen = (model, handlers, signal) => {
   for (const [name, handler] of Object.entries(handlers)) {
@@ -19,6 +23,59 @@ const listen = (model, handlers, signal) => {
     signal.addEventListener("abort", () => model.off(name, handler));
   }
 };
+
+// One button of several, pressed; the arrow keys move as in a row of radio buttons.
+const choice = (name, labels, chosen) => {
+  const group = make("div", "nb-choice");
+  group.setAttribute("role", "radiogroup");
+  group.setAttribute("aria-label", name);
+  const buttons = labels.map((label, i) => {
+    const button = keepKeys(make("button", "nb-button", label));
+    button.type = "button";
+    button.setAttribute("role", "radio");
+    button.addEventListener("click", () => chosen(i));
+    return button;
+  });
+  group.append(...buttons);
+  group.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    const next = (buttons.indexOf(event.target) + step + buttons.length) % buttons.length;
+    buttons[next].focus();
+    chosen(next);
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  const show = (at) =>
+    buttons.forEach((button, i) => {
+      button.setAttribute("aria-checked", String(i === at));
+      button.tabIndex = i === at ? 0 : -1;
+    });
+  return { group, show };
+};
+
+// A picture file as it is sent: a large one smaller, for the connection would drop it. What the browser cannot read,
+// and more than 8 bits a channel, which it would quietly cut, is for the kernel to judge.
+async function prepared(file) {
+  const head = new Uint8Array(await file.slice(0, 32).arrayBuffer());
+  const deep = head[0] === 0x89 && head[1] === 0x50 && head[24] === 16; // a PNG's bits a channel
+  const bitmap = deep ? null : await createImageBitmap(file).catch(() => null);
+  const large = bitmap && Math.max(bitmap.width, bitmap.height) > SIDE;
+  if (large) {
+    const share = SIDE / Math.max(bitmap.width, bitmap.height);
+    const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * share)));
+    const canvas = new OffscreenCanvas(width, height);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, 0, 0, width, height);
+    bitmap.close();
+    return (await canvas.convertToBlob({ type: "image/png" })).arrayBuffer();
+  }
+  bitmap?.close();
+  if (file.size <= LARGEST) return file.arrayBuffer();
+  if (deep) throw new Error(`${file.name} has more than 8 bits per channel; save it with 8`);
+  throw new Error(`cannot read ${file.name} as an image; save it as PNG or JPEG`);
+}
 
 function renderPicker({ model, el, signal }) {
   const label = make("div", "nb-label");
@@ -90,6 +147,8 @@ function renderPicker({ model, el, signal }) {
 
   function pick(i) {
     move(i);
+    // Heard by the live table beside it, which may have to wait for the kernel.
+    el.dispatchEvent(new CustomEvent("nb-asked", { bubbles: true }));
     if (model.get("selected") === i) model.send({ type: "again" }); // a trait that stays the same tells nobody
     model.set("selected", i);
     model.save_changes();
@@ -136,21 +195,79 @@ function renderPicker({ model, el, signal }) {
     file.accept = "image/*";
     file.hidden = true;
     const button = keepKeys(make("button", "nb-button", "Your own image…"));
-    button.type = "button";
+    const remove = keepKeys(make("button", "nb-button", "Remove"));
+    button.type = remove.type = "button";
     const said = make("span", "nb-said");
     said.setAttribute("role", "status");
+    const hint = "or drop or paste one here";
+    let awaited;
+    const say = (text) => {
+      clearTimeout(awaited);
+      said.textContent = text || hint;
+    };
+    const wait = () => {
+      say("waiting for the kernel…");
+      awaited = setTimeout(() => say(NO_ANSWER), PATIENCE);
+    };
+    const send = async (chosen) => {
+      if (!chosen) return;
+      const name = chosen.name || "pasted.png";
+      try {
+        const bytes = await prepared(chosen);
+        wait();
+        model.send({ type: "upload", name }, undefined, [bytes]);
+      } catch (error) {
+        say(error.message);
+      }
+    };
+    const own = () => {
+      const last = model.get("groups").at(-1);
+      remove.hidden = last?.[0] !== "your own" || model.get("selected") < options.length - last[1];
+    };
     button.addEventListener("click", () => file.click());
-    file.addEventListener("change", async () => {
-      const chosen = file.files[0];
-      if (chosen) model.send({ type: "upload", name: chosen.name }, undefined, [await chosen.arrayBuffer()]);
+    remove.addEventListener("click", () => {
+      wait();
+      model.send({ type: "remove" });
+      button.focus(); // this one goes
+    });
+    file.addEventListener("change", () => {
+      send(file.files[0]);
       file.value = "";
     });
-    const say = () => (said.textContent = model.get("message"));
-    listen(model, { "change:message": say }, signal);
-    say();
+    el.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      el.classList.add("nb-drop");
+    });
+    el.addEventListener("dragleave", () => el.classList.remove("nb-drop"));
+    el.addEventListener("drop", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      el.classList.remove("nb-drop");
+      send(event.dataTransfer.files[0]);
+    });
+    el.addEventListener("paste", (event) => {
+      const pasted = event.clipboardData.files[0];
+      if (!pasted) return;
+      event.preventDefault();
+      event.stopPropagation();
+      send(pasted);
+    });
+    const answered = () => say(model.get("message"));
+    listen(
+      model,
+      {
+        "change:message": answered,
+        "change:thumbnails": () => queueMicrotask(() => [own(), answered()]),
+        "change:selected": own,
+      },
+      signal,
+    );
+    signal.addEventListener("abort", () => clearTimeout(awaited));
     const bar = make("div", "nb-bar");
-    bar.append(button, file, said);
+    bar.append(button, remove, file, said);
     el.append(bar);
+    answered();
+    queueMicrotask(own);
   }
   listen(model, { "change:thumbnails": build, "change:selected": mark }, signal);
   signal.addEventListener("abort", () => urls.forEach((url) => URL.revokeObjectURL(url)));
@@ -161,6 +278,7 @@ function renderLive({ model, el, signal }) {
   const rows = model.get("rows");
   const columns = model.get("columns");
   const slider = model.get("slider");
+  const about = model.get("about");
   const canvas = (name) => {
     const picture = make("canvas", "nb-picture");
     picture.setAttribute("role", "img");
@@ -195,13 +313,18 @@ function renderLive({ model, el, signal }) {
 
   const range = keepKeys(make("input"));
   const shown = make("output", "", "");
+  const buttons = slider && model.get("buttons") ? choice(slider, columns, go) : null;
+  if (about) el.append(make("div", "nb-about", about));
+  const ways = model.get("switch") ?? [];
+  const switched = ways.length && !model.get("still") ? choice("computed from", ways, change) : null;
+  if (switched) el.append(switched.group);
   if (slider) {
     const top = make("div", "nb-line");
     top.append(...panels.map((panel) => panel.figure));
-    const label = make("label", "nb-slider");
     Object.assign(range, { type: "range", min: 0, max: columns.length - 1, step: 1, value: model.get("at") });
     range.addEventListener("input", () => go(+range.value));
-    label.append(make("span", "", slider), range, shown);
+    const label = make(model.get("buttons") ? "div" : "label", "nb-slider");
+    label.append(make("span", "", slider), ...(buttons ? [buttons.group] : [range, shown]));
     el.append(top, label);
   }
 
@@ -213,12 +336,12 @@ function renderLive({ model, el, signal }) {
   const step = make("span", "nb-said");
   const said = make("span", "nb-said");
   said.setAttribute("role", "status"); // read aloud: how a run ends, not every step of it
-  stop.addEventListener("click", () => model.send({ type: "stop" }));
+  stop.addEventListener("click", halt);
   bar.append(stop, progress, step, said);
   el.append(table, bar, make("div", "nb-note", model.get("note")));
   el.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
-    model.send({ type: "stop" });
+    halt();
     event.stopPropagation();
   });
 
@@ -227,6 +350,42 @@ function renderLive({ model, el, signal }) {
   let order = 0; // of pictures asked for and shown: decoding may overtake
   let drawn = 0;
   let latest = Promise.resolve(); // the picture that came last
+
+  let awaited; // the kernel's answer
+
+  function wait(text) {
+    if (model.get("still")) return;
+    clearTimeout(awaited);
+    progress.hidden = true;
+    step.textContent = text;
+    said.textContent = "";
+    awaited = setTimeout(() => {
+      step.textContent = "";
+      said.textContent = NO_ANSWER; // read aloud
+      stop.setAttribute("aria-disabled", "true");
+    }, PATIENCE);
+  }
+
+  function asked() {
+    if (model.get("still")) return;
+    el.dataset.state = "waiting";
+    stop.setAttribute("aria-disabled", "true");
+    wait("waiting for the kernel…");
+  }
+
+  function halt() {
+    if (stop.getAttribute("aria-disabled") === "true") return;
+    wait("stopping…");
+    model.send({ type: "stop" });
+  }
+
+  function change(mode) {
+    if (mode === model.get("mode")) return;
+    asked();
+    model.set("mode", mode);
+    model.save_changes();
+    switched.show(mode);
+  }
 
   function go(column) {
     model.set("at", column);
@@ -237,7 +396,7 @@ function renderLive({ model, el, signal }) {
   function draw(cell, r, c) {
     const [width, height] = [sheet.width / columns.length, sheet.height / rows.length];
     if (cell.picture.width !== width || cell.picture.height !== height)
-      Object.assign(cell.picture, { width, height });
+      Object.assign(cell.picture, { width, height }).style.aspectRatio = `${width} / ${height}`;
     cell.picture.getContext("2d").drawImage(sheet, c * width, r * height, width, height, 0, 0, width, height);
     const text = captions[r]?.[c] ?? "";
     cell.text.textContent = text;
@@ -250,6 +409,7 @@ function renderLive({ model, el, signal }) {
       range.value = at;
       shown.textContent = columns[at];
       range.setAttribute("aria-valuetext", columns[at]);
+      buttons?.show(at);
     }
     if (!sheet) return;
     cells.forEach((line, r) => line.forEach((cell, c) => draw(cell, r, c)));
@@ -275,9 +435,11 @@ function renderLive({ model, el, signal }) {
   }
 
   function status() {
+    clearTimeout(awaited);
     const { state, text } = model.get("status");
     el.dataset.state = state || "";
-    stop.disabled = state !== "running";
+    // Not `disabled`: the focus would be lost with it.
+    stop.setAttribute("aria-disabled", String(state !== "running"));
     progress.hidden = state !== "running";
     if (state === "running") progress.removeAttribute("value");
     step.textContent = "";
@@ -296,6 +458,8 @@ function renderLive({ model, el, signal }) {
       // Frames are messages, not state: they are dropped where nobody looks, and never saved.
       "msg:custom": (message, buffers) => {
         if (message.type !== "frame") return;
+        clearTimeout(awaited);
+        if (el.dataset.state !== "running") status(); // the answer had been given up
         show(buffers[0], message.captions);
         progress.max = message.total;
         progress.value = message.step;
@@ -304,6 +468,14 @@ function renderLive({ model, el, signal }) {
     },
     signal,
   );
+  // From a picker of the same demo: what is shown is no longer what is picked.
+  const heard = (event) => event.target.closest(".nb-demo, .demo")?.contains(el) && asked();
+  document.addEventListener("nb-asked", heard, { signal });
+  signal.addEventListener("abort", () => clearTimeout(awaited));
+  if (switched) {
+    listen(model, { "change:mode": () => switched.show(model.get("mode")) }, signal);
+    switched.show(model.get("mode"));
+  }
   stop.hidden = model.get("still");
   status();
   paint();

@@ -8,11 +8,11 @@ from pathlib import Path
 import anywidget
 import numpy
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 from traitlets import Bool, Bytes, Int, List, TraitError, Unicode, validate
 
+from nbhelpers.data.decode import decode
 from nbhelpers.data.images import load_images
 from nbhelpers.types import Images, check_images
 
@@ -50,7 +50,7 @@ class ImagePicker(anywidget.AnyWidget):
         selected: index of the image picked at first.
         columns: thumbnails beside each other, fewer where the window is narrow.
         thumb: width of a thumbnail on the screen, in pixels.
-        upload: offer a button for a picture of the user's own.
+        upload: let the user add pictures of their own, by a button, dropped or pasted, and remove them.
 
     Raises:
         TypeError, ValueError: images of the wrong kind or size, or captions that do not fit.
@@ -69,6 +69,7 @@ class ImagePicker(anywidget.AnyWidget):
     upload = Bool(False).tag(sync=True)
     message = Unicode().tag(sync=True)
     selected = Int(-1).tag(sync=True)
+    removed = Int(0)  # how often an image was removed: indices behind it have changed
 
     def __init__(
         self,
@@ -125,7 +126,10 @@ class ImagePicker(anywidget.AnyWidget):
         """
         if not caption and isinstance(source, str | os.PathLike):
             caption = Path(source).stem
-        new = load_images(source, size=self.pixels.shape[-1])[0]
+        height, width = self.pixels.shape[2:]
+        new = load_images(source, size=height if height == width else (height, width))[0]
+        if self.pixels.shape[1] == 1:
+            new = (new * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)  # ITU-R BT.601
         first = len(self.pixels)
         self.pixels = torch.cat([self.pixels, new])
         groups = [list(group) for group in self.groups]
@@ -138,6 +142,25 @@ class ImagePicker(anywidget.AnyWidget):
             self.thumbnails = [*self.thumbnails, *(encode(image[None, None]) for image in new)]
         self.selected = first
 
+    def remove(self) -> None:
+        """Take the picked image away, if it is one of the user's own, and pick the one before it.
+
+        Raises:
+            ValueError: the picked image is not the user's own.
+        """
+        *others, last = [list(group) for group in self.groups]
+        k = self.selected
+        if last[0] != YOUR_OWN or k < len(self.pixels) - last[1]:
+            raise ValueError(f"remove: image {k} is not one of your own; pick one of those")
+        last[1] -= 1
+        self.removed += 1
+        self.selected = k - 1
+        with self.hold_sync():
+            self.pixels = torch.cat([self.pixels[:k], self.pixels[k + 1 :]])
+            self.groups = [*others, last] if last[1] else others
+            self.captions = self.captions[:k] + self.captions[k + 1 :]
+            self.thumbnails = self.thumbnails[:k] + self.thumbnails[k + 1 :]
+
     @validate("selected")
     def _check_selected(self, proposal) -> int:
         if not -1 <= proposal["value"] < len(self.pixels):
@@ -145,15 +168,41 @@ class ImagePicker(anywidget.AnyWidget):
         return proposal["value"]
 
     def _on_message(self, _, content: dict, buffers: list) -> None:
-        if content.get("type") != "upload":
-            return
         try:  # an exception in a message handler never reaches the page
-            with PIL.Image.open(io.BytesIO(buffers[0])) as picture:
-                array = numpy.array(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
-            self.add(array[None], caption=Path(str(content.get("name", ""))).stem[:40])
-            self.message = ""
+            if content.get("type") == "upload":
+                self.message = self._upload(str(content.get("name", "")), bytes(buffers[0]))
+            elif content.get("type") == "remove":
+                self.remove()
+                self.message = ""
         except Exception as error:
-            self.message = f"cannot read {content.get('name')}: {error}"
+            self.message = str(error)
+
+    def _upload(self, name: str, content: bytes) -> str:
+        """Add a file's picture; returns what was done to it, in words."""
+        picture, words = decode(name, content), []
+        if white := _on_white(content):
+            picture = decode(name, white)
+            words.append("what was transparent is white now")
+        self.add(picture[None], caption=Path(name).stem[:40])
+        (height, width), (h, w) = picture.shape[1:], self.pixels.shape[2:]
+        if abs(height * w - width * h) > max(h, w):  # more than rounding
+            words.append(f"of {width} × {height} pixels, the centre was cut out")
+        return f"{name}: {'; '.join(words)}" if words else ""
 
     def __repr__(self) -> str:  # nbval compares it: no address
         return f"ImagePicker({len(self.pixels)} images, selected={self.selected})"
+
+
+def _on_white(content: bytes) -> bytes | None:
+    """A picture file with white behind its transparent parts; None where it has none."""
+    with PIL.Image.open(io.BytesIO(content)) as picture:
+        if not picture.has_transparency_data:
+            return None
+        layer = picture.convert("RGBA")
+        if numpy.array(layer)[..., 3].min() == 255:
+            return None
+        buffer = io.BytesIO()
+        white = PIL.Image.new("RGBA", layer.size, "white")
+        white.alpha_composite(layer)
+        white.convert("RGB").save(buffer, "PNG", exif=picture.getexif())  # its rotation is done by `decode`
+    return buffer.getvalue()

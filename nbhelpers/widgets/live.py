@@ -12,13 +12,15 @@ import ipywidgets
 import numpy
 import PIL.Image
 import torch
+from IPython.display import display
 from torch import Tensor
 from traitlets import Bool, Dict, Int, List, Unicode
 
 from nbhelpers.plots import Figure, image_grid
-from nbhelpers.widgets.image_picker import ImagePicker, encode
+from nbhelpers.widgets.image_picker import HERE, ImagePicker, encode
 
 Captions = list[list[str]]  # a text under each picture, row by row
+STILL_NOTE = (HERE / "still.html").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class Live(anywidget.AnyWidget):
         rows: a name for each row of pictures.
         columns: a name for each column.
         slider: what the columns vary; where given, a slider moves over them.
+        about: what one sees, in a sentence or two.
         note: how the pictures were computed.
+
+    Where `switch` names ways to compute, the job is given the chosen one's index too, after the pick.
     """
 
     _esm, _css = ImagePicker._esm, ImagePicker._css
@@ -46,7 +51,11 @@ class Live(anywidget.AnyWidget):
     rows = List(Unicode()).tag(sync=True)
     columns = List(Unicode()).tag(sync=True)
     slider = Unicode().tag(sync=True)
+    about = Unicode().tag(sync=True)
     note = Unicode().tag(sync=True)
+    buttons = Bool(False).tag(sync=True)  # one for each column, in place of the slider
+    switch = List(Unicode()).tag(sync=True)  # ways to compute, to choose from
+    mode = Int(0).tag(sync=True)  # the chosen one's index
     at = Int(0).tag(sync=True)  # the slider's column
     still = Bool(False).tag(sync=True)  # nothing to stop: an exported page
     result = Dict().tag(sync=True)  # sheet (picture file), captions, text, run
@@ -62,9 +71,10 @@ class Live(anywidget.AnyWidget):
         rows: Sequence[str],
         columns: Sequence[str],
         slider: str = "",
+        about: str = "",
         note: str = "",
     ):
-        super().__init__(rows=list(rows), columns=list(columns), slider=slider, note=note)
+        super().__init__(rows=list(rows), columns=list(columns), slider=slider, about=about, note=note)
         self._job = job
         self._newest, self._stopped, self._finished = 0, 0, 0  # numbers of runs
         self._turn, self._state = threading.Lock(), threading.RLock()
@@ -84,6 +94,7 @@ class Live(anywidget.AnyWidget):
         """
         with self._state:
             self._newest += 1
+            pick = self._full(pick)
             if pick in self._memory:
                 self._show(self._newest, self._memory[pick], "done")
                 return None
@@ -101,12 +112,22 @@ class Live(anywidget.AnyWidget):
         with self._state:
             self._newest += 1
             number = self._newest
+        pick = self._full(pick)
         if pick not in self._memory:
             began = time.monotonic()
             *_, frame = self._job(*pick)
             self._keep(pick, _picture(frame, time.monotonic() - began))
         self._show(number, self._memory[pick], "done")
         return self._memory[pick]
+
+    def forget(self) -> None:
+        """Drop all remembered results: what the picks stand for has changed."""
+        with self._state:
+            self._newest += 1  # a run under way is for a pick of before
+            self._memory.clear()
+
+    def _full(self, pick: tuple[int, ...]) -> tuple[int, ...]:
+        return (*pick, self.mode) if self.switch else pick
 
     def stop(self) -> None:
         """End the running job and keep what it has."""
@@ -181,13 +202,17 @@ class Demo(ipywidgets.VBox):
     """
 
     def __init__(self, title: str, pickers: Sequence[ImagePicker], live: Live):
-        row = ipywidgets.HBox(list(pickers), layout=ipywidgets.Layout(flex_flow="row wrap"))
-        super().__init__([row, live])
+        row = ipywidgets.Box(list(pickers)).add_class("nb-pickers")
+        # A box of its own inside: a style sheet asks only an outer box how wide it is.
+        super().__init__([ipywidgets.Box([row, live]).add_class("nb-parts")])
+        self.add_class("nb-demo")
         self.title, self.pickers, self.live = title, tuple(pickers), live
         self.live.compute(self.pick)
         for picker in pickers:
             picker.observe(self._go, "selected")
+            picker.observe(lambda _: live.forget(), "removed")
             picker.on_msg(self._on_message)
+        live.observe(self._go, "mode")
 
     @property
     def pick(self) -> tuple[int, ...]:
@@ -204,8 +229,10 @@ class Demo(ipywidgets.VBox):
             name: torch.stack(row.chunk(len(live.columns), dim=2)) for name, row in zip(live.rows, rows, strict=True)
         }
         captions = dict(zip(live.rows, live.result["captions"], strict=True))
-        heads = [f"{live.slider} {column}".strip() if live.slider else column for column in live.columns]
-        return image_grid(sheets, columns=heads, captions=captions, cell=96, title=self.title)
+        named = live.slider and not live.buttons
+        heads = [f"{live.slider} {column}".strip() if named else column for column in live.columns]
+        title = f"{self.title}, {live.switch[live.mode]}" if live.switch else self.title
+        return image_grid(sheets, columns=heads, captions=captions, cell=96, title=title)
 
     def _go(self, _=None) -> None:
         if min(self.pick) >= 0:
@@ -217,13 +244,27 @@ class Demo(ipywidgets.VBox):
         elif content.get("type") == "again":
             self._go()
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        # What cannot run the widget, such as a repository's viewer or nbconvert, shows the picture.
-        bundle = super()._repr_mimebundle_(include=include, exclude=exclude)
+    def _ipython_display_(self) -> None:
+        """The widget, and beside it its still picture, which is seen only where the widget cannot live.
+
+        A notebook shows the widget of an output, or an error in its place, but never the same output's picture. So
+        the picture is an output of its own; the third one says how to make it live, and its style sheet hides what
+        does not apply.
+        """
+        text = f"{self.title}: {len(self.live.rows) * len(self.live.columns)} pictures of the first result"
+        widget = self._repr_mimebundle_()
+        for bundle, about in (
+            (widget | {"text/plain": repr(self)}, {}),
+            ({"image/png": self._still(), "text/plain": text}, {"image/png": {"alt": text}, "alt": text}),
+            ({"text/html": STILL_NOTE, "text/plain": "Run all cells to make this live."}, {}),
+        ):
+            display(bundle, raw=True, metadata=about)
+
+    def _still(self) -> bytes:
         with PIL.Image.open(io.BytesIO(self.figure()._repr_png_())) as picture:
             still = io.BytesIO()
             picture.convert("RGB").quantize(256).save(still, "PNG", optimize=True)  # a third of the bytes
-        return bundle | {"image/png": still.getvalue(), "text/plain": repr(self)}
+        return still.getvalue()
 
     def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs
         return f"Demo({self.title})"

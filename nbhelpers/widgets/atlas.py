@@ -1,0 +1,85 @@
+"""Components to pick from, each shown as what activates it from noise."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from nbhelpers.model import Model
+from nbhelpers.objectives import activate
+from nbhelpers.optimize import Step, box, descend, l2_ball
+from nbhelpers.representation import represent
+from nbhelpers.types import Features, Images
+from nbhelpers.widgets.image_picker import ImagePicker
+from nbhelpers.widgets.parts import Models, noise_like
+from nbhelpers.widgets.settings import Settings
+
+
+class Atlas:
+    """A picker of components, network by network, and their activations over a set of images.
+
+    Args:
+        models: networks by name, in the order to show them.
+        images: (n, c, h, w), the set; its size is that of the drawings.
+        components: their indices, or how many to draw by the seed, for each network.
+        settings, steps: of the drawings.
+        seed: of noise and components.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        images: Images,
+        components: int | Sequence[int],
+        *,
+        settings: Settings,
+        steps: int,
+        seed: int,
+    ):
+        if isinstance(components, int):
+            width = min(model.components for model in models.values())
+            components = torch.randperm(width, generator=torch.Generator().manual_seed(seed))[:components].tolist()
+        self.models, self.components = models, list(components)
+        self.features = {label: represent(model, images) for label, model in models.items()}
+        start = noise_like(images, 1, seed).expand(len(self.components), -1, -1, -1)
+        made = {}
+        for label, model in models.items():
+            *_, last = raised(model, torch.tensor(self.components), start, settings=settings, steps=steps)
+            made[f"{label} network"] = last.images.cpu()
+        names = [f"{i}" for _ in models for i in self.components]
+        columns = min(8, len(self.components))
+        self.picker = ImagePicker(made, captions=names, label="Choose a component", selected=0, columns=columns)
+
+    def chosen(self, index: int) -> dict[str, tuple[int, str]]:
+        """For each network its component, the picked one or the one most like it, and how to call it."""
+        place, k = divmod(index, len(self.components))
+        own, i = list(self.models)[place], self.components[k]
+        wanted = _standard(self.features[own][:, i : i + 1])
+        chosen = {}
+        for label, features in self.features.items():
+            alike = (_standard(features) * wanted).mean(0)
+            best = i if label == own else int(alike.argmax())
+            text = f"component {best}" + ("" if label == own else f", most similar (r {alike[best]:.2f})")
+            chosen[label] = (best, text)
+        return chosen
+
+
+def raised(
+    model: Model,
+    component: int | Tensor,
+    start: Images,
+    *,
+    settings: Settings,
+    steps: int,
+    ceiling: Tensor | None = None,
+    radius: float | None = None,
+) -> Iterable[Step]:
+    """From `start`, one component of the averaged representation up; one for all images, or one each."""
+    start = start.to(model.device)
+    project = box if radius is None else l2_ball(start, radius)
+    goal, step_size = activate(component, ceiling=ceiling), settings.step(steps, start)
+    return descend(model.representation, goal, start, steps=steps, step_size=step_size, project=project)
+
+
+def _standard(features: Features) -> Features:
+    return (features - features.mean(0)) / features.std(0, correction=0).clamp_min(1e-6)

@@ -1,0 +1,134 @@
+"""Two demos of inversion: in networks beside each other, and in a series of networks trained at several ε."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from nbhelpers.networks.series import series
+from nbhelpers.optimize import Step
+from nbhelpers.types import Images
+from nbhelpers.widgets.live import Captions, Demo
+from nbhelpers.widgets.parts import (
+    Draw,
+    Models,
+    Names,
+    Others,
+    form,
+    live_of,
+    matched,
+    matches,
+    noise_like,
+    note_of,
+    picker_of,
+    robust_first,
+    sheet,
+    switched,
+)
+from nbhelpers.widgets.settings import INVERSION, LARGE, SERIES, STARTS
+
+
+def inversion(
+    models: Models,
+    images: Images,
+    labels: Names = None,
+    *,
+    others: Others | None = None,
+    positions: bool = True,
+    steps: int = INVERSION.live,
+    seed: int = 0,
+) -> Demo:
+    """Pick an image; see it rebuilt, from noise, from its representation in each network.
+
+    Beside each reconstruction of a small image stands the mean of sixteen, from as many starts: what they share is
+    what the representation determines.
+
+    Args:
+        models: networks by name.
+        images: (n, c, h, w) of the test set, pixels in [0, 1].
+        labels: (n,) their classes, −1 where unknown; or a text for each.
+        others: more images of the same size under their titles, such as "out of distribution"; alone, or with a
+            text for each.
+        positions: begin with the representation that keeps its positions; a switch changes it.
+        steps: gradient steps; half as many for each of the sixteen.
+        seed: of the noise to start from.
+
+    Raises:
+        ValueError: a label beyond the classes, images that do not fit the networks.
+    """
+    models = robust_first(models)
+    picker = picker_of(models, images, labels, others=others)
+    starts = noise_like(picker.pixels, STARTS if max(images.shape[-2:]) <= LARGE else 1, seed)
+    means = len(starts) > 1
+
+    def plan(index: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
+        runs = []
+        for model in models.values():
+            f, target = form(model, mode), picker.pixels[index : index + 1].to(model.device)
+            begin = starts.to(model.device)
+            runs.append(matched(f, target, begin[:1], settings=INVERSION, steps=steps))
+            if means:
+                half = matched(f, target, begin, settings=INVERSION, steps=(steps + 1) // 2)
+                runs.append(_slowed(half, steps))
+
+        def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
+            each = 2 if means else 1
+            single = matches(models, now[::each])
+            texts = [text for one in single for text in (one, f"what {STARTS} solutions share")[:each]]
+            pictures = [step.images.mean(0, keepdim=True) for step in now]
+            return sheet([picker.pixels[index : index + 1], *pictures]), [["", *texts]]
+
+        return runs, draw
+
+    columns = [name for label in models for name in (label, f"{label}, mean of {STARTS}")[: 1 + means]]
+    note = note_of(steps, "noise") + (f" The means: {(steps + 1) // 2} steps each." if means else "")
+    live = live_of(plan, [""], ["original", *columns], about=INVERSION.about, note=note)
+    return Demo("Inversion", [picker], switched(live, models, positions))
+
+
+def epsilon_series(
+    models: Models | str,
+    images: Images,
+    labels: Names = None,
+    *,
+    others: Others | None = None,
+    positions: bool = True,
+    steps: int = SERIES.live,
+    seed: int = 0,
+) -> Demo:
+    """Pick an image; see it rebuilt by networks trained at several ε, with a slider over them.
+
+    Args:
+        models: by ε in rising order, such as {"0": …, "0.25": …, "0.5": …}; or the name of one, for its `series`.
+        images, labels, others, positions, steps, seed: as in `inversion`.
+    """
+    networks = series(models) if isinstance(models, str) else models
+    picker = picker_of(networks, images, labels, others=others)
+    start = noise_like(picker.pixels, 1, seed)
+
+    def plan(index: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
+        target = picker.pixels[index : index + 1]
+        runs = [
+            matched(form(model, mode), target.to(model.device), start.to(model.device), settings=SERIES, steps=steps)
+            for model in networks.values()
+        ]
+
+        def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
+            pictures = sheet([target] * len(now), [step.images for step in now])
+            return pictures, [[""] * len(now), matches(networks, now)]
+
+        return runs, draw
+
+    rows, note = ["original", "reconstruction"], note_of(steps, "noise")
+    live = live_of(plan, rows, list(networks), slider="trained with ε =", about=SERIES.about, note=note)
+    live.at = len(networks) - 1
+    return Demo("Inversion by training radius ε", [picker], switched(live, networks, positions))
+
+
+def _slowed(run: Iterable[Step], steps: int) -> Iterator[Step]:
+    """A run of half as many steps, each shown twice: so it keeps in step with the others."""
+    index = 0
+    for step in run:
+        for _ in range(min(2, steps - index) if step.index < step.total else 1):
+            yield replace(step, index=index, total=steps)
+            index += 1

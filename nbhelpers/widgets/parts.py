@@ -1,0 +1,165 @@
+"""What the demos are made of: pickers with captions, runs in step, sheets of pictures, and what networks say."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from nbhelpers.model import Model
+from nbhelpers.objectives import match
+from nbhelpers.optimize import Step, box, descend, l2_ball
+from nbhelpers.types import Features, Images, Labels
+from nbhelpers.widgets.image_picker import ImagePicker
+from nbhelpers.widgets.live import Captions, Frame, Live
+from nbhelpers.widgets.settings import Settings
+
+Models = Mapping[str, Model]
+Names = Labels | Sequence[str] | None  # class indices (−1: unknown), or a text for each image
+Others = Mapping[str, Images | tuple[Images, Sequence[str]]]
+Draw = Callable[[Sequence[Step]], tuple[Tensor, Captions]]
+Plan = Callable[..., tuple[list[Iterable[Step]], Draw]]
+
+FORMS = ("with positions", "averaged")  # of a representation, in the order of the switch
+
+
+def robust_first(models: Models) -> dict[str, Model]:
+    """The networks in the order of all figures and demos."""
+    return dict(sorted(models.items(), key=lambda item: not item[0].startswith("robust")))  # stable
+
+
+def fitted(models: Models, images: Images) -> Images:
+    """Images with as many channels as the networks take: grey is repeated for a network of colours.
+
+    Raises:
+        ValueError: the networks take other images than these, or each another number of channels.
+    """
+    wanted = {len(model.mean) for model in models.values()}
+    if len(wanted) == 1 and images.ndim == 4 and images.shape[1] == 1:
+        return images.expand(-1, *wanted, -1, -1)
+    if wanted != {images.shape[1]}:
+        raise ValueError(f"images: got {images.shape[1]} channels, the networks take {sorted(wanted)}; convert them")
+    return images
+
+
+def noise_like(images: Images, n: int, seed: int) -> Images:
+    """`n` images of `noise`, with the channels and sides of these."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(n, *images.shape[1:], generator=generator) / 20 + 0.5).clamp(0, 1)
+
+
+def captions_of(models: Models, labels: Names, n: int) -> list[str]:
+    """A text for each of `n` images: its class's name, its own text, or nothing where the class is unknown.
+
+    Raises:
+        ValueError: not `n` labels, or one beyond the networks' classes.
+    """
+    if labels is None:
+        return [""] * n
+    given = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if len(given) != n:
+        raise ValueError(f"labels: got {len(given)} for {n} images, wanted one each")
+    if all(isinstance(label, str) for label in given):
+        return given
+    classes = next(iter(models.values())).classes
+    for label in given:
+        if isinstance(label, str) or label != int(label) or not -1 <= int(label) < len(classes):
+            raise ValueError(
+                f"labels: got {label!r}, wanted 0 to {len(classes) - 1}, the networks' classes, or -1 for unknown"
+            )
+    return ["" if int(label) < 0 else classes[int(label)] for label in given]
+
+
+def picker_of(
+    models: Models,
+    images: Images,
+    labels: Names,
+    *,
+    others: Others | None = None,
+    label: str = "Choose an image",
+    selected: int = 0,
+    columns: int = 8,
+) -> ImagePicker:
+    """Images to pick from, and more under their own titles, each group perhaps with its captions."""
+    groups, names = {"test set": fitted(models, images)}, captions_of(models, labels, len(images))
+    for title, given in (others or {}).items():
+        batch, texts = given if isinstance(given, tuple) else (given, None)
+        groups[title] = fitted(models, batch)
+        names += captions_of(models, texts, len(batch))
+    return ImagePicker(groups, captions=names, label=label, selected=selected, columns=columns, upload=True)
+
+
+def pair_of(models: Models, images: Images, labels: Names, first: str, second: str) -> tuple[ImagePicker, ImagePicker]:
+    """Two pickers over the same images."""
+    one, two = (
+        picker_of(models, images, labels, label=label, selected=min(k, len(images) - 1), columns=6)
+        for k, label in enumerate((first, second))
+    )
+    return one, two
+
+
+def live_of(
+    plan: Plan, rows: Sequence[str], columns: Sequence[str], *, slider: str = "", about: str = "", note: str = ""
+) -> Live:
+    """A live table of a plan: given the picked indices it returns the runs, and how to draw a moment of them."""
+
+    def job(*pick: int) -> Iterator[Frame]:
+        runs, draw = plan(*pick)
+        for now in zip(*runs, strict=True):  # in step, so that the networks' pictures form side by side
+            yield Frame(now[0].index, now[0].total, partial(draw, now))
+
+    return Live(job, rows=rows, columns=columns, slider=slider, about=about, note=note)
+
+
+def note_of(steps: int, start: str) -> str:
+    """How the pictures were computed, for the line under them."""
+    return f"{steps} steps of normalised gradient descent from {start}; momentum, decaying step size, no image prior."
+
+
+def switched(live: Live, models: Models, positions: bool) -> Live:
+    """The table with a switch between both forms of the representation, where the networks' differ."""
+    if any(model.positions[1:] != (1, 1) for model in models.values()):
+        live.switch = [f"representation {form}" for form in FORMS]
+        live.mode = 0 if positions else 1
+    return live
+
+
+def form(model: Model, mode: int) -> Callable[[Images], Features]:
+    """The representation that the switch asks for."""
+    return partial(model.representation, positions=FORMS[mode] == "with positions")
+
+
+def matched(
+    f: Callable[[Images], Features],
+    target: Images,
+    start: Images,
+    *,
+    settings: Settings,
+    steps: int,
+    radius: float | None = None,
+) -> Iterable[Step]:
+    """From `start` towards the target's representation; all on the representation's device."""
+    with torch.no_grad():
+        goal = match(f(target))
+    project = box if radius is None else l2_ball(start, radius)
+    return descend(f, goal, start, steps=steps, step_size=settings.step(steps, start), project=project)
+
+
+def sheet(*rows: Sequence[Images]) -> Tensor:
+    """Rows of batches as one table, (rows, columns, c, h, w)."""
+    return torch.stack([torch.cat([part.cpu() for part in row]) for row in rows])
+
+
+def seen(model: Model, images: Images) -> list[str]:
+    """The class that a network gives each image."""
+    with torch.no_grad():
+        return [model.classes[k] for k in model(images.to(model.device)).argmax(1).tolist()]
+
+
+def matches(models: Models, now: Sequence[Step]) -> list[str]:
+    """Distance and class of every picture, network by network."""
+    return [
+        f"distance {loss:.2f}\nthis network says: {name}"
+        for model, step in zip(models.values(), now, strict=True)
+        for loss, name in zip(step.losses.tolist(), seen(model, step.images), strict=True)
+    ]

@@ -1,0 +1,85 @@
+"""How each experiment is run, in its notebook and in its demo, and the sentence that says what one sees."""
+
+import math
+from dataclasses import dataclass
+
+from nbhelpers.types import Images
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An experiment's numbers. A test holds its notebook's parameters to them; lengths are for 32-pixel images."""
+
+    steps: int  # gradient steps in the notebook
+    step_size: float  # L2 length of the first step, pixel units
+    radius: float | None = None  # L2 radius around the start, pixel units; None for no ball
+    live: int = 100  # gradient steps in the demo
+    about: str = ""
+
+    def step(self, steps: int, images: Images) -> float:
+        """Length of the first step of a run of so many steps: fewer steps are longer, to come as far."""
+        return self.step_size * min(max(self.steps / steps, 1), 3) * scale(images)
+
+    def ball(self, images: Images, radius: float | None) -> float | None:
+        """The radius that was given, or the experiment's own for images of this size."""
+        return radius if radius is not None or self.radius is None else self.radius * scale(images)
+
+
+def scale(images: Images) -> float:
+    """How long an image's diagonal is, in units of a 3×32×32 image's, for images (n, c, h, w)."""
+    return math.sqrt(images[0].numel() / 3072)
+
+
+BRITTLENESS = Settings(
+    steps=100,
+    step_size=0.2,
+    radius=1.0,
+    about="A small change of the source, looked for by gradient descent, brings its representation as near to the "
+    "target's as it can. The standard network's comes close though the picture still shows the source; the robust "
+    "network's does not get far.",
+)
+INVERSION = Settings(
+    steps=200,
+    step_size=0.2,
+    about="The image is thrown away and only its representation is kept, the numbers before the network's last "
+    "layer. From noise, an image with the same representation is looked for.",
+)
+SERIES = Settings(
+    steps=200,
+    step_size=0.2,
+    about="The same image, rebuilt from its representation in networks that were trained against perturbations up "
+    "to ε: the picture comes with robustness.",
+)
+VISUALIZATION = Settings(
+    steps=100,
+    step_size=0.1,
+    about="Gradient descent from noise, and from an image in the last column, turns one component up. Below stand "
+    "the images of the set that activate it most and least. The seed draws the components, nobody chose them; the "
+    "other network's is the one that correlates with it most over the set (r).",
+)
+MANIPULATION = Settings(
+    steps=100,
+    step_size=0.1,
+    about="One component is raised in a source image, to a percentile of its activation over the set: 99 is as "
+    "strong as in the strongest of a hundred images.",
+)
+INTERPOLATION = Settings(
+    steps=100,
+    step_size=0.2,
+    about="Between two images: mixed pixels are a double exposure. Below, images whose representation is the mix of "
+    "the two representations.",
+)
+MISCLASSIFICATION = Settings(
+    steps=60,
+    step_size=0.1,
+    radius=5.7,
+    live=60,
+    about="Each network gets this image wrong. A component that adds most to the wrong class is turned up, within a "
+    "ball in which the picture survives: what grows, and where, hints at what the network saw. A random component "
+    "is the control.",
+)
+
+PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set
+SHOWN = 16  # misclassified images to pick from
+STARTS = 16  # of which the mean solution is shown
+LARGE = 64  # pixels a side; above, so many starts take too long while somebody waits

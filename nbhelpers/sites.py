@@ -113,7 +113,10 @@ def find(network: nn.Module, layer: str | None, channels: Sequence[int], sides: 
     # A third image beside the two tells which axis counts images, and whether images see each other.
     more = torch.cat([images, 3 * images[:1]])
     others: list = []
-    again = passes.over(more, others)
+    try:
+        again = passes.over(more, others)
+    except Exception as error:  # whatever a foreign network does with another number of images
+        raise ValueError(f"{kind}: runs on two images and not on three: {error}".split("\n")[0]) from error
     if not isinstance(again, Tensor) or again.shape != (3, raw.shape[1]):
         raise ValueError(f"{kind}: returns another number of logits for three images than for two")
     found = [call[1 + bool(layer)] for call in others if call[0] == name][calls - 1 : calls]
@@ -130,10 +133,9 @@ def find(network: nn.Module, layer: str | None, channels: Sequence[int], sides: 
     varies = ""
     if not (close(again[:2], raw) and close(found[0].movedim(axes[0], 0)[:2], canonical)):
         unsteady = any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules.values())
-        same = (
-            "other images of a batch change an image's result" + unsteady * " (batch norm without running statistics)"
-        )
-        varies = same if close(passes.over(images, []), raw) else "results are random (dropout that is always on?)"
+        varies = f"other images of a batch change its result{unsteady * ' (batch norm without running statistics)'}"
+        if not close(passes.over(images, []), raw):
+            varies = "results are random (dropout that is always on?)"
     positions = _positions(passes, canonical, images, calls - 1, axes[0], name, bool(layer))
     return Site(name, layer is None, calls, head, note, varies, images, logits, canonical, axes[0], positions)
 

@@ -51,7 +51,7 @@ def indices(values: Indices, name: str, *, below: int | None = None) -> Tensor:
         raise ValueError(f"{name}: got shape {tuple(array.shape)}, wanted one index or (n,) of them, at least one")
     kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if array.dtype not in kinds if isinstance(array, Tensor) else array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: got {values!r:.80}, wanted whole numbers")
+        raise TypeError(f"{name}: got {values!r:.80}, wanted whole numbers: an index, or several")
     found = usable(array.long() if isinstance(array, Tensor) else torch.from_numpy(array.astype("int64")))
     if below is not None and not (int(found.min()) >= 0 and int(found.max()) < below):
         raise IndexError(f"{name}: got {found.tolist()}, wanted 0 to {below - 1}")

@@ -297,13 +297,14 @@ function renderLive({ model, el, signal }) {
   const cells = rows.map((row, r) => {
     const strip = make("div", "nb-strip");
     const line = make("div", "nb-line");
+    strip.hidden = slider && r < model.get("fixed"); // the large picture says it all
     if (row) strip.append(make("div", "nb-row", row));
     strip.append(line);
     table.append(strip);
     return columns.map((column, c) => {
       const figure = make("figure", slider ? "nb-small" : columns.length > 4 ? "nb-medium" : "nb-large");
       const text = make("figcaption");
-      if (column && r === 0) figure.append(make("div", "nb-name", column));
+      if (column && (r === 0 || (slider && r === model.get("fixed")))) figure.append(make("div", "nb-name", column));
       figure.append(canvas([row, column].filter(Boolean).join(", ")), text);
       if (slider) figure.addEventListener("click", () => go(c));
       line.append(figure);

@@ -125,7 +125,7 @@ def epsilon_series(
 
     rows, note = ["original", "reconstruction"], note_of(steps, "noise")
     live = live_of(plan, rows, list(networks), slider="trained with ε =", about=SERIES.about, note=note)
-    live.at = len(networks) - 1
+    live.at, live.fixed = len(networks) - 1, 1
     return Demo("Inversion by training radius ε", [picker], switched(live, networks, positions))
 
 

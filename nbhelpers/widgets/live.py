@@ -54,6 +54,7 @@ class Live(anywidget.AnyWidget):
     about = Unicode().tag(sync=True)
     note = Unicode().tag(sync=True)
     buttons = Bool(False).tag(sync=True)  # one for each column, in place of the slider
+    fixed = Int(0).tag(sync=True)  # so many first rows are the same in all columns: with a slider, shown once
     switch = List(Unicode()).tag(sync=True)  # ways to compute, to choose from
     mode = Int(0).tag(sync=True)  # the chosen one's index
     at = Int(0).tag(sync=True)  # the slider's column

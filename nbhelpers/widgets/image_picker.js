@@ -317,8 +317,11 @@ function renderLive({ model, el, signal }) {
   const buttons = slider && model.get("buttons") ? choice(slider, columns, go) : null;
   if (about) el.append(make("div", "nb-about", about));
   const ways = model.get("switch") ?? [];
-  const switched = ways.length && !model.get("still") ? choice("computed from", ways, change) : null;
-  if (switched) el.append(switched.group);
+  const switched = ways.length && !model.get("still") ? choice("representation", ways, change) : null;
+  if (switched) {
+    switched.group.prepend(make("span", "", "representation"));
+    el.append(switched.group);
+  }
   if (slider) {
     const top = make("div", "nb-line");
     top.append(...panels.map((panel) => panel.figure));

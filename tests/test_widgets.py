@@ -1,5 +1,6 @@
 """Pickers and live results without a browser: the newest pick wins, results are remembered, errors are shown."""
 
+import functools
 import io
 import json
 import re
@@ -208,11 +209,6 @@ def test_each_demo_opens_with_a_result_and_answers_a_pick(name, data):
         thread.join(20)
     assert live.status["state"] == "done" and live.finished == 2
 
-    bundle = demo._repr_mimebundle_()
-    assert bundle["image/png"].startswith(b"\x89PNG") and len(bundle["image/png"]) < 150_000
-    assert bundle["text/plain"] == f"Demo({demo.title})"
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-
 
 def test_the_series_holds_what_differs_in_its_radius_alone(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
@@ -249,9 +245,9 @@ def test_a_live_inversion_is_what_minimize_gives(data):
     models, images, labels = data
     demo = widgets.inversion(models, images, labels, steps=5, seed=3)
     model = models["robust"]
-    goal = nb.match(model.representation(images[:1]))
-    result = nb.minimize(model.representation, goal, nb.noise(1, seed=3), steps=5, keep="last")
-    shown = pixels(demo.live.result["sheet"])[:, -32:].transpose(2, 0, 1) / 255
+    f = functools.partial(model.representation, positions=True)
+    result = nb.minimize(f, nb.match(f(images[:1])), nb.noise(1, seed=3), steps=5, keep="last")
+    shown = pixels(demo.live.result["sheet"])[:32, -32:].transpose(2, 0, 1) / 255
     assert abs(shown - result.images[0].numpy()).max() <= 3 / 255
 
 

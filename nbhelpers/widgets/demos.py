@@ -243,7 +243,7 @@ def feature_manipulation(
     columns, note = [f"{p:g}" for p in PERCENTILES], note_of(steps, "the source")
     slider = "activation raised to the set's percentile"
     live = live_of(plan, ["source", *models], columns, slider=slider, about=MANIPULATION.about, note=note)
-    live.at = len(columns) - 1
+    live.at, live.fixed = len(columns) - 1, 1
     return Demo("Feature manipulation", [atlas.picker, picker], live)
 
 
@@ -312,5 +312,5 @@ def misclassification(
     columns = [*(f"top {k + 1}" for k in range(top)), "random"]
     note = note_of(steps, f"the image, inside an L2 ball of radius {bound:.3g}")
     live = live_of(plan, ["original", *models], columns, slider="component", about=MISCLASSIFICATION.about, note=note)
-    live.buttons = True
+    live.buttons, live.fixed = True, 1
     return Demo("Misclassification", [picker], live)

@@ -297,13 +297,14 @@ function renderLive({ model, el, signal }) {
   const cells = rows.map((row, r) => {
     const strip = make("div", "nb-strip");
     const line = make("div", "nb-line");
+    strip.hidden = slider && r < model.get("fixed"); // the large picture says it all
     if (row) strip.append(make("div", "nb-row", row));
     strip.append(line);
     table.append(strip);
     return columns.map((column, c) => {
       const figure = make("figure", slider ? "nb-small" : columns.length > 4 ? "nb-medium" : "nb-large");
       const text = make("figcaption");
-      if (column && r === 0) figure.append(make("div", "nb-name", column));
+      if (column && (r === 0 || (slider && r === model.get("fixed")))) figure.append(make("div", "nb-name", column));
       figure.append(canvas([row, column].filter(Boolean).join(", ")), text);
       if (slider) figure.addEventListener("click", () => go(c));
       line.append(figure);
@@ -316,8 +317,11 @@ function renderLive({ model, el, signal }) {
   const buttons = slider && model.get("buttons") ? choice(slider, columns, go) : null;
   if (about) el.append(make("div", "nb-about", about));
   const ways = model.get("switch") ?? [];
-  const switched = ways.length && !model.get("still") ? choice("computed from", ways, change) : null;
-  if (switched) el.append(switched.group);
+  const switched = ways.length && !model.get("still") ? choice("representation", ways, change) : null;
+  if (switched) {
+    switched.group.prepend(make("span", "", "representation"));
+    el.append(switched.group);
+  }
   if (slider) {
     const top = make("div", "nb-line");
     top.append(...panels.map((panel) => panel.figure));

@@ -186,7 +186,7 @@ class ImagePicker(anywidget.AnyWidget):
         self.add(picture[None], caption=Path(name).stem[:40])
         (height, width), (h, w) = picture.shape[1:], self.pixels.shape[2:]
         if abs(height * w - width * h) > max(h, w):  # more than rounding
-            words.append(f"of {width} × {height} pixels, the centre was cut out")
+            words.append("the centre was cut out")
         return f"{name}: {'; '.join(words)}" if words else ""
 
     def __repr__(self) -> str:  # nbval compares it: no address

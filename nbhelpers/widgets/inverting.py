@@ -40,7 +40,7 @@ def inversion(
 ) -> Demo:
     """Pick an image; see it rebuilt, from noise, from its representation in each network.
 
-    Beside each reconstruction of a small image stands the mean of sixteen, from as many starts: what they share is
+    Below each reconstruction of a small image stands the mean of sixteen, from as many starts: what they share is
     what the representation determines.
 
     Args:
@@ -62,27 +62,31 @@ def inversion(
     means = len(starts) > 1
 
     def plan(index: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
-        runs = []
-        for model in models.values():
-            f, target = form(model, mode), picker.pixels[index : index + 1].to(model.device)
-            begin = starts.to(model.device)
-            runs.append(matched(f, target, begin[:1], settings=INVERSION, steps=steps))
-            if means:
-                half = matched(f, target, begin, settings=INVERSION, steps=(steps + 1) // 2)
-                runs.append(_slowed(half, steps))
+        target, half = picker.pixels[index : index + 1], (steps + 1) // 2
+        fs = [form(model, mode) for model in models.values()]
+        places = [model.device for model in models.values()]
+        runs = [
+            matched(f, target.to(place), starts[:1].to(place), settings=INVERSION, steps=steps)
+            for f, place in zip(fs, places, strict=True)
+        ]
+        if means:
+            for f, place in zip(fs, places, strict=True):
+                run = matched(f, target.to(place), starts.to(place), settings=INVERSION, steps=half)
+                runs.append(_slowed(run, steps))
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
-            each = 2 if means else 1
-            single = matches(models, now[::each])
-            texts = [text for one in single for text in (one, f"what {STARTS} solutions share")[:each]]
-            pictures = [step.images.mean(0, keepdim=True) for step in now]
-            return sheet([picker.pixels[index : index + 1], *pictures]), [["", *texts]]
+            singles = now[: len(models)]
+            rows, texts = [[target, *(step.images for step in singles)]], [["", *matches(models, singles)]]
+            if means:
+                rows.append([target, *(step.images.mean(0, keepdim=True) for step in now[len(models) :])])
+                texts.append([""] * (1 + len(models)))
+            return sheet(*rows), texts
 
         return runs, draw
 
-    columns = [name for label in models for name in (label, f"{label}, mean of {STARTS}")[: 1 + means]]
+    rows = ["from one start", f"what the solutions from {STARTS} starts share: their mean"] if means else [""]
     note = note_of(steps, "noise") + (f" The means: {(steps + 1) // 2} steps each." if means else "")
-    live = live_of(plan, [""], ["original", *columns], about=INVERSION.about, note=note)
+    live = live_of(plan, rows, ["original", *models], about=INVERSION.about, note=note)
     return Demo("Inversion", [picker], switched(live, models, positions))
 
 
@@ -121,7 +125,7 @@ def epsilon_series(
 
     rows, note = ["original", "reconstruction"], note_of(steps, "noise")
     live = live_of(plan, rows, list(networks), slider="trained with ε =", about=SERIES.about, note=note)
-    live.at = len(networks) - 1
+    live.at, live.fixed = len(networks) - 1, 1
     return Demo("Inversion by training radius ε", [picker], switched(live, networks, positions))
 
 

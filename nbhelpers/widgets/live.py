@@ -1,6 +1,7 @@
 """Pictures that form while you look: one background run at a time, and the newest pick wins."""
 
 import io
+import textwrap
 import threading
 import time
 from collections import OrderedDict
@@ -54,6 +55,7 @@ class Live(anywidget.AnyWidget):
     about = Unicode().tag(sync=True)
     note = Unicode().tag(sync=True)
     buttons = Bool(False).tag(sync=True)  # one for each column, in place of the slider
+    fixed = Int(0).tag(sync=True)  # so many first rows are the same in all columns: with a slider, shown once
     switch = List(Unicode()).tag(sync=True)  # ways to compute, to choose from
     mode = Int(0).tag(sync=True)  # the chosen one's index
     at = Int(0).tag(sync=True)  # the slider's column
@@ -224,11 +226,10 @@ class Demo(ipywidgets.VBox):
         live = self.live
         with PIL.Image.open(io.BytesIO(live.result["sheet"])) as picture:
             pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1) / 255
-        rows = pixels.chunk(len(live.rows), dim=1)
-        sheets = {
-            name: torch.stack(row.chunk(len(live.columns), dim=2)) for name, row in zip(live.rows, rows, strict=True)
-        }
-        captions = dict(zip(live.rows, live.result["captions"], strict=True))
+        names = [textwrap.fill(row, 20) for row in live.rows]
+        rows = pixels.chunk(len(names), dim=1)
+        sheets = {name: torch.stack(row.chunk(len(live.columns), dim=2)) for name, row in zip(names, rows, strict=True)}
+        captions = dict(zip(names, live.result["captions"], strict=True))
         named = live.slider and not live.buttons
         heads = [f"{live.slider} {column}".strip() if named else column for column in live.columns]
         title = f"{self.title}, {live.switch[live.mode]}" if live.switch else self.title

@@ -119,7 +119,7 @@ def note_of(steps: int, start: str) -> str:
 def switched(live: Live, models: Models, positions: bool) -> Live:
     """The table with a switch between both forms of the representation, where the networks' differ."""
     if any(model.positions[1:] != (1, 1) for model in models.values()):
-        live.switch = [f"representation {form}" for form in FORMS]
+        live.switch = list(FORMS)
         live.mode = 0 if positions else 1
     return live
 

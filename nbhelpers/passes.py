@@ -27,15 +27,13 @@ class Passes:
         """
         done = 0
         while done < count:
-            left = count - done
-            part = slice(done, done + -(-left // -(-left // self.size)))  # of about equal length, as torch.chunk's
+            part = slice(done, min(done + self.size, count))
             try:
                 result = work(part)
             except torch.OutOfMemoryError:
-                length = min(part.stop, count) - done
-                if length == 1:
+                if part.stop - done == 1:
                     raise
-                self.size = length // 2
+                self.size = (part.stop - done) // 2
                 continue
             yield result
             done = part.stop

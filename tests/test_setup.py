@@ -93,9 +93,8 @@ def test_there_are_no_circles() -> None:
 
 def test_the_core_is_thin_and_no_file_is_long() -> None:
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert sum(lines[PACKAGE / f"{name}.py"] for name in CORE) <= 1750
-    # Seven demos, one after the other, may fill more.
-    assert {path.name for path, count in lines.items() if count > 420} <= {"demos.py"}
+    assert sum(lines[PACKAGE / f"{name}.py"] for name in CORE) <= 2050  # of which sites.py, for foreign networks, 230
+    assert not [path.name for path, count in lines.items() if count > 420]
 
 
 def test_nothing_is_loaded_before_its_use() -> None:
@@ -158,7 +157,8 @@ def test_notebook_keeps_the_contract(path: Path) -> None:
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs), "no picture"
     for cell in cells:
         lines = cell.source.splitlines()
-        assert len(lines) <= 15, f"a code cell of {len(lines)} lines: {lines[0]}"
+        parameters = "parameters" in cell.metadata.get("tags", [])  # one line each, however many
+        assert parameters or len(lines) <= 15, f"a code cell of {len(lines)} lines: {lines[0]}"
         assert not re.search(r"^\s*(def|class) ", cell.source, re.M), "the package lacks a verb"
     assert not re.search(r'"(/(home|root|tmp|work|Users)/|[A-Z]:\\\\)', path.read_text()), "an absolute path"
     assert path.stat().st_size < 400_000

@@ -6,14 +6,14 @@ ARG CUDA=""
 WORKDIR /opt/robust-representations
 COPY environment.yml pyproject.toml README.md ./
 COPY nbhelpers nbhelpers
+COPY checkpoints checkpoints
+COPY data data
+COPY notebooks notebooks
 # The builder has no GPU, so conda is told what the workers have.
 RUN if [ -n "$CUDA" ]; then export CONDA_OVERRIDE_CUDA="$CUDA"; fi \
  && mamba env update --name base --file environment.yml \
  && mamba install --name base --yes distributed \
  && mamba clean --all --yes
-COPY checkpoints checkpoints
-COPY data data
-COPY notebooks notebooks
 # A pod may run as any user: what Jupyter and Matplotlib write goes where all may write.
 ENV HOME=/tmp
 CMD ["nbhelpers", "sweep", "--help"]

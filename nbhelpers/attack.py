@@ -11,7 +11,7 @@ from torch import Tensor
 from nbhelpers.model import Model
 from nbhelpers.objectives import leave, margin, misclassify
 from nbhelpers.optimize import descend, l2_ball, l2_direction, linf_ball, minimize
-from nbhelpers.types import Features, Images, Labels, PerImage
+from nbhelpers.types import Features, Images, Indices, Labels, PerImage, indices, seeded, whole
 
 Norm = Literal["l2", "linf"]
 
@@ -56,7 +56,14 @@ def perturb(
 
 
 def attack(
-    model: Model, images: Images, labels: Labels, eps: float, *, steps: int = 20, restarts: int = 1, seed: int = 0
+    model: Model,
+    images: Images,
+    labels: Labels | Indices,
+    eps: float,
+    *,
+    steps: int = 20,
+    restarts: int = 1,
+    seed: int = 0,
 ) -> Tensor:
     """Which images some point within `eps` (L2, pixel units) is known to misclassify, (n,) of bool: PGD on the logits.
 
@@ -68,7 +75,8 @@ def attack(
 
     Source: Madry et al., arXiv:1706.06083; step 2.5·eps/steps as in the published evaluations.
     """
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded(seed)
+    labels = indices(labels, "labels").to(images.device)
     fooled = _wrong(model, images, labels)  # these need no attack
     for restart in range(restarts):
         rows = (~fooled).nonzero()[:, 0]
@@ -91,7 +99,7 @@ def sensitivity(model: Model, images: Images, eps: float, *, steps: int = 20, se
     with torch.no_grad():
         objective = leave(model.representation(images))
     true_relu = functools.partial(model.representation, fake_relu=False)
-    start = _inside(images, eps, torch.Generator().manual_seed(int(seed)))
+    start = _inside(images, eps, seeded(seed))
     return -minimize(true_relu, objective, start, **_pgd(images, eps, steps)).loss
 
 
@@ -99,6 +107,7 @@ def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> dict[str,
     """The options that make `descend` PGD in each image's ball."""
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: got {norm!r}, wanted 'l2' or 'linf'")
+    eps, steps = float(eps), whole(steps, "steps")
     if not (eps > 0 and math.isfinite(eps)) or steps < 1:
         raise ValueError(f"got eps={eps} and steps={steps}, wanted positive numbers")
     ball, direction = (l2_ball, l2_direction) if norm == "l2" else (linf_ball, torch.sign)
@@ -108,8 +117,9 @@ def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> dict[str,
 
 def _inside(center: Images, eps: float, generator: torch.Generator) -> Images:
     """A point of each image's L2 ball, uniform in it but for the clamp to [0, 1]; drawn on the CPU."""
-    offset = torch.randn(center.shape, generator=generator)
-    length = torch.rand(len(center), 1, 1, 1, generator=generator) ** (1 / center[0].numel())
+    options: Any = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+    offset = torch.randn(center.shape, **options)
+    length = torch.rand(len(center), 1, 1, 1, **options) ** (1 / center[0].numel())
     offset *= eps * length / torch.linalg.vector_norm(offset, dim=(1, 2, 3), keepdim=True)
     return (center + offset.to(center.device)).clamp(0, 1)
 

@@ -1,10 +1,9 @@
-"""Where a classifier's representation is, and the network cut there: traced if it can be, hooked if not."""
+"""A network cut at its representation: traced if it can be, hooked if not."""
 
-import difflib
+import math
 import operator
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,15 +12,19 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
+
+from nbhelpers.sites import Site, close, first_input
 
 # What may stand between the last ReLU and the representation without mixing components.
 _POOLS: tuple = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
 _POOLS += (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.dropout, torch.flatten, torch.mean)
 _POOLS += (torch.reshape, torch.squeeze, torch.permute, torch.transpose, operator.getitem, "flatten", "view", "reshape")
 _POOLS += ("mean", "squeeze", "permute", "transpose", "contiguous")
+
+
 _RELUS: tuple = (nn.ReLU, functional.relu, functional.relu_, torch.relu, torch.relu_, "relu", "relu_")
-_SIZES = (32, 64, 96, 224, 256, 299, 384)  # pixels, tried in turn where the network's size is not given
+
+
 _HOOKING = threading.Lock()  # two threads' hooks on one module would see each other's passes
 
 
@@ -40,99 +43,17 @@ class FakeReLU(torch.autograd.Function):
         return gradient
 
 
-def fake_relu(x: Tensor) -> Tensor:
-    """Apply `FakeReLU`."""
-    return FakeReLU.apply(x)
+class _Fake(nn.Module):
+    """`FakeReLU` as a module, which a graph keeps when it is pickled; a function would be traced through."""
 
-
-@dataclass(frozen=True)
-class Site:
-    """Where to cut a network, and what it gives for two noise images."""
-
-    name: str  # of a module
-    before: bool  # the representation is the module's input, not its output
-    calls: int  # how often a pass calls the module; the last call counts
-    head: bool  # the module is a Linear, and its output the logits
-    note: str
-    images: Tensor
-    logits: Tensor  # of the network, before a final softmax
-    features: Tensor  # the representation before pooling over positions
-
-
-def find(network: nn.Module, layer: str | None, channels: int, image_size: int | None) -> Site:
-    """Run the network on noise, and see which module's input (or `layer`'s output) is the representation.
-
-    Raises:
-        ValueError: an unknown or unused layer, no linear layer, or a network that does not give logits.
-    """
-    kind, modules = type(network).__name__, {name: module for name, module in network.named_modules() if name}
-    if layer is not None and layer not in modules:
-        near = difflib.get_close_matches(layer, modules, n=4, cutoff=0.4) or [
-            name for name, _ in network.named_children()
-        ]
-        raise ValueError(f"layer: got {layer!r}, no module of {kind}; near names: {', '.join(near)}")
-    seen: list[tuple[str, tuple, Any]] = []  # a call's module, inputs and output
-
-    def watch(name: str) -> Callable:
-        # Cloned, as an in-place ReLU may overwrite later what the module returned.
-        return lambda _, inputs, output: seen.append((name, *tree_map_only(Tensor, Tensor.clone, (inputs, output))))
-
-    watched = [layer] if layer else [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    handles = [modules[name].register_forward_hook(watch(name)) for name in watched]
-    try:
-        images, logits = _try(network, seen, channels, image_size)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not seen:
-        why = f"layer {layer!r} is never called" if layer else "no torch.nn.Linear to take for the head; name a layer="
-        raise ValueError(f"{kind}: {why}")
-    name, inputs, output = seen[-1]
-    if layer is not None:
-        if not isinstance(output, Tensor) or output.ndim < 2:
-            raise ValueError(f"layer: {layer!r} returns {type(output).__name__}, wanted a tensor (n, …)")
-        return Site(name, False, len(seen), False, "", images, logits, output)
-    note = f"logits are not the output of {name}: no head"
-    for candidate, given, result in reversed(seen):
-        linear: Any = modules[candidate]
-        if result.shape != logits.shape or not close(functional.linear(given[0], linear.weight, linear.bias), result):
-            continue
-        softmaxes = {"": result, "softmax": result.softmax(1), "log-softmax": result.log_softmax(1)}
-        matching = [final for final, values in softmaxes.items() if close(values, logits)]
-        if matching:
-            name, inputs, logits = candidate, given, result
-            note = f"final {matching[0]} left out" if matching[0] else ""
-            break
-    else:
-        candidate = ""
-    calls = sum(other == name for other, _, _ in seen)
-    return Site(name, True, calls, bool(candidate), note, images, logits, inputs[0])
-
-
-def _try(network: nn.Module, seen: list, channels: int, image_size: int | None) -> tuple[Tensor, Tensor]:
-    """Two noise images of the first size that the network takes, and its logits."""
-    kind, weight, failure = type(network).__name__, next(network.parameters(), torch.empty(0)), ""
-    for size in (image_size,) if image_size else _SIZES:
-        seen.clear()
-        noise = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)).to(weight.device)
-        try:
-            with torch.no_grad():
-                logits = network(noise.clone())
-        except Exception as error:  # whatever a foreign network does with a size it does not take
-            failure = failure or f"{type(error).__name__}: {error}"
-            continue
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise ValueError(f"{kind}: returns {got}, wanted logits (n, classes); wrap it in a module that does")
-        return noise, logits
-    sizes = image_size or ", ".join(map(str, _SIZES))
-    raise ValueError(f"{kind}: does not run on {channels} channels of {sizes} pixels: {failure}")
+    def forward(self, x: Tensor) -> Tensor:
+        return FakeReLU.apply(x)
 
 
 def cut(network: nn.Module, site: Site) -> tuple["Traced | Hooked", str]:
     """The network cut there, by tracing if possible, else by a hook; and a note for `repr`."""
     failure = ""
-    for fold in (True, False):
+    for fold in (True, False) if "random" not in site.varies else ():
         try:
             traced = Traced(network, site, fold=fold)
         except Exception as error:  # tracing can fail in many ways; the hook needs no trace
@@ -151,7 +72,8 @@ class Traced(nn.Module):
         super().__init__()
         tracer = _Tracer()
         graph = tracer.trace(network)
-        feature: Any = _last_call(graph, site.name).args[0] if site.before else tracer.outputs[site.name].node
+        feature: Any = tracer.outputs[site.name].node
+        feature = _last_call(graph, site.name).all_input_nodes[0] if site.before else feature
         # Both in the output while folding, so that a convolution whose own output is wanted is left alone.
         output: Any = graph.output_node()
         output.args = ((feature, output.args[0]),)
@@ -163,12 +85,20 @@ class Traced(nn.Module):
         feature, logits = output.args[0]
         end = _last_call(traced.graph, site.name) if site.before else feature.next
         relu, last = _last_relu(traced, feature)
+        traced.add_submodule("fake_relu_", _Fake())
+        self.batch = site.batch
         self.trunk = _copied(traced, feature, end)
         self.faked = _copied(traced, feature, end, relu) if relu else None
         # The map is upstream of the pooling, so it gets graphs of its own; the weights are shared.
-        source, self.channels_last = _last_map(traced, feature, site)
+        source, orders = _last_map(traced, feature, site)
         self.mapped = _copied(traced, source, source.next) if source else None
         self.mapped_faked = _copied(traced, source, source.next, relu) if source and relu else None
+        self.order = orders[0]
+        if self.mapped is not None and len(orders) > 1:  # as many channels as positions: their mean may tell
+            with torch.no_grad():
+                found = self.mapped(site.images.clone())
+            means = {order: found.permute(order).flatten(2).mean(2) for order in orders}
+            self.order = next((o for o, mean in means.items() if close(mean, site.features)), orders[0])
         self.head: nn.Linear | None = traced.get_submodule(site.name) if site.head else None
         self.whole = None if site.head else _copied(traced, logits, output)
         folded, norms = leaves - _count(traced), _count(network)  # a norm that is not a leaf was traced through
@@ -177,15 +107,15 @@ class Traced(nn.Module):
         self.note += "" if relu else f", no final ReLU ({last})"
 
     def features(self, x: Tensor, fake: bool) -> Tensor:
-        """The representation before pooling over positions."""
-        return (self.faked if fake and self.faked is not None else self.trunk)(x)
+        """The representation before pooling over positions, images first."""
+        return (self.faked if fake and self.faked is not None else self.trunk)(x).movedim(self.batch, 0)
 
     def maps(self, x: Tensor, fake: bool) -> Tensor | None:
         """The last map before pooling, (n, channels, h, w) or tokens (n, channels, tokens, 1); None where none is."""
         if self.mapped is None:
             return None
         found = (self.mapped_faked if fake and self.mapped_faked is not None else self.mapped)(x)
-        found = found.movedim(-1, 1) if self.channels_last else found
+        found = found.permute(self.order)
         return found if found.ndim == 4 else found[..., None]
 
     def logits(self, x: Tensor) -> Tensor:
@@ -195,8 +125,8 @@ class Traced(nn.Module):
     def agrees(self, site: Site) -> bool:
         """Whether the cut gives what the network gave."""
         with torch.no_grad():
-            features = [trunk(site.images.clone()) for trunk in (self.trunk, self.faked) if trunk is not None]
-            logits = self.head(features[0]) if self.head is not None else self.logits(site.images.clone())
+            features = [self.features(site.images.clone(), fake) for fake in (False, True)]
+            logits = self.logits(site.images.clone())
         return close(logits, site.logits) and all(close(values, site.features) for values in features)
 
 
@@ -230,7 +160,7 @@ def _copied(network: fx.GraphModule, output: Any, end: Any, relu: Any = None) ->
         if node is end:
             break
         if node is relu:
-            copied[node] = graph.call_function(fake_relu, (copied[node.all_input_nodes[0]],))
+            copied[node] = graph.call_module("fake_relu_", (copied[node.all_input_nodes[0]],))
         else:
             copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(fx.node.map_arg(output, copied.__getitem__))
@@ -248,24 +178,35 @@ def _last_relu(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, 
         node = node.all_input_nodes[0]
 
 
-def _last_map(network: fx.GraphModule, feature: fx.Node, site: Site) -> tuple[Any, bool]:
-    """The node nearest before the features that still has positions, and whether its channels come last.
+def _last_map(network: fx.GraphModule, feature: fx.Node, site: Site) -> tuple[Any, list[tuple[int, ...]]]:
+    """The node nearest before the features that still has positions, and which order makes it (n, channels, …).
 
-    On the way up only nodes of one input are passed, and no linear layer: beyond these lie other components.
+    Several orders where several axes are as long as the features. On the way up only nodes of one input are passed,
+    and no linear layer: beyond these lie other components.
     """
-    with torch.no_grad():
-        ShapeProp(network).propagate(site.images.clone())
-    node, wide = feature, site.features.shape[1] if site.before else 0
+    shapes = []
+    for images in (site.images, site.images[[0, 1, 0]]):
+        with torch.no_grad():
+            ShapeProp(network).propagate(images.clone())
+        shapes.append({node: getattr(node.meta.get("tensor_meta"), "shape", ()) for node in network.graph.nodes})
+    channels = [a for a in range(1, site.features.ndim) if a not in (site.positions or ())]
+    node, wide = feature, math.prod(site.features.shape[a] for a in channels)
     for _ in range(16):  # pooling, norm, flattening and dropout are fewer
-        shape = getattr(node.meta.get("tensor_meta"), "shape", torch.Size())
-        if len(shape) in (3, 4) and shape[1:].numel() > max(shape[1], shape[-1]):  # more than one position
-            return node, shape[-1] == wide and (len(shape) == 3 or shape[1] != wide)
+        shape, other = (found[node] for found in shapes)
+        batch = [axis for axis, length in enumerate(shape) if length != other[axis]]
+        if len(shape) in (3, 4) and len(batch) == 1 and (shape[batch[0]], other[batch[0]]) == (2, 3):
+            rest = [axis for axis in range(len(shape)) if axis != batch[0]]
+            own = [rest[axis - 1] for axis in channels] if node is feature else []
+            fitting = own or [axis for axis in rest if shape[axis] == wide] or rest[:1]
+            fitting = fitting[::-1] if len(shape) == 3 else fitting  # tokens before channels, maps after them
+            if len(own) < 2 and math.prod(shape) > 2 * shape[fitting[0]]:  # more than one position
+                return node, [(batch[0], one, *(axis for axis in rest if axis != one)) for one in fitting]
         mixing = node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.Linear | nn.Conv2d)
         inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]  # without a norm's weights
         if mixing or len(inputs) != 1:
             break
         node = inputs[0]
-    return None, False
+    return None, [()]
 
 
 class _Reached(Exception):
@@ -278,27 +219,32 @@ class Hooked(nn.Module):
     def __init__(self, network: nn.Module, site: Site):
         super().__init__()
         self.network, self.site, self.before, self.calls = network, site.name, site.before, site.calls
+        self.batch = site.batch
         self.head: Any = network.get_submodule(site.name) if site.head else None
 
     def features(self, x: Tensor, fake: bool) -> Tensor:
-        """The representation before pooling over positions; `fake` makes no difference."""
+        """The representation before pooling over positions, images first; `fake` makes no difference."""
         seen: list[Tensor] = []
 
-        def hook(module: nn.Module, inputs: tuple, output: Any = None) -> None:
-            seen.append(inputs[0] if self.before else output)
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any = None) -> None:
+            seen.append(first_input(args, kwargs) if self.before else output)
             if len(seen) == self.calls:
                 raise _Reached
 
         module = self.network.get_submodule(self.site)
         with _HOOKING:
-            handle = (module.register_forward_pre_hook if self.before else module.register_forward_hook)(hook)
+            register: Any = module.register_forward_pre_hook if self.before else module.register_forward_hook
+            handle = register(hook, with_kwargs=True)
             try:
                 self.network(x)
             except _Reached:
-                pass
+                return seen[-1].movedim(self.batch, 0)
             finally:
                 handle.remove()
-        return seen[-1]
+        raise ValueError(
+            f"layer {self.site!r} was called {len(seen)} times for these images and {self.calls} for the first ones: "
+            "the network takes another path (an early exit?); name a layer= that all images pass"
+        )
 
     def maps(self, x: Tensor, fake: bool) -> Tensor | None:
         """None: where the pooling begins, only a trace tells."""
@@ -307,8 +253,3 @@ class Hooked(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """The network's logits."""
         return self.network(x) if self.head is None else self.head(self.features(x, False))
-
-
-def close(values: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding, TF32's included; a wrong trace is off by far more."""
-    return values.shape == wanted.shape and bool((values - wanted).abs().max() <= 1e-2 * wanted.abs().max() + 1e-6)

@@ -24,9 +24,9 @@ def cache_folder() -> Path:
     Raises:
         ValueError: neither the variable nor a home folder is there.
     """
-    if given := os.environ.get("NBHELPERS_CACHE"):
-        return Path(given).expanduser()
     try:
+        if given := os.environ.get("NBHELPERS_CACHE"):
+            return Path(given).expanduser()
         try:
             import platformdirs
         except ImportError:  # a bare PyTorch image, where networks are trained
@@ -37,6 +37,21 @@ def cache_folder() -> Path:
         return folder
     except RuntimeError:
         raise ValueError("no home folder to keep downloads in; set NBHELPERS_CACHE to a folder") from None
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder and write there for a try, before hours are spent on what goes into it.
+
+    Raises:
+        ValueError: it cannot be made, or not be written.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        probe = Path(folder) / f".probe.{uuid.uuid4().hex[:8]}"
+        probe.write_text("room for a word")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror or error}); name another folder") from error
 
 
 @contextlib.contextmanager

@@ -1,14 +1,17 @@
 """A classifier as representation and linear head; takes pixels in [0, 1]."""
 
-import copy
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy
 import torch
 from torch import Tensor, nn
 
-from nbhelpers.cut import close, cut, find
-from nbhelpers.types import Features, Images, check_images
+from nbhelpers.cut import cut
+from nbhelpers.sites import bare, close, copied, find
+from nbhelpers.types import Features, Images, Size, check_images, two_sides
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -24,49 +27,62 @@ class Model(nn.Module):
     Args:
         network: a classifier (n, c, h, w) → (n, classes) that ends in a `torch.nn.Linear`; copied. A softmax
             after that is left out. Other networks have logits, but no head.
-        mean, std: of each channel, pixels in [0, 1], as in training.
+        mean, std: of each channel, pixels in [0, 1], as in training; None where the network takes these as they are.
         classes: class names; their indices where None.
-        image_size: side in pixels that the network was trained for; None if any.
+        image_size: pixels that the network was trained for, the side of a square or (height, width); None if any.
         name: for `repr` and results.
         layer: a module's name, whose output is the representation in place of the penultimate layer.
         pool: "mean" over positions or tokens, or "flatten"; for a layer whose output has any.
 
     Raises:
-        ValueError: no linear layer and no `layer`, an unknown layer, or arguments that do not fit the network.
+        TypeError: not a module.
+        ValueError: no linear layer and no `layer`, an unknown layer, arguments that do not fit the network, or one that
+            cannot be copied.
     """
 
     mean: Tensor
     std: Tensor
     precision: Precision = "float32"  # of passes that a gradient goes back through; all others are float32
 
+    @torch.inference_mode(False)  # weights made in it could never take part in a gradient
     def __init__(
         self,
         network: nn.Module,
         *,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
-        image_size: int | None = None,
+        image_size: Size | None = None,
         name: str = "",
         layer: str | None = None,
         pool: Literal["mean", "flatten"] = "mean",
     ):
         super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError(f"mean and std: got {tuple(mean)} and {tuple(std)}, wanted one positive std per channel")
         if pool not in ("mean", "flatten"):
             raise ValueError(f"pool: got {pool!r}, wanted 'mean' or 'flatten'")
-        for wrapper in ("module", "_orig_mod"):  # of DataParallel and of torch.compile
-            network = getattr(network, wrapper, network)
-        network = copy.deepcopy(network).float().eval().requires_grad_(False)
-        self.image_size, self.name, self.layer, self._pool = image_size, name or type(network).__name__, layer, pool
-        found = find(network, layer, len(mean), image_size)
+        scales = [None if scale is None else numpy.ravel(scale).astype(float).tolist() for scale in (mean, std)]
+        counts = {len(scale) for scale in scales if scale is not None} or {3, 1}
+        fits = len(counts) == 1 or (mean is None and std is None)
+        if not (fits and all(value > 0 for value in scales[1] or ())):
+            raise ValueError(f"mean and std: got {scales[0]} and {scales[1]}, wanted one positive std per channel")
+        sides = None if image_size is None else two_sides(image_size, "image_size")
+        network = copied(bare(network)).float().eval().requires_grad_(False)
+        self.name, self.layer, self._pool = name or type(network).__name__, layer, pool
+        self.image_size = sides[0] if sides and sides[0] == sides[1] else sides
+        found = find(network, layer, sorted(counts, reverse=True), sides)
         self._cut, self.note = cut(network, found)
+        if found.varies:
+            self.note += f"; not a function of one image: {found.varies}"
+            warnings.warn(f"{self.name}: {found.varies}, so no result is one image's own", stacklevel=3)
         if pool == "flatten" and found.features.ndim > 2 and not image_size:
             raise ValueError("pool: 'flatten' fixes the length of the representation; give image_size= too")
-        # Square images make square maps: the two equal sides tell (n, c, h, w) from (n, h, w, c).
-        sides = found.features.shape[1:]
-        self._positions = (1, 2) if len(sides) == 3 and sides[0] == sides[1] != sides[2] else (2, 3)
+        if pool == "mean" and found.positions is None:
+            shape = f"{tuple(found.features.shape[1:])} of {found.name!r}"
+            raise ValueError(
+                f"pool: nothing tells positions from channels in {shape}; give pool='flatten', or a layer="
+            )
+        self._positions = found.positions or ()
+        self._sides, self.channels = tuple(found.images.shape[2:]), found.images.shape[1]
         self.components = self._pooled(found.features).shape[1]  # length of the representation
         with torch.no_grad():
             maps = self._cut.maps(found.images.clone(), False)
@@ -74,14 +90,17 @@ class Model(nn.Module):
         # Then logits are linear in the map just as in its mean; a norm in between (ConvNeXt, ViT) makes it otherwise.
         self.averaged = maps is None or close(maps.mean((2, 3)), self._pooled(found.features))
         n = found.logits.shape[1]
-        self.classes = tuple(classes) if classes else tuple(map(str, range(n)))
+        self.classes = tuple(classes) if classes is not None and len(classes) else tuple(map(str, range(n)))
         if len(self.classes) != n:
             raise ValueError(f"classes: got {len(self.classes)} names, the network has {n} outputs")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32, device=found.images.device)[:, None, None])
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32, device=found.images.device)[:, None, None])
+        for key, scale, neutral in zip(("mean", "std"), scales, (0.0, 1.0), strict=True):
+            values = torch.tensor(scale or [neutral] * self.channels, dtype=torch.float32, device=found.images.device)
+            self.register_buffer(key, values[:, None, None])
         self.eval().requires_grad_(False)
         if self.device.type == "cpu":
-            self.to(memory_format=torch.channels_last)  # a third faster: oneDNN then reorders nothing
+            for tensor in (*self.parameters(), *self.buffers()):
+                if tensor.ndim == 4:  # a third faster: oneDNN then reorders nothing
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:
@@ -114,8 +133,10 @@ class Model(nn.Module):
             TypeError, ValueError: images of the wrong kind, shape, range or device.
         """
         if positions and self.positions[1:] != (1, 1):
-            return self._passed(self._cut.maps, images, fake_relu).flatten(1)
-        return self._pooled(self._passed(self._cut.features, images, fake_relu))
+            found = self._passed(self._cut.maps, images, fake_relu).flatten(1)
+            return self._of_length(found, math.prod(self.positions), images)
+        found = self._pooled(self._passed(self._cut.features, images, fake_relu))
+        return self._of_length(found, self.components, images)
 
     def forward(self, images: Images) -> Features:
         """Logits, (n, classes)."""
@@ -123,26 +144,46 @@ class Model(nn.Module):
 
     def _passed(self, f: Callable[..., Any], images: Images, *options: bool) -> Tensor:
         x = self._normalised(images)
-        if self.precision == "float32" or not (images.requires_grad and torch.is_grad_enabled()):
-            return f(x, *options)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            return f(x, *options).float()
+        low = self.precision != "float32" and images.requires_grad and torch.is_grad_enabled()
+        try:
+            if not low:
+                return f(x, *options)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return f(x, *options).float()
+        except Exception as error:  # a network of one size says so in its own way
+            if isinstance(error, torch.OutOfMemoryError) or tuple(images.shape[2:]) == self._sides:
+                raise
+            raise self._other_size(images, str(error).split("\n")[0]) from error
+
+    def _other_size(self, images: Images, why: str) -> ValueError:
+        given, (height, width) = "×".join(map(str, images.shape[2:])), self._sides
+        size = height if height == width else self._sides
+        return ValueError(
+            f"images: {self.name} is set up for {height}×{width} pixels, got {given} (use size={size}): {why}"
+        )
+
+    def _of_length(self, found: Tensor, length: int, images: Images) -> Features:
+        if found.shape[1] != length:
+            raise self._other_size(images, f"{found.shape[1]} components in place of {length}")
+        return found
 
     def _normalised(self, images: Images) -> Tensor:
         if not images.requires_grad:  # the optimiser's own iterates were checked once, and a check would stall a GPU
             check_images(images)
+        if images.shape[1] != self.channels:
+            raise ValueError(f"images: of {images.shape[1]} channels, {self.name} takes {self.channels}")
         if images.device != self.device:
             raise ValueError(f"images: on {images.device}, the model is on {self.device}; use images.to(model.device)")
-        return (images - self.mean) / self.std
+        return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def _pooled(self, features: Tensor) -> Features:
-        if self._pool == "mean" and features.ndim in (3, 4):
-            return features.mean(1 if features.ndim == 3 else self._positions)  # 3: (n, tokens, d)
-        return features.flatten(1)
+        pooled = features.mean(self._positions) if self._pool == "mean" and self._positions else features
+        return pooled.reshape(len(features), -1)
 
     def __repr__(self) -> str:
         where = f" ({self._pool} of {self.layer})" if self.layer else ""
-        size = f", {self.image_size} pixels" if self.image_size else ""
+        size = f", {'×'.join(map(str, self._sides))} pixels" if isinstance(self.image_size, tuple) else ""
+        size = f", {self.image_size} pixels" if isinstance(self.image_size, int) else size
         return (
             f"Model({self.name}: {self.components} components{where}, {len(self.classes)} classes{size}; {self.note})"
         )

@@ -1,13 +1,15 @@
-"""Losses of a representation, one number per image, to be minimised. No slot for an image prior, on purpose."""
+"""Losses of a representation, one number per image. They see features only, so no image prior can enter."""
 
+import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nbhelpers.types import Features, Labels, Objective, PerImage
+from nbhelpers.types import Features, Indices, Labels, Objective, PerImage, indices, usable
 
 
-def match(target: Features) -> Objective:
+@torch.inference_mode(False)  # here and below: what was made in that mode could not take part in a gradient
+def match(target: Features | numpy.ndarray) -> Objective:
     """Normalised distance to a target representation, ‖f − t‖ / ‖t‖.
 
     Args:
@@ -32,7 +34,8 @@ def match(target: Features) -> Objective:
     return distance
 
 
-def leave(origin: Features) -> Objective:
+@torch.inference_mode(False)
+def leave(origin: Features | numpy.ndarray) -> Objective:
     """Minus the distance from a representation, −‖f − o‖: how far a small change of the image can move it.
 
     The gradient vanishes at the origin itself, so start beside it (`noise`, or a point of the ball).
@@ -43,37 +46,37 @@ def leave(origin: Features) -> Objective:
     return lambda features: -torch.linalg.vector_norm(features - origin, dim=1)
 
 
-def activate(component: int | Tensor, *, ceiling: float | Tensor | None = None) -> Objective:
+@torch.inference_mode(False)
+def activate(component: Indices, *, ceiling: float | numpy.ndarray | Tensor | None = None) -> Objective:
     """Minus the activation of one component, −f_i, or −min(f_i, ceiling).
 
     Args:
-        component: an index into the features, or an integer tensor (n,), one per image.
+        component: an index into the features, or (n,) of them, one per image.
         ceiling: activation at which an image is left alone, a number or a tensor (n,); None for no end.
 
     Raises:
+        TypeError, ValueError: no whole numbers.
         IndexError: a component lies outside the features.
 
     Source: feature visualization and addition of Engstrom et al., arXiv:1906.00945, §4.2.
     """
-
-    wanted = torch.as_tensor(component)
-    if wanted.is_floating_point() or wanted.ndim > 1:
-        raise TypeError(f"component: got {component!r}, wanted an index or an integer tensor (n,)")
+    wanted = indices(component, "component")
     low, high = int(wanted.min()), int(wanted.max())
+    end = None if ceiling is None else usable(torch.as_tensor(ceiling))
 
     def activation(features: Features) -> PerImage:
         if low < 0 or high >= features.shape[1]:
             raise IndexError(f"component: got {low if low < 0 else high}, wanted 0 to {features.shape[1] - 1}")
-        index = wanted.to(features.device).long().expand(features.shape[0])
+        index = wanted.to(features.device).expand(features.shape[0])
         value = features.gather(1, index[:, None])[:, 0]
-        if ceiling is not None:
-            value = torch.minimum(value, torch.as_tensor(ceiling, dtype=value.dtype, device=value.device))
+        if end is not None:
+            value = torch.minimum(value, end.to(value))
         return -value
 
     return activation
 
 
-def misclassify(labels: Labels) -> Objective:
+def misclassify(labels: Labels | Indices) -> Objective:
     """Minus the cross-entropy of the given classes, over logits: the inner maximisation of robust training.
 
     Args:
@@ -81,10 +84,11 @@ def misclassify(labels: Labels) -> Objective:
 
     Source: Madry et al., arXiv:1706.06083, equation (2.1).
     """
-    return lambda logits: -functional.cross_entropy(logits.float(), labels, reduction="none")
+    truth = indices(labels, "labels")
+    return lambda logits: -functional.cross_entropy(logits.float(), truth.to(logits.device), reduction="none")
 
 
-def margin(labels: Labels) -> Objective:
+def margin(labels: Labels | Indices) -> Objective:
     """How far the given class's logit leads the best other one; negative where the image is misclassified.
 
     Args:
@@ -92,15 +96,17 @@ def margin(labels: Labels) -> Objective:
 
     Source: Carlini & Wagner, arXiv:1608.04644, their f₆ without its floor.
     """
+    truth = indices(labels, "labels")
 
     def lead(logits: Features) -> PerImage:
-        own = labels[:, None]
+        own = truth.to(logits.device)[:, None]
         return (logits.gather(1, own) - logits.scatter(1, own, -torch.inf).amax(1, keepdim=True))[:, 0]
 
     return lead
 
 
-def _rows(target: Features) -> Features:
+def _rows(target: Features | numpy.ndarray) -> Features:
+    target = usable(torch.as_tensor(target))
     if target.ndim != 2:
         raise ValueError(f"target: got shape {tuple(target.shape)}, wanted (n, d); keep the batch dimension")
     if not torch.isfinite(target).all():

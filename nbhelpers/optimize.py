@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nbhelpers.passes import Passes, check_batch_size, fitting, losses_and_gradients
-from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images
+from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images, whole
 
 Schedule = Literal["cosine", "constant"]
 
@@ -52,7 +52,7 @@ def l2_ball(center: Images, radius: float) -> Projection:
 
     Source: the projection of PGD, Madry et al., arXiv:1706.06083.
     """
-    _check_radius(radius)
+    radius = _checked(radius)
 
     def project(images: Images) -> Images:
         offset = images - center
@@ -64,7 +64,7 @@ def l2_ball(center: Images, radius: float) -> Projection:
 
 def linf_ball(center: Images, radius: float) -> Projection:
     """Project each pixel to within `radius` of its centre's, then onto [0, 1]; otherwise as `l2_ball`."""
-    _check_radius(radius)
+    radius = _checked(radius)
     return lambda images: torch.clamp(images, center - radius, center + radius).clamp(0, 1)
 
 
@@ -98,7 +98,7 @@ def descend(
         start: (n, c, h, w), pixels in [0, 1]; left as it is.
         steps: gradient steps; `steps + 1` iterates are yielded.
         step_size: L2 length of the first step of one image, in pixel units. None is 0.2 at 3×32×32 for 200 steps or
-            more, longer for fewer (0.4 at 100, 0.6 at 66 and below), and grows with the image's diagonal.
+            more, longer for fewer (0.4 at 100 and below), and grows with the image's diagonal.
         momentum: weight of the past steps; 0 for none.
         schedule: "cosine" lets the step fall to zero, "constant" keeps it.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
@@ -115,11 +115,10 @@ def descend(
     Source: the published loop of Engstrom et al., arXiv:1906.00945, is `schedule="constant", momentum=0`.
     """
     check_images(start, "start")
-    if steps < 1:
-        raise ValueError(f"steps: got {steps}, wanted at least 1")
+    steps = whole(steps, "steps", least=1)
     if step_size is None:
-        # Fewer steps must be longer to come as far; beyond three times they overshoot (measured, see docs/speed.md).
-        step_size = 0.2 * min(max(200 / steps, 1), 3) * math.sqrt(start[0].numel() / 3072)
+        # Fewer steps must be longer to come as far; beyond twice they may overshoot (measured, see docs/speed.md).
+        step_size = 0.2 * min(max(200 / steps, 1), 2) * math.sqrt(start[0].numel() / 3072)
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size: got {step_size}, wanted a positive length in pixel units")
     if not 0 <= momentum < 1:
@@ -127,11 +126,14 @@ def descend(
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule: got {schedule!r}, wanted 'cosine' or 'constant'")
     check_batch_size(batch_size)
+    step_size, momentum = float(step_size), float(momentum)  # torch takes no NumPy scalar as a factor
     if stop_below is not None and math.isnan(stop_below):
         raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
 
+    @torch.inference_mode(False)  # at each step, so that gradients are there whatever the caller's mode
     def iterates() -> Iterator[Step]:
         images = start.detach().clone()
+        images = images if images.dtype == torch.float64 else images.float()  # steps are lost in half precision
         velocity = torch.zeros_like(images)
         losses = images.new_zeros(len(images))
         active = torch.arange(len(images), device=images.device)  # rows that still move
@@ -204,7 +206,7 @@ def minimize(
         batch_size=batch_size,
         stop_below=stop_below,
     )
-    images, loss, history, stopped = start, None, [], None
+    steps, images, loss, history, stopped = whole(steps, "steps"), start, None, [], None
     try:
         for step in tqdm(iterates, total=steps + 1, unit="step", delay=2, leave=False):
             history.append(step.losses)
@@ -226,9 +228,9 @@ def minimize(
     return Result(images, torch.stack(history), loss, stopped)
 
 
-def _put(whole: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """`whole` with some rows replaced, as a new tensor where they are not all."""
-    return values if len(rows) == len(whole) else whole.index_copy(0, rows, values)
+def _put(full: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """`full` with some rows replaced, as a new tensor where they are not all."""
+    return values if len(rows) == len(full) else full.index_copy(0, rows, values.to(full.dtype))
 
 
 def _length(images: Images) -> Tensor:
@@ -236,6 +238,7 @@ def _length(images: Images) -> Tensor:
     return torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 
-def _check_radius(radius: float) -> None:
+def _checked(radius: float) -> float:
     if not (radius >= 0 and math.isfinite(radius)):
         raise ValueError(f"radius: got {radius}, wanted a finite length ≥ 0 in pixel units")
+    return float(radius)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nbhelpers.types import Features, Images, Labels, Objective, PerImage, check_images
+from nbhelpers.types import Features, Images, Labels, Objective, PerImage, check_images, whole
 
 T = TypeVar("T")
 Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for memory, batch by batch
@@ -27,15 +27,13 @@ class Passes:
         """
         done = 0
         while done < count:
-            left = count - done
-            part = slice(done, done + -(-left // -(-left // self.size)))  # of about equal length, as torch.chunk's
+            part = slice(done, min(done + self.size, count))
             try:
                 result = work(part)
             except torch.OutOfMemoryError:
-                length = min(part.stop, count) - done
-                if length == 1:
+                if part.stop - done == 1:
                     raise
-                self.size = length // 2
+                self.size = (part.stop - done) // 2
                 continue
             yield result
             done = part.stop
@@ -47,8 +45,8 @@ def check_batch_size(batch_size: int | None) -> None:
     Raises:
         ValueError: `batch_size` is not positive.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1, or None for what suits the device")
+    if batch_size is not None:
+        whole(batch_size, "batch_size", least=1)
 
 
 def losses_and_gradients(
@@ -70,11 +68,11 @@ def losses_and_gradients(
 
     def work(part: slice) -> tuple[PerImage, Images]:
         chosen = rows[part]
-        whole = len(chosen) == len(images)
-        x = (images if whole else images[chosen]).detach().requires_grad_()
+        every = len(chosen) == len(images)
+        x = (images if every else images[chosen]).detach().requires_grad_()
         with torch.set_grad_enabled(backward):
             values = f(x)
-            if not whole:
+            if not every:
                 # Objectives treat each row on its own, so the other rows may hold anything.
                 values = values.new_ones(len(images), *values.shape[1:]).index_copy(0, chosen, values)
             loss = objective(values)
@@ -82,7 +80,7 @@ def losses_and_gradients(
                 raise ValueError(
                     f"objective: got shape {tuple(loss.shape)}, wanted one loss per image ({len(images)},)"
                 )
-            loss = loss if whole else loss[chosen]
+            loss = loss if every else loss[chosen]
             gradient = torch.autograd.grad(loss.sum(), x)[0] if backward else torch.zeros_like(x)
         return loss.detach(), gradient
 
@@ -135,10 +133,10 @@ def stream(
     passes: Passes | None = None
     with torch.no_grad(), tqdm(total=total, unit="image", delay=2, leave=False) as bar:
         for batch in images:
-            whole = batch if isinstance(batch, Tensor) else batch[0]
+            full = batch if isinstance(batch, Tensor) else batch[0]
             # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as much again.
-            suits = max(1, 2048 // whole.shape[-1]) if device.type == "cpu" else 256
+            suits = max(1, 2048 // max(full.shape[-2:])) if device.type == "cpu" else 256
             passes = passes or Passes(batch_size or suits)
-            for features in passes.over(len(whole), lambda part, whole=whole: f(whole[part].to(device))):  # type: ignore[misc]
+            for features in passes.over(len(full), lambda part, full=full: f(full[part].to(device))):  # type: ignore[misc]
                 yield features
                 bar.update(len(features))

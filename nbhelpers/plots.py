@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from nbhelpers.types import Images, check_images
 
-COLOURS = {"robust": "#1769aa", "standard": "#d1571b", "random pairs": "#8a8a8a", "pixels": "#8a8a8a"}
-_MORE = ("#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d")
+PALETTE = ("#1769aa", "#d1571b", "#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d", "#c2476b", "#2f8f8f")
+COLOURS = {"robust": PALETTE[0], "standard": PALETTE[1], "random pairs": "#8a8a8a", "pixels": "#8a8a8a"}
+_MORE = PALETTE[2:6]
 _DPI, _FONT, _LINE = 100, 8.5, 13  # dots per inch, points, dots per line of text
 _METRICS, _STYLE = TextToPath(), FontProperties(size=_FONT)
 
@@ -53,7 +54,7 @@ def image_grid(
         rows: row label → (n, 3, h, w) in [0, 1]; rows may differ in length and image size.
         columns: a heading for each column.
         captions: row label → a short text under each image of that row.
-        cell: side of a shown image, in dots.
+        cell: longer side of a shown image, in dots.
         title: over the grid.
 
     Raises:
@@ -79,8 +80,8 @@ def image_grid(
         check_images(images, label)
         axes.text(left - 10, y + cell / 2, label, ha="right", va="center", **style)
         for column, picture in enumerate(_enlarge(images, cell)):
-            x, side = left + column * (cell + gap), picture.shape[0]
-            canvas[y : y + side, x : x + side] = picture
+            x, (high, wide) = left + column * (cell + gap), picture.shape[:2]
+            canvas[y : y + high, x : x + wide] = picture
         for column, text in enumerate(captions.get(label, ())):
             middle = left + column * (cell + gap) + cell / 2
             base = y + cell + 12 + _LINE * text.count("\n")  # of its last line: descenders must not shift a text
@@ -136,15 +137,8 @@ def curves(
                 positions, *numpy.quantile(numbers, (0.25, 0.75), axis=1), color=colour, alpha=0.15, linewidth=0
             )
             numbers = numbers.mean(1)
-        axes.plot(
-            positions,
-            numbers,
-            color=colour,
-            linestyle="--" if repeated else "-",
-            marker="o" if len(positions) < 16 else None,
-            markersize=4,
-            label=label,
-        )
+        look: dict[str, Any] = {"linestyle": "--" if repeated else "-", "marker": "o" if len(positions) < 16 else None}
+        axes.plot(positions, numbers, color=colour, markersize=4, label=label, **look)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.legend(frameon=False, fontsize=_FONT)
     return figure
@@ -186,11 +180,12 @@ def _lines(texts: Sequence[str]) -> int:
 
 
 def _enlarge(images: Images, cell: int) -> numpy.ndarray:
-    """(n, side, side, 3) with side ≤ cell: whole-pixel enlargement, or an antialiased reduction."""
+    """(n, height, width, 3), no side above `cell`: whole-pixel enlargement, or an antialiased reduction."""
     images = images.detach().float().cpu()
     factor = cell // max(images.shape[-2:])
     if factor:
         images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     else:
-        images = functional.interpolate(images, (cell, cell), mode="bilinear", antialias=True).clamp(0, 1)
+        height, width = (max(1, round(side * cell / max(images.shape[-2:]))) for side in images.shape[-2:])
+        images = functional.interpolate(images, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
     return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

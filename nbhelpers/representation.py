@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nbhelpers.model import Model
 from nbhelpers.passes import Batches, stream
-from nbhelpers.types import Features, Images, Labels, PerImage
+from nbhelpers.types import Features, Images, Indices, Labels, PerImage, Size, indices, seeded, two_sides, whole
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def represent(
 def top_images(
     model: Model,
     images: Images | Batches,
-    component: int | Sequence[int],
+    component: Indices,
     k: int = 5,
     *,
     batch_size: int | None = None,
@@ -53,35 +53,31 @@ def top_images(
     Args:
         model: whose representation.
         images, batch_size, positions: as in `represent`.
-        component: index into the representation, or m of them.
+        component: index into the representation, or (m,) of them.
         k: how many of the highest, and of the lowest.
 
     Raises:
+        TypeError, ValueError: no whole number, none, or `k` is not positive.
         IndexError: a component is outside the representation.
-        ValueError: `k` is not positive.
 
     Source: the K most and least activating images of Engstrom et al., arXiv:1906.00945, §4.2.
     """
-    wanted = torch.as_tensor(component).reshape(-1)
-    count = math.prod(model.positions) if positions else model.components
-    if not (int(wanted.min()) >= 0 and int(wanted.max()) < count):
-        raise IndexError(f"component: got {component}, wanted 0 to {count - 1}")
-    if k < 1:
-        raise ValueError(f"k: got {k}, wanted at least 1")
+    count, k = math.prod(model.positions) if positions else model.components, whole(k, "k", least=1)
+    wanted = indices(component, "component", below=count)
     high, low, seen = None, None, 0
     for features in stream(_of(model, positions), model.device, images, batch_size):
-        values = features[:, wanted.to(features.device)].cpu()
-        indices = torch.arange(seen, seen + len(values))[:, None].expand_as(values)
+        values = features[:, wanted.reshape(-1).to(features.device)].cpu()
+        places = torch.arange(seen, seen + len(values))[:, None].expand_as(values)
         seen += len(values)
-        high = _best(high, (values, indices), k, descending=True)
-        low = _best(low, (values, indices), k, descending=False)
+        high = _best(high, (values, places), k, descending=True)
+        low = _best(low, (values, places), k, descending=False)
     if high is None or low is None:
         raise ValueError("images: got an empty data set, wanted at least one batch")
-    ranked = [part.T if isinstance(component, Sequence) else part[:, 0] for part in (*high, *low)]
+    ranked = [part.T if wanted.ndim else part[:, 0] for part in (*high, *low)]
     return TopImages(highest=ranked[1], lowest=ranked[3], highest_values=ranked[0], lowest_values=ranked[2])
 
 
-def contributions(model: Model, images: Images, classes: Labels, *, positions: bool = False) -> Features:
+def contributions(model: Model, images: Images, classes: Labels | Indices, *, positions: bool = False) -> Features:
     """How much each component adds to a class's logit, R_i(x) · W[c, i], (n, components).
 
     With positions: how much each component adds at each position p, R_{i,p}(x) · W[c, i] / positions, (n, channels ·
@@ -98,11 +94,9 @@ def contributions(model: Model, images: Images, classes: Labels, *, positions: b
 
     Source: the ranking of the misclassification demo of Engstrom et al., arXiv:1906.00945.
     """
-    classes = classes.to(model.device)
-    if classes.numel() and not (int(classes.min()) >= 0 and int(classes.max()) < len(model.classes)):
-        raise IndexError(f"classes: got {classes.tolist()}, wanted 0 to {len(model.classes) - 1}")
+    classes = indices(classes, "classes", below=len(model.classes)).to(model.device)
     with torch.no_grad():
-        weights = model.head.weight[classes]
+        weights = model.head.weight[classes].reshape(-1, model.components)
         if not positions:
             return model.representation(images) * weights
         if not model.averaged:
@@ -140,19 +134,24 @@ def interpolate(first: Tensor, second: Tensor, amounts: Sequence[float] | Tensor
     return torch.lerp(first[None], second[None], amounts.reshape(-1, *[1] * first.ndim))
 
 
-def noise(n: int, *, size: int = 32, seed: int = 0) -> Images:
-    """Start images of dim grey noise, randn/20 + 0.5 clamped to [0, 1], (n, 3, size, size), on the CPU.
+def noise(n: int, *, size: Size = 32, channels: int = 3, seed: int = 0) -> Images:
+    """Start images of dim grey noise, randn/20 + 0.5 clamped to [0, 1], (n, channels, height, width), on the CPU.
+
+    Args:
+        n: how many.
+        size: pixels, the side of a square or (height, width).
+        channels: `model.channels`.
+        seed: random generator.
 
     Source: the noise start of the reference code of Engstrom et al., arXiv:1906.00945.
     """
-    if n < 1 or size < 1:
-        raise ValueError(f"noise: got n={n}, size={size}, wanted at least 1 each")
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(n, 3, size, size, generator=generator) / 20 + 0.5).clamp(0, 1)
+    shape = (whole(n, "n", least=1), whole(channels, "channels", least=1), *two_sides(size))
+    drawn = torch.randn(shape, generator=seeded(seed), dtype=torch.float32, device="cpu")
+    return (drawn / 20 + 0.5).clamp(0, 1)
 
 
-def random_partners(labels: Labels, *, seed: int = 0) -> Tensor:
-    """For each image another one of a different class, drawn at random, (n,) indices: the null's pairs.
+def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
+    """For each image another one of a different class, drawn at random, (n,) indices: the pairs of the baseline.
 
     Args:
         labels: (n,) class indices; give `torch.arange(n)` where any other image will do.
@@ -161,10 +160,14 @@ def random_partners(labels: Labels, *, seed: int = 0) -> Tensor:
     Raises:
         ValueError: all labels are the same.
     """
-    other = (labels[:, None] != labels[None, :]).float()
-    if labels.numel() < 2 or not bool(other.any(1).all()):
+    labels, generator = indices(labels, "labels").cpu(), seeded(seed)
+    if len(labels.unique()) < 2:
         raise ValueError(f"random_partners: got {labels.unique().tolist()} as labels, wanted at least two classes")
-    return torch.multinomial(other, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+    # A few rows of the table of all pairs at a time: the whole of it would take gigabytes.
+    rows = labels.split(max(1, 2**22 // len(labels)))
+    return torch.cat(
+        [torch.multinomial((row[:, None] != labels).float(), 1, generator=generator)[:, 0] for row in rows]
+    )
 
 
 def distance(features: Features, target: Features) -> PerImage:

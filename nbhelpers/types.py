@@ -1,9 +1,11 @@
-"""The nouns that every module shares: shapes in the names, checks at the public edge."""
+"""Shared tensor types, and the check of public inputs."""
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -19,6 +21,66 @@ else:  # a bare PyTorch image, where networks are trained
 
 Objective = Callable[[Features], PerImage]  # a loss to minimise, each image on its own
 Projection = Callable[[Images], Images]
+Indices = int | Sequence[int] | numpy.ndarray | Tensor
+Size = int | tuple[int, int]  # pixels: the side of a square, or (height, width)
+
+
+def whole(value: SupportsIndex, name: str, *, least: int | None = None) -> int:
+    """A Python int from any whole number, NumPy's and torch's included.
+
+    Raises:
+        TypeError, ValueError: no whole number, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, wanted a whole number") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name}: got {number}, wanted at least {least}")
+    return number
+
+
+def indices(values: Indices, name: str, *, below: int | None = None) -> Tensor:
+    """An int64 tensor, () or (n,), from whole numbers of any kind.
+
+    Raises:
+        TypeError, ValueError, IndexError: no whole numbers, none or a table of them, or outside 0 to `below` - 1.
+    """
+    array = values if isinstance(values, Tensor) else numpy.asarray(values)
+    if 0 in array.shape or array.ndim > 1:
+        raise ValueError(f"{name}: got shape {tuple(array.shape)}, wanted one index or (n,) of them, at least one")
+    kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if array.dtype not in kinds if isinstance(array, Tensor) else array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: got {values!r:.80}, wanted whole numbers: an index, or several")
+    found = usable(array.long() if isinstance(array, Tensor) else torch.from_numpy(array.astype("int64")))
+    if below is not None and not (int(found.min()) >= 0 and int(found.max()) < below):
+        raise IndexError(f"{name}: got {found.tolist()}, wanted 0 to {below - 1}")
+    return found
+
+
+def two_sides(size: Size, name: str = "size") -> tuple[int, int]:
+    """(height, width) from a side in pixels, or from both.
+
+    Raises:
+        TypeError, ValueError: neither one nor two whole numbers, or below 1.
+    """
+    sides: list = list(size) if isinstance(size, Sequence | numpy.ndarray | Tensor) else [size] * 2
+    if len(sides) != 2:
+        raise ValueError(f"{name}: got {size!r}, wanted pixels, or (height, width)")
+    return whole(sides[0], name, least=1), whole(sides[1], name, least=1)
+
+
+def seeded(seed: SupportsIndex) -> torch.Generator:
+    """A random generator on the CPU."""
+    return torch.Generator().manual_seed(whole(seed, "seed"))
+
+
+def usable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that autograd may keep, where it was made in inference mode."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
@@ -36,8 +98,10 @@ def check_images(images: Tensor, name: str = "images") -> None:
         raise TypeError(f"{name}: got {type(images).__name__}, wanted a tensor (n, c, h, w); see load_images")
     if not images.is_floating_point():
         raise TypeError(f"{name}: got {images.dtype}, wanted floats in [0, 1]; convert with images.float() / 255")
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        hint = "; add the batch dimension with images[None]" if images.ndim == 3 else ""
+    last = images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)
+    if images.ndim != 4 or last:
+        hint = "; move the channels with images.movedim(3, 1)" if last else ""
+        hint = "; add the batch dimension with images[None]" if images.ndim == 3 else hint
         raise ValueError(f"{name}: got shape {tuple(images.shape)}, wanted (n, 3, h, w){hint}")
     if images.numel() == 0:
         raise ValueError(f"{name}: got an empty batch {tuple(images.shape)}, wanted at least one image")

@@ -26,8 +26,11 @@ def found(folder: Path) -> tuple[list[int], tuple[str, ...]]:
 
 @pytest.mark.parametrize(
     "leftover",
-    ["@eaDir/0.png", "__MACOSX/0.png", ".hidden/0.png", "Thumbs/0.png", "cat/@eaDir/1.png/SYNO_THUMB.png", ".0.png"]
-    + ["cat/._0.png", "__MACOSX/cat/0.png", "dog/.thumbnails/0.png", "lost+found/x.png", "#recycle/cat/0.png"],
+    [
+        *("@eaDir/0.png", "__MACOSX/0.png", ".hidden/0.png", "Thumbs/0.png", "cat/@eaDir/1.png/SYNO_THUMB.png"),
+        *(".0.png", "cat/._0.png", "__MACOSX/cat/0.png", "dog/.thumbnails/0.png", "lost+found/x.png"),
+        "#recycle/cat/0.png",
+    ],
 )
 def test_what_systems_leave_behind_is_ignored(folder: Path, leftover: str) -> None:
     picture(folder / leftover)

@@ -86,7 +86,8 @@ def test_nothing_after_the_cut_is_computed(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": (0.5,)}, "one positive std per channel"),
+        ({"mean": (0.5,)}, "does not run on 1 channels"),
+        ({"mean": (0.5,), "std": (1, 1, 1)}, "one positive std per channel"),
         ({"std": (1, 0, 1)}, "one positive std per channel"),
         ({"classes": ["a", "b"]}, "got 2 names, the network has 10 outputs"),
         ({"layer": "layr3"}, "near names: layer3"),

@@ -30,7 +30,7 @@ def run(model, target, start, **options):
 
 
 def test_loss_falls_in_five_steps(tiny_model, target):
-    losses = run(tiny_model, target, nb.noise(4), steps=5).losses
+    losses = run(tiny_model, target, nb.noise(4), steps=5, step_size=0.2).losses
     assert losses.shape == (6, 4)
     assert (losses[-1] < losses[0]).all()
 
@@ -216,7 +216,7 @@ def test_default_solver_ends_lower_than_the_published_one():
 
 
 @pytest.mark.parametrize(
-    "size, steps, length", [(32, 200, 0.2), (64, 200, 0.4), (32, 1000, 0.2), (32, 100, 0.4), (32, 5, 0.6)]
+    "size, steps, length", [(32, 200, 0.2), (64, 200, 0.4), (32, 1000, 0.2), (32, 125, 0.32), (32, 5, 0.4)]
 )
 def test_default_step_size_follows_the_diagonal_and_suits_the_number_of_steps(tiny_model, size, steps, length):
     zero, one = islice(descend(tiny_model.representation, nb.activate(0), nb.noise(1, size=size), steps=steps), 2)

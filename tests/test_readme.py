@@ -1,8 +1,11 @@
 """Every ```python block of the README and of docs/ runs, in order, in a folder like a reader's.
 
-Blocks that need a cluster or many minutes are fenced ```py; tests/test_sweep.py runs what they call.
+Blocks that need a cluster or many minutes are fenced ```py: they are compiled, and tests/test_sweep.py runs what they
+call. Of shell blocks the commands and options are looked up.
 """
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -13,12 +16,18 @@ import pytest
 import torch
 
 import nbhelpers.checkpoints
+from nbhelpers.commands import COMMANDS, main
 from nbhelpers.networks.resnet import resnet
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    """The fenced blocks in one of these languages, in order."""
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, flags=re.M | re.S)
 
 
 @pytest.fixture
@@ -38,7 +47,7 @@ def reader(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in TEXTS[page]], ids=lambda page: page.stem)
 def test_its_code_runs(page, reader, capsys):
     names: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```", TEXTS[page], flags=re.M | re.S):
+    for block in blocks(TEXTS[page], "python"):
         capsys.readouterr()
         exec(compile(block, page.name, "exec"), names)
         printed = capsys.readouterr().out
@@ -47,6 +56,36 @@ def test_its_code_runs(page, reader, capsys):
             if line.startswith("print(") and said.endswith(")"):  # `print(x)  # Model(…)` says what is printed
                 assert said in printed
     plt.close("all")
+
+
+def test_code_that_is_not_run_compiles_and_imports_what_there_is():
+    for page, text in TEXTS.items():
+        for block in blocks(text, "py"):
+            for node in ast.walk(ast.parse(block, page.name)):
+                if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nbhelpers"):
+                    for name in node.names:
+                        assert hasattr(importlib.import_module(node.module), name.name), f"{page.name}: {name.name}"
+
+
+def test_commands_and_their_options_exist(capsys):
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+    seen = set()
+    for page, text in TEXTS.items():
+        assert not re.search(r"-m nbhelpers\.", text), f"{page.name}: `nbhelpers COMMAND` is the one command"
+        assert {*re.findall(r"`make ([a-z]+)`", text)} <= {*targets}, page.name
+        for block in blocks(text, "sh", "powershell"):
+            for line in block.replace("\\\n", " ").splitlines():  # joined where a backslash breaks them
+                call, _, _ = line.partition(" #")
+                if found := re.match(r"make (\w+)", call):
+                    assert found[1] in targets, line
+                if found := re.search(r"\bnbhelpers (\w+)(.*)", call):
+                    assert found[1] in COMMANDS, line
+                    seen.add(found[1])
+                    with pytest.raises(SystemExit):
+                        main([found[1], "--help"])
+                    told = re.findall(r"-{1,2}[a-z][a-z-]*", capsys.readouterr().out)
+                    assert {*re.findall(r"(?<!\S)-{1,2}[a-z][a-z-]*", found[2])} <= {*told}, line
+    assert {"train", "evaluate", "sweep", "report", "invert", "visualize", "demo"} <= seen
 
 
 def test_the_first_page_is_short_and_leads_to_all_others():
@@ -59,8 +98,12 @@ def test_the_first_page_is_short_and_leads_to_all_others():
     "page", [*PAGES, *(ROOT / name for name in ("checkpoints/README.md", "data/README.md"))], ids=str
 )
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        place = page.parent / target if target else page
+        assert place.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)", place.read_text(encoding="utf-8"), flags=re.M)
+            assert heading in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, heading
 
 
 def test_checkpoints_that_they_name_are_in_the_manifest():

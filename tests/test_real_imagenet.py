@@ -46,6 +46,14 @@ def test_predictions_make_sense(model, photographs, features):
     assert model.classes[best[4, 0]] == "strawberry"
 
 
+def test_the_shipped_photographs_are_what_their_labels_say(model):
+    images, labels = nb.load_images("photographs", size=224)
+    with torch.no_grad():
+        best = torch.cat([model(part).topk(5).indices for part in images.split(7)])
+    assert (best[:, 0] == labels).sum() >= 44  # of 49
+    assert (best == labels[:, None]).any(1).sum() >= 47
+
+
 def test_top_images_of_a_component_show_its_class(model, photographs, features):
     """The component that says "strawberry" most loudly of one strawberry is highest on that photograph."""
     images, labels = photographs

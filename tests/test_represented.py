@@ -64,7 +64,7 @@ def test_another_choice_of_images_is_computed_anew(tiny_model, monkeypatch):
 
 @pytest.mark.parametrize("indices", [np.array([0.0, 1.0]), [1.5], np.array([True, False]), 3, "12", np.array(2)])
 def test_indices_that_are_no_whole_numbers_are_refused(tiny_model, indices):
-    with pytest.raises(TypeError, match="indices: got .* wanted"):
+    with pytest.raises(TypeError, match=r"indices: got .* wanted"):
         nb.represent_set(tiny_model, SAMPLE, indices=indices)
 
 
@@ -100,3 +100,18 @@ def test_identity_follows_content_and_labels_not_dates(tmp_path):
     assert one == copied != swapped
     (tmp_path / "b" / "z").mkdir()
     assert nb.data.identity(tmp_path / "b") != one
+
+
+@pytest.mark.parametrize("given", ["~/cache", "~nobody-of-this-name/cache", ""])
+def test_no_home_is_one_line_and_costs_no_result(tiny_model, monkeypatch, capsys, given):
+    def homeless(path):
+        return path  # as os.path does where neither HOME nor the passwd file tells
+
+    monkeypatch.setattr("os.path.expanduser", homeless)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("NBHELPERS_CACHE", given)
+    with pytest.raises(ValueError, match="no home folder to keep downloads in; set NBHELPERS_CACHE"):
+        nb.files.cache_folder()
+    assert nb.represent_set(tiny_model, SAMPLE, indices=[0, 1]).shape == (2, 32)
+    assert "not kept: no home folder" in capsys.readouterr().err

@@ -174,7 +174,7 @@ def test_code_runs_nowhere_and_is_named(tmp_path, monkeypatch):
         ".exec": Call(exec, f"open({str(mark)!r}, 'w')"),
         ".Popen": Call(subprocess.Popen, ["touch", str(mark)]),
         ".getattr": nested,
-        "nbhelpers.checkpoints.read_weights": Call(read_weights, str(mark)),
+        "nbhelpers.checkpoints.read.read_weights": Call(read_weights, str(mark)),
     }
     for name, attack in attacks.items():
         for legacy in (False, True):

@@ -14,12 +14,12 @@ from benchmarks import distance, measure, step
 # Which of a notebook's pictures, and how many dots of its height: its first rows, where it is long.
 FIGURES = {
     "0_robust_training": (5, 400),
-    "1_brittleness": (1, 520),
+    "1_brittleness": (1, 560),
     "2_inversion": (2, 330),
     "3_feature_visualization": (1, 288),
-    "4_feature_manipulation": (1, 483),
-    "5_interpolation": (1, 440),
-    "6_misclassification": (1, 410),
+    "4_feature_manipulation": (2, 483),
+    "5_interpolation": (1, 350),
+    "6_misclassification": (1, 412),
 }
 
 

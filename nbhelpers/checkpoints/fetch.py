@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nbhelpers import files
-from nbhelpers.checkpoints.manifest import Entry, entry, write_entry
+from nbhelpers.checkpoints.manifest import Entry, entry, manifest, write_entry
 from nbhelpers.checkpoints.read import read_weights, text_instead
 from nbhelpers.files import cache_folder, save_tensors, write_text
 
@@ -25,6 +25,30 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(name: str | Path) -> str:
+    """The sha256 of the weights that `load_model` takes for a name or a path; "" for those a library has.
+
+    Raises:
+        ValueError, OSError: as in `fetch`, for a name whose weights the manifest has no sha256 of.
+    """
+    known, path = manifest(), Path(name).expanduser()
+    if str(name) in known:
+        return known[str(name)].sha256 or sha256(fetch(str(name)))
+    if not path.is_file():
+        return ""
+    if path.suffix != ".json":
+        return sha256(path)
+    parts = [path, *sorted(path.parent / str(part) for part in set(_parts(path)))]  # an index of several files
+    return hashlib.sha256("".join(sha256(part) for part in parts if part.is_file()).encode()).hexdigest()
+
+
+def _parts(index: Path) -> list[str]:
+    try:
+        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):  # whoever loads it tells
+        return []
 
 
 def fetch(name: str) -> Path:
@@ -43,9 +67,16 @@ def fetch(name: str) -> Path:
         _check(shipped, wanted.sha256)
         return shipped
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     original, ready, note = folder / wanted.file, folder / f"{name}.safetensors", folder / f"{name}.json"
-    with FileLock(folder / f"{name}.lock"):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{name}.lock").acquire()
+    except OSError as error:
+        if ready.exists() and note.exists():  # a cache that others fill, and this user reads
+            _check(ready, json.loads(note.read_text(encoding="utf-8"))["safetensors"])
+            return ready
+        raise ValueError(f"cannot write to {folder} ({error.strerror}); set NBHELPERS_CACHE to a folder") from error
+    with lock:
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         if ready.exists() and known and wanted.sha256 in ("", known["sha256"]):
             _check(ready, known["safetensors"])

@@ -5,7 +5,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from filelock import FileLock
 
@@ -25,7 +26,7 @@ class Entry:
     classes: tuple[str, ...] = ()  # ("torchvision",) for its names of ImageNet's; `entry` spells them out
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    image_size: int = 0  # pixels, square
+    image_size: int | tuple[int, ...] = 0  # pixels; (height, width) where they differ
     sha256: str = ""  # of `file`; empty: recorded at first use
     size: int = 0  # bytes of `file`; 0: unknown
     urls: tuple[str, ...] = ()  # tried in order
@@ -50,6 +51,10 @@ def manifest() -> dict[str, Entry]:
     return {name: _entry(name, {**datasets.get(table.get("dataset"), {}), **table}) for name, table in tables.items()}
 
 
+def _class(kind: Any) -> Any:
+    return kind if isinstance(kind, UnionType) else get_origin(kind) or kind
+
+
 def _entry(name: str, table: Mapping[str, Any]) -> Entry:
     known = {f.name for f in fields(Entry)}
     if unknown := set(table) - known:
@@ -57,7 +62,9 @@ def _entry(name: str, table: Mapping[str, Any]) -> Entry:
     lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     lists["name"] = name
     for one in fields(Entry):
-        if one.name in lists and not isinstance(lists[one.name], get_origin(one.type) or one.type):  # type: ignore[arg-type]
+        options = get_args(one.type) if isinstance(one.type, UnionType) else (one.type,)
+        kinds: Any = tuple(get_origin(option) or option for option in options)
+        if one.name in lists and not isinstance(lists[one.name], kinds):
             raise ValueError(f"checkpoint {name!r}: {one.name} is {lists[one.name]!r:.60}, wanted {one.type}")
     try:
         return Entry(**lists)

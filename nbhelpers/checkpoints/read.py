@@ -8,7 +8,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,16 @@ from torch import Tensor
 from nbhelpers.checkpoints import pickles
 from nbhelpers.checkpoints.manifest import Entry, _entry
 
-_STATE_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "last")
+_STATE_KEYS: tuple[str, ...] = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "last")
+_STATE_KEYS += ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema", "ema_model")
+_STATE_KEYS += ("params_ema",)
 
+# What stands beside a network's weights and is not the network: losses, metrics, counters, copies, and the block of
+# TRADES' wide ResNets that no pass uses.
+_BESIDE = re.compile(
+    r"(criterion|loss|loss_fn|loss_func|loss_function|metrics?|(train|val|valid|test)_\w+|accuracy|acc|ema|model_ema"
+    r"|ema_model|teacher|optimizer|sub_block1)\..*|n_averaged|step|epoch|(.*\.)?total_(ops|params)"
+)
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar")
 
@@ -45,6 +53,7 @@ class Weights:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     report: str  # which keys went where, what was dropped or stubbed; print it
+    scales: Mapping[str, Tensor]  # mean and std by their own keys
     entry: Entry | None = None  # written into the file by `save_checkpoint`
 
 
@@ -60,7 +69,7 @@ def text_instead(head: bytes, content_type: str = "") -> str:
     return "" if start else "an empty file"
 
 
-def read_weights(path: str | Path | Sequence[str | Path]) -> Weights:
+def read_weights(path: str | Path | Sequence[str | Path], inside: str = "") -> Weights:
     """Read a checkpoint without running any code in it.
 
     Files of torch.save (old and new, pickled with dill or not) and of safetensors; a .zip or .gz around one; shards, as
@@ -69,6 +78,7 @@ def read_weights(path: str | Path | Sequence[str | Path]) -> Weights:
 
     Args:
         path: a file, or the files of a sharded checkpoint.
+        inside: which of several networks in it: a key of its table ("state_dict_ema"), or what its keys begin with.
 
     Raises:
         ValueError: not a checkpoint, damaged, or holding two different networks.
@@ -80,9 +90,10 @@ def read_weights(path: str | Path | Sequence[str | Path]) -> Weights:
     raw: dict[str, Tensor] = {}
     report: list[str] = []
     embedded: dict[str, Any] = {}
+    scales: dict[str, Tensor] = {}
     for one in paths:
         try:
-            state, notes, embedded = _open(one)
+            state, notes, embedded = _open(one, inside=inside)
         except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise  # not there, not allowed: nothing about its content
@@ -94,7 +105,7 @@ def read_weights(path: str | Path | Sequence[str | Path]) -> Weights:
         report += notes
     try:
         # A file of ours has the network's own keys, whatever they begin with.
-        state, mean, std, notes = (_floats(raw), None, None, []) if embedded else _remap(raw)
+        state, mean, std, notes = (_floats(raw), None, None, []) if embedded else _remap(raw, scales)
     except ValueError as error:
         raise ValueError(f"{paths[0]}: {error}") from None
     kept = None
@@ -105,7 +116,7 @@ def read_weights(path: str | Path | Sequence[str | Path]) -> Weights:
         except ValueError as error:
             raise ValueError(f"{paths[0]}: {error}") from None
         mean, std = mean or kept.mean or None, std or kept.std or None
-    return Weights(state, mean, std, "\n  ".join(filter(None, report + notes)), kept)
+    return Weights(state, mean, std, "\n  ".join(filter(None, report + notes)), scales, kept)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -118,7 +129,7 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _open(path: Path, nested: bool = False) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+def _open(path: Path, nested: bool = False, inside: str = "") -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
     """The tensors of one file by their own keys, a report of it, and the note safetensors carry."""
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -126,7 +137,7 @@ def _open(path: Path, nested: bool = False) -> tuple[dict[str, Tensor], list[str
         if text := text_instead(head):
             raise ValueError(text)
         if head[8:9] == b"{":
-            return _open_safetensors(path)
+            return _open_safetensors(path, inside)
         if head.startswith(b"PK"):
             with zipfile.ZipFile(file) as archive:
                 members = [m for m in archive.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
@@ -134,24 +145,35 @@ def _open(path: Path, nested: bool = False) -> tuple[dict[str, Tensor], list[str
                 inner = [m for m in members if m.filename.endswith(_SUFFIXES)]
                 if len(inner) == 1 and not nested:
                     with archive.open(inner[0]) as source:
-                        return _unpacked(path, source, inner[0].filename, _unpacked_limit(size))
-                return _choose(path, pickles.read_zip(archive))
+                        return _unpacked(path, source, inner[0].filename, _unpacked_limit(size), inside)
+                return _choose(path, pickles.read_zip(archive), inside)
         file.seek(0)
         if head.startswith(b"\x1f\x8b") and not nested:
             with gzip.open(file) as source:
-                return _unpacked(path, source, path.stem, _unpacked_limit(size))
+                return _unpacked(path, source, path.stem, _unpacked_limit(size), inside)
         if head.startswith(b"\x80") or head[:1] in b"(]}c":
-            return _choose(path, pickles.read_legacy(file, size))
+            return _choose(path, pickles.read_legacy(file, size), inside)
     raise ValueError("neither a file of torch.save nor safetensors")
 
 
-def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+def _open_safetensors(path: Path, inside: str) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
     with safetensors.safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         note = json.loads((file.metadata() or {}).get("nbhelpers", "{}"))
     if not isinstance(note, dict):
         raise ValueError("its metadata is not that of nbhelpers")
+    state = _under(state, inside) if inside else state
     return state, [f"{path.name}: safetensors, {len(state)} tensors"], note
+
+
+def _under(state: dict[str, Any], inside: str) -> dict[str, Any]:
+    """What stands under a prefix, without it."""
+    prefix = inside.removesuffix(".") + "."
+    found = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    if not found:
+        near = sorted({key.partition(".")[0] for key in state})
+        raise ValueError(f"no network under {inside!r}; its keys begin with {', '.join(near[:12])}")
+    return found
 
 
 def _unpacked_limit(size: int) -> int:
@@ -166,7 +188,9 @@ def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
         raise ValueError(f"it would unpack to far more than its {size} bytes")
 
 
-def _unpacked(path: Path, source: Any, name: str, limit: int) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+def _unpacked(
+    path: Path, source: Any, name: str, limit: int, inside: str
+) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         inner = Path(folder) / (Path(name).name or "checkpoint")
         with open(inner, "wb") as file:
@@ -174,17 +198,25 @@ def _unpacked(path: Path, source: Any, name: str, limit: int) -> tuple[dict[str,
                 if file.tell() + len(chunk) > limit:
                     raise ValueError(f"it would unpack to more than {limit} bytes")
                 file.write(chunk)
-        state, report, note = _open(inner, nested=True)
+        state, report, note = _open(inner, nested=True, inside=inside)
         return state, [f"{path.name}: compressed", *report], note
 
 
-def _choose(path: Path, content: pickles.Content) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+def _choose(
+    path: Path, content: pickles.Content, inside: str = ""
+) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
     """Find the state dict in what a pickle held."""
     top = content.top.items or content.top.state if isinstance(content.top, pickles.Inert) else content.top
     table = top if isinstance(top, dict) else {}
-    found, where = next(
-        ((state, key) for key in _STATE_KEYS if (state := _flat(table.get(key)))), (_flat(content.top), "")
-    )
+    keys = (inside,) if inside in table else _STATE_KEYS
+    found, where = next(((state, key) for key in keys if (state := _flat(table.get(key)))), (_flat(content.top), ""))
+    if not found:  # under a key that nobody else uses
+        states = {str(key): state for key, value in table.items() if (state := _flat(value))}
+        if len(states) > 1:
+            raise ValueError(f"several state dicts, {', '.join(states)}; choose one with #KEY after the file's name")
+        where, found = next(iter(states.items()), ("", {}))
+    if inside and where != inside:
+        found, where = _under(found, inside), inside
     if not found:
         raise ValueError(f"a {content.kind} without a state dict{_not_run(content)}")
     report = [f"{path.name}: {content.kind}, {len(found)} tensors" + (f" under {where!r}" if where else "")]
@@ -233,8 +265,8 @@ def _flat(top: object) -> dict[str, pickles.Stored]:
     return flat
 
 
-def _remap(raw: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any, Any, list[str]]:
-    """Bare keys, mean and std from a checkpoint's own keys, and a report of it."""
+def _remap(raw: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any, Any, list[str]]:
+    """Bare keys, mean and std from a checkpoint's own keys, and a report of it; `own` takes mean and std by key."""
     state: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
     scales: dict[str, Tensor] = {}
@@ -243,13 +275,14 @@ def _remap(raw: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any, Any, list[st
         if len(key) > 500:
             raise ValueError("a key longer than any network's")
         bare = key
-        while bare.startswith("module."):
-            bare = bare.removeprefix("module.")
+        while bare.startswith(("module.", "_orig_mod.")):  # of DataParallel, of torch.compile
+            bare = bare.partition(".")[2]
+        bare = bare.replace("._orig_mod.", ".")  # of a part that was compiled
         if (match := _NORMALIZER.fullmatch(bare)) and tensor.numel() in (1, 3):
             kind = "mean" if match[1] in ("mean", "mu") else "std"
             if kind in scales and not torch.equal(scales[kind], tensor.flatten().float()):
                 raise ValueError(f"it holds two different values of {kind}")
-            scales[kind] = tensor.flatten().float()
+            scales[kind] = own[bare] = tensor.flatten().float()
             report.append(f"{key} -> {kind} {tuple(round(x, 4) for x in scales[kind].tolist())}")
             continue
         group = copies if bare.startswith("attacker.") else state
@@ -277,6 +310,39 @@ def _remap(raw: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any, Any, list[st
         report.append(f"{kind.removeprefix('torch.')} -> float32")
     mean, std = (tuple(scales[kind].tolist()) if kind in scales else None for kind in ("mean", "std"))
     return _floats(state), mean, std, report
+
+
+def choose_prefix(
+    state: Mapping[str, Tensor], wanted: Collection[str] = ("conv1.weight",)
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the network with these keys, without the prefix that a wrapper put before them, and other keys.
+
+    Where no prefix makes all keys fit, the state as it is.
+
+    Raises:
+        ValueError: two networks fit, and they differ.
+    """
+    one = next((key for key in wanted if key not in state), None) or next(iter(wanted), "")
+    prefixes = [key.removesuffix(one) for key in state if key == one or key.endswith(f".{one}")]
+    fitting = [prefix for prefix in prefixes if all(prefix + key in state for key in wanted)]
+    first = min(fitting, key=lambda prefix: prefix.count("."), default="")
+    for other in fitting:
+        if (
+            first
+            and not other.startswith(first)
+            and not all(_same(state[first + key], state[other + key]) for key in wanted)
+        ):
+            both = f"#{first[:-1]} or #{other[:-1]}"
+            raise ValueError(f"it holds several networks; choose with {both} after the file's name")
+    names = {*wanted}
+    inner = {key.removeprefix(first): tensor for key, tensor in state.items() if key.startswith(first)}
+    kept = {key: tensor for key, tensor in inner.items() if key in names or not _BESIDE.fullmatch(key)}
+    return kept, [key for key in state if not key.startswith(first) or key.removeprefix(first) not in kept]
+
+
+def is_scale(key: str) -> bool:
+    """Whether a tensor of this name is the mean or std of a normaliser."""
+    return _NORMALIZER.fullmatch(key) is not None
 
 
 def _floats(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -70,6 +70,6 @@ def _turn(image: PIL.Image.Image) -> PIL.Image.Transpose | None:
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _TURNS.get(image.getexif().get(PIL.ExifTags.Base.Orientation))
+            return _TURNS.get(image.getexif().get(PIL.ExifTags.Base.Orientation, 1))
         except Exception:
             return None

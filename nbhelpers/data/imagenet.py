@@ -1,5 +1,6 @@
 """ImageNet, its nine groups of the paper, and Tiny ImageNet, from where the user keeps them."""
 
+import json
 import os
 import re
 import threading
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from nbhelpers import files
 from nbhelpers.checkpoints.fetch import download
 from nbhelpers.data.decode import decode
 from nbhelpers.data.folders import ImageSet, open_folder
-from nbhelpers.files import cache_folder
+from nbhelpers.files import cache_folder, check_writable
 
 # The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both ends included.
 RESTRICTED_IMAGENET = {"dog": (151, 268), "cat": (281, 285), "frog": (30, 32), "turtle": (33, 37), "bird": (80, 100)}
@@ -51,6 +53,15 @@ def open_restricted_imagenet(split: str) -> ImageSet:
     )
 
 
+def open_photographs() -> ImageSet:
+    """The free photographs that ship here, labelled with ImageNet's classes; authors and licences in data/README.md."""
+    folder = files.DATA / "photographs"
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    paths = tuple(folder / one["file"] for one in index)
+    labels = torch.tensor([one["index"] for one in index])
+    return ImageSet(lambda i: decode(paths[i]), labels, imagenet_classes(), paths)
+
+
 def imagenet_classes() -> tuple[str, ...]:
     from torchvision.models import ResNet18_Weights
 
@@ -64,7 +75,7 @@ def open_tiny_imagenet(split: str) -> ImageSet:
     if not place.exists():
         if given:
             raise FileNotFoundError(f"TINY_IMAGENET: {place} is not there; name the zip, or its unpacked folder")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(place.parent)
         download(TINY_IMAGENET_URL, place)
     if place.is_dir():
         root = place / "tiny-imagenet-200" if (place / "tiny-imagenet-200").is_dir() else place

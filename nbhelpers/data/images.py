@@ -19,32 +19,45 @@ from nbhelpers import files
 from nbhelpers.data.cifar10 import CIFAR10_CLASSES, open_cifar10, open_sample
 from nbhelpers.data.decode import decode
 from nbhelpers.data.folders import ImageSet, open_folder
-from nbhelpers.data.imagenet import RESTRICTED_IMAGENET, open_imagenet, open_restricted_imagenet, open_tiny_imagenet
-from nbhelpers.types import Images, Labels, check_images
+from nbhelpers.data.imagenet import (
+    RESTRICTED_IMAGENET,
+    open_imagenet,
+    open_photographs,
+    open_restricted_imagenet,
+    open_tiny_imagenet,
+)
+from nbhelpers.types import Images, Labels, Size, check_images, seeded, two_sides, whole
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
 HASHED_BYTES = 2**26  # of a larger data set, files' sizes and dates stand for their content
 
 
 def load_images(
-    source: Source, *, indices: Iterable[int] | None = None, size: int | None = None, margin: float | None = None
+    source: Source,
+    *,
+    indices: Iterable[int] | None = None,
+    size: Size | None = None,
+    margin: float | None = None,
+    channels: int | None = None,
 ) -> tuple[Images, Labels]:
     """Images and labels of a named set, of your own files, or of an array.
 
     Args:
-        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "imagenet-val",
-            "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train", "tiny-imagenet-val",
-            "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet in the folder or zip
-            $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of one folder per class
-            (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey
-            becomes RGB, transparency is dropped.
+        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution", "photographs",
+            "imagenet-val", "imagenet-train", "restricted-imagenet-val", "restricted-imagenet-train",
+            "tiny-imagenet-val", "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet
+            in the folder or zip $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of
+            one folder per class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or
+            float in [0, 1]. Grey becomes RGB, transparency is dropped.
         indices: which images, in this order; None for all. Only these are decoded.
-        size: pixels; the short side is resized to it (bilinear, antialiased), then the centre cut out.
-        margin: resize the short side to `margin * size` instead; None for the data set's own, 256/224 for ImageNet,
+        size: pixels, the side of a square or (height, width); the image is resized until it just covers that (bilinear,
+            antialiased), then the centre cut out.
+        margin: resize it to `margin` times that instead; None for the data set's own, 256/224 for ImageNet,
             else 1.
+        channels: `model.channels`: 1 for grey, 3 for RGB; None for RGB, or for an array's own.
 
     Returns:
-        Pixels in [0, 1], float32 (n, 3, h, w), and labels, int64 (n,).
+        Pixels in [0, 1], float32 (n, channels, h, w), and labels, int64 (n,).
 
     Raises:
         ValueError: an unknown name, an unreadable file, different image sizes without `size`, pixels outside [0, 1].
@@ -52,7 +65,7 @@ def load_images(
         FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not here.
     """
     images = _margined(_open(source), margin)
-    return _read(images, choose(indices, len(images.labels)), size)
+    return _read(images, choose(indices, len(images.labels)), size, channels)
 
 
 def iter_batches(
@@ -60,23 +73,23 @@ def iter_batches(
     *,
     batch_size: int = 256,
     indices: Iterable[int] | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     margin: float | None = None,
+    channels: int | None = None,
 ) -> Iterator[tuple[Images, Labels]]:
     """The same in batches, one in memory at a time. Errors as in `load_images`, those of `indices` at the call."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1")
+    batch_size = whole(batch_size, "batch_size", least=1)
     images = _margined(_open(source), margin)
     chosen = choose(indices, len(images.labels))
-    return (_read(images, chosen[i : i + batch_size], size) for i in range(0, len(chosen), batch_size))
+    return (_read(images, chosen[i : i + batch_size], size, channels) for i in range(0, len(chosen), batch_size))
 
 
 def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
     """`n` different indices of `source`, drawn with `seed`: a choice of images that nobody has picked."""
-    total = count_images(source)
+    total, n = count_images(source), whole(n, "n")
     if not 1 <= n <= total:
         raise ValueError(f"n: got {n}, wanted 1 to {total}")
-    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+    return torch.randperm(total, generator=seeded(seed))[:n].tolist()
 
 
 def count_images(source: Source) -> int:
@@ -149,17 +162,19 @@ def choose(indices: Iterable[int] | None, n: int) -> list[int]:
     return chosen
 
 
-def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tensor, Tensor]:
-    if size is not None and size < 1:
-        raise ValueError(f"size: got {size}, wanted at least 1 pixel")
-    if images.pixels is not None and (size is None or (images.margin == 1 and images.pixels.shape[2:] == (size, size))):
-        return images.pixels[indices] / 255, images.labels[indices]
+def _read(
+    images: ImageSet, indices: list[int], size: Size | None, channels: int | None = None
+) -> tuple[Tensor, Tensor]:
+    sides = None if size is None else two_sides(size)
+    if images.pixels is not None and (sides is None or (images.margin == 1 and images.pixels.shape[2:] == sides)):
+        return _coloured(images.pixels[indices].float() / 255, channels), images.labels[indices]
     pixels = torch.empty(0)
     for place, index in enumerate(tqdm(indices, desc="reading images", delay=2, leave=False)):
         image = images.read(index)
-        image = _fit(image / 255 if image.dtype == torch.uint8 else image.float(), size, images.margin)
+        image = _fit(image.float() / 255 if image.dtype == torch.uint8 else image.float(), sides, images.margin)
+        image = _coloured(image[None], channels)[0]
         if place == 0:
-            pixels = torch.empty(len(indices), *image.shape)
+            pixels = torch.empty(len(indices), *image.shape, dtype=torch.float32)
         elif image.shape != pixels.shape[1:]:
             first, other = (" × ".join(map(str, shape[1:])) for shape in (pixels[0].shape, image.shape))
             raise ValueError(f"images differ in size ({first}, then {other} pixels); pass size= to make them alike")
@@ -167,17 +182,30 @@ def _read(images: ImageSet, indices: list[int], size: int | None) -> tuple[Tenso
     return pixels, images.labels[indices]
 
 
-def _fit(image: Tensor, size: int | None, margin: float = 1) -> Tensor:
-    """Resize the short side to `margin * size`, then cut out the centre."""
+def _coloured(images: Tensor, channels: int | None) -> Tensor:
+    """Grey from RGB by luminance (ITU-R BT.601), as Pillow does, or RGB from grey."""
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels: got {channels!r}, wanted 1 or 3")
+    if channels is None or channels == images.shape[1]:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).clone()
+    return torch.einsum("nchw,c->nhw", images, images.new_tensor((0.299, 0.587, 0.114)))[:, None].clamp(0, 1)
+
+
+def _fit(image: Tensor, sides: tuple[int, int] | None, margin: float = 1) -> Tensor:
+    """Resize until the image just covers `margin` times the wanted sides, then cut out the centre."""
     height, width = image.shape[1:]
-    if size is None:
+    if sides is None:
         return image
-    short = round(size * margin)
-    if min(height, width) != short:
-        height, width = (side * short // min(height, width) for side in (height, width))
+    # The side that has to grow most, or shrink least; whole numbers, as in torchvision.
+    wanted, given = max(((round(sides[i] * margin), (height, width)[i]) for i in (0, 1)), key=lambda p: p[0] / p[1])
+    if wanted != given:
+        # Rounding down must not leave a side shorter than what is cut out.
+        height, width = max(height * wanted // given, sides[0]), max(width * wanted // given, sides[1])
         image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp_(0, 1)
-    top, left = round((height - size) / 2), round((width - size) / 2)  # both roundings as in torchvision
-    return image[:, top : top + size, left : left + size]
+    top, left = round((height - sides[0]) / 2), round((width - sides[1]) / 2)  # both roundings as in torchvision
+    return image[:, top : top + sides[0], left : left + sides[1]]
 
 
 def _open(source: Source) -> ImageSet:
@@ -200,9 +228,9 @@ def _open_array(array: np.ndarray | Tensor) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else array.detach()
     if images.ndim == 3:
         images = images[None]
-    if images.ndim != 4 or len(images) == 0 or 3 not in (images.shape[1], images.shape[3]):
-        raise ValueError(f"array: got shape {tuple(array.shape)}, wanted (n, 3, h, w) or (n, h, w, 3)")
-    if images.shape[1] != 3:
+    if images.ndim != 4 or len(images) == 0 or not {1, 3} & {images.shape[1], images.shape[3]}:
+        raise ValueError(f"array: got shape {tuple(array.shape)}, wanted (n, 3, h, w) or (n, h, w, 3), or 1 for grey")
+    if images.shape[1] != 3 and (images.shape[3] == 3 or images.shape[1] != 1):
         images = images.movedim(3, 1)
 
     def read(index: int) -> Tensor:
@@ -225,6 +253,7 @@ SETS: dict[str, tuple[Callable[[], ImageSet], tuple[str, ...]]] = {
     "cifar10-test": (functools.partial(open_cifar10, "test"), CIFAR10_CLASSES),
     "cifar10-train": (functools.partial(open_cifar10, "train"), CIFAR10_CLASSES),
     "out-of-distribution": (_open_out_of_distribution, ()),
+    "photographs": (open_photographs, ()),
     "tiny-imagenet-train": (functools.partial(open_tiny_imagenet, "train"), ()),
     "tiny-imagenet-val": (functools.partial(open_tiny_imagenet, "val"), ()),
     "imagenet-val": (functools.partial(open_imagenet, "val"), ()),

@@ -47,7 +47,9 @@ def represent_set(
     path = _place(model, source, chosen, size)
     if path is not None and (kept := _kept(path)) is not None and _agrees(model, source, chosen, size, kept):
         return kept
-    features = represent(model, iter_batches(source, batch_size=batch_size, indices=chosen, size=size))
+    features = represent(
+        model, iter_batches(source, batch_size=batch_size, indices=chosen, size=size, channels=model.channels)
+    )
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,10 @@ def _place(model: Model, source: Source, chosen: list[int] | None, size: int | t
         return None
     key = hashlib.sha256(f"{identity(source)} {size} {torch.__version__} {model.device.type}".encode())
     key.update(b"all" if chosen is None else torch.tensor(chosen, dtype=torch.int64).numpy().tobytes())
-    for path in (PACKAGE / "cut.py", PACKAGE / "model.py", *sorted((PACKAGE / "data").glob("*.py"))):
+    for path in (
+        *(PACKAGE / f"{name}.py" for name in ("sites", "cut", "model")),
+        *sorted((PACKAGE / "data").glob("*.py")),
+    ):
         key.update(path.read_bytes())  # what decides the numbers besides the network
     _describe(model, key)
     return folder / "representations" / f"{key.hexdigest()}.safetensors"

@@ -1,6 +1,5 @@
 """Networks by the name of their checkpoint, from a file, or from torchvision and timm."""
 
-import copy
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from nbhelpers.checkpoints.fetch import fetch
 from nbhelpers.checkpoints.manifest import dataset_facts, manifest
-from nbhelpers.checkpoints.read import read_weights
+from nbhelpers.checkpoints.read import Weights, choose_prefix, is_scale, read_weights
 from nbhelpers.model import Model, best_precision, pick_device
 from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
+from nbhelpers.sites import copied
 
 # Name: bottleneck blocks or not, and how many in each stage.
 _RESNETS = {"resnet18": (False, 2, 2, 2, 2), "resnet34": (False, 3, 4, 6, 3), "resnet50": (True, 3, 4, 6, 3)}
@@ -24,6 +24,7 @@ _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".gz", ".json")
 
 
+@torch.inference_mode(False)  # weights made in it could never take part in a gradient
 def load_model(
     name: str | Path,
     *,
@@ -39,12 +40,14 @@ def load_model(
 
     Args:
         name: in `checkpoints/manifest.toml`; or a path to a .safetensors, .pt, .pth or .ckpt file, of which no code
-            is run; or "torchvision:resnet50", "timm:resnet18" and so on.
+            is run, and of which "run.pth#state_dict_ema" takes that one of several networks inside; or
+            "torchvision:resnet50", "timm:resnet18" and so on.
         device: auto, cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.
         architecture: of a file whose keys do not tell: "resnet18" (for CIFAR), "wide-resnet-28-10",
             "torchvision:vgg16_bn", "timm:resnet18", or your own network, which is copied and filled.
         dataset: what the network was trained on, where the file does not tell: a name in the manifest's [datasets],
-            or such a table, {"mean": …, "std": …, "classes": …, "image_size": …}, which overrides the file's.
+            or such a table, {"mean": …, "std": …, "classes": …, "image_size": …}, which overrides the file's. A
+            network that normalises by itself is given pixels as they are.
         layer, pool: the representation, see `Model`.
         pretrained: False for random weights, of torchvision and timm.
         precision: of gradient passes. "bfloat16" is up to twice as fast where the processor computes in it, and ends
@@ -66,7 +69,10 @@ def load_model(
         network, about = _stored(name, architecture)
     file = about.pop("file", {})
     named, given = (dataset_facts(dataset), {}) if isinstance(dataset, str) else ({}, dict(dataset or {}))
-    about = {key: value for table in (about, named, file, given) for key, value in table.items() if value}
+    own = about.pop("own", {})
+    tables = (about, named, file, given)  # later ones override earlier ones
+    # A length, as the truth of an array is not defined.
+    about = {k: v for table in tables for k, v in table.items() if (len(v) if hasattr(v, "__len__") else v)} | own
     if not {"mean", "std"} <= set(about) <= {"mean", "std", "classes", "image_size", "name"}:
         raise ValueError(
             f"{name}: need mean and std of its training, know {', '.join(about) or 'nothing'}; give dataset= a name "
@@ -84,28 +90,68 @@ def load_model(
 def _stored(name: str | Path, architecture: str | nn.Module | None) -> tuple[nn.Module, dict[str, Any]]:
     """A filled network and what is known of it; under "file" the normalisation that stood beside the weights."""
     known = manifest()
-    foreign = str(name) not in known and (Path(name).suffix in _FILES or Path(name).expanduser().is_file())
-    weights = read_weights(Path(name).expanduser() if foreign else fetch(str(name)))
-    entry = weights.entry if foreign else known[str(name)]
+    plain, _, inside = str(name).partition("#")
+    if not inside or Path(name).expanduser().is_file():
+        plain, inside = str(name), ""
+    foreign = plain not in known and (Path(plain).suffix in _FILES or Path(plain).expanduser().is_file())
+    weights = read_weights(Path(plain).expanduser() if foreign else fetch(plain), inside)
+    entry = weights.entry if foreign else known[plain]
     if foreign and entry is None:
         print(weights.report)
     arguments: dict[str, Any] = {}
     if architecture is None and entry is not None:
         architecture, arguments = entry.architecture, dict(entry.arguments)
     elif architecture is None:
-        architecture, arguments = _recognised(weights.state)
+        architecture, arguments = _recognised(choose_prefix(weights.state)[0])
     if isinstance(architecture, nn.Module):
-        network, kind = copy.deepcopy(architecture), type(architecture).__name__
+        network, kind = copied(architecture), type(architecture).__name__
+        state = _fitting(weights, network, f"{name} into {kind}")
     else:
-        heads = [tensor for key, tensor in weights.state.items() if key.endswith("weight") and tensor.ndim == 2]
-        if not heads:
-            raise ValueError(f"{name}: no weight of a linear layer in it; is it a classifier?")
-        network, kind = build_network(architecture, len(heads[-1]), arguments), architecture
-    _fill(network, weights.state, f"{name} into {kind}")
+        kind = architecture
+        state, count = _head(weights, architecture, arguments, f"{name} into {kind}")
+        network = build_network(architecture, count, arguments)
+    _fill(network, state, f"{name} into {kind}")
     about = {key: getattr(entry, key, None) for key in ("mean", "std", "classes", "image_size")}
     if foreign:
-        about["name"] = Path(name).stem
-    return network, {**about, "file": {"mean": weights.mean, "std": weights.std}}
+        about["name"] = Path(plain).stem
+    about["file"] = {"mean": weights.mean, "std": weights.std}
+    names = [key for key, _ in (*network.named_buffers(), *network.named_parameters())]
+    if any(is_scale(key) for key in names):  # and once is enough
+        about["own"] = {"mean": None, "std": None}
+        print(f"{name}: {kind} normalises by itself, so it is given pixels as they are")
+    return network, about
+
+
+def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tensor]:
+    """The weights under the network's own keys: without a wrapper's prefix and without what is not the network's."""
+    wanted = network.state_dict()
+    needed = [key for key in wanted if not key.endswith("num_batches_tracked") and not is_scale(key)]
+    state, aside = choose_prefix(weights.state, needed)
+    for key, scale in weights.scales.items():  # of the network's own normaliser
+        own = [
+            one for one in wanted if (key == one or key.endswith(f".{one}")) and wanted[one].numel() == scale.numel()
+        ]
+        state |= {one: scale.reshape(wanted[one].shape) for one in own[:1]}
+    if aside:
+        print(f"{what}: set aside {', '.join(aside[:8])}{', …' if len(aside) > 8 else ''}")
+    return state
+
+
+def _head(
+    weights: Weights, architecture: str, arguments: dict[str, Any], what: str
+) -> tuple[dict[str, Tensor], int | None]:
+    """The weights under an architecture's keys, and how many classes they are for."""
+    probe = 1009  # no layer is as long, so this tells the head
+    try:
+        with torch.device("meta"):
+            network = build_network(architecture, probe, arguments)
+    except (ValueError, ImportError):
+        raise
+    except Exception:  # some networks compute while they are built
+        network = build_network(architecture, probe, arguments)
+    state = _fitting(weights, network, what)
+    heads = [k for k, t in network.state_dict().items() if t.ndim and len(t) == probe and k in state and state[k].ndim]
+    return state, len(state[heads[0]]) if heads else None
 
 
 def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
@@ -113,7 +159,7 @@ def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
     if name.startswith("timm:"):
         network = build_network(name, None, {"pretrained": pretrained})
         config: Any = network.pretrained_cfg
-        about = {key: config.get(key) for key in ("mean", "std")} | {"image_size": config["input_size"][-1]}
+        about = {key: config.get(key) for key in ("mean", "std")} | {"image_size": tuple(config["input_size"][1:])}
         return network, about | {"classes": ("torchvision",) if config["num_classes"] == 1000 else None}
     import torchvision.models  # here and below, as it takes seconds
 
@@ -189,8 +235,7 @@ def _recognised(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    # TRADES' wide ResNets carry a block that no pass uses; old files lack the counters, which only training uses.
-    state = {key: tensor for key, tensor in state.items() if not key.startswith("sub_block1.")}
+    # Old files lack the counters, which only training uses.
     try:
         missing, extra = network.load_state_dict(state, strict=False)
     except RuntimeError as error:

@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import nbformat
-from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.commands import command_parser
 from nbhelpers.results import print_numbers
+from nbhelpers.runs.pages import notebook_page
 from nbhelpers.runs.sweeps import sweep
 
 
@@ -30,9 +29,7 @@ def demo_command(argv: Sequence[str]) -> int:
             failed.append(f"{notebook.stem}: {outcome.message}")
             continue
         executed = next(outcome.run.folder.glob("*.ipynb"))
-        page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
-        pages[notebook.stem] = outcome.run.folder / f"{notebook.stem}.html"
-        pages[notebook.stem].write_text(page, encoding="utf-8")
+        pages[notebook.stem] = notebook_page(executed) or executed
     for name, path in pages.items():
         result = json.loads((path.parent / "result.json").read_text())
         print(f"\n{name}   {path}")

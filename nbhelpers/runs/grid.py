@@ -146,7 +146,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         items = [_plain(one) for one in value]
-        return type(value)(items) if type(value) in (tuple, set, frozenset) else items
+        return {tuple: tuple, set: set, frozenset: frozenset}.get(type(value), list)(items)
     return value
 
 
@@ -169,10 +169,10 @@ def _converted(value: Any, kind: Kind) -> Any:
     if kind.scalar:
         return _scalar(value, kind.names)
     (name,) = kind.names
-    takes = {"dict": dict, "set": list | tuple | set | frozenset}.get(name, list | tuple)
+    takes: Any = {"dict": dict, "set": list | tuple | set | frozenset}.get(name, list | tuple)
     if not isinstance(value, takes):
         raise TypeError
-    if name == "dict":
+    if isinstance(value, dict):
         key, item = kind.inside if len(kind.inside) == 2 else (Kind(), Kind())
         return {_converted(k, key): _converted(v, item) for k, v in value.items()}
     inside = kind.inside if len(kind.inside) > 1 else (kind.inside or (Kind(),)) * len(value)

@@ -93,7 +93,8 @@ def parse(source: str) -> dict[str, Parameter]:
     plain = "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in source.splitlines())
     tokens = tokenize.generate_tokens(io.StringIO(plain + "\n").readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    found = {}
+    found: dict[str, Parameter] = {}
+    targets: list[ast.expr]
     for statement in ast.parse(plain).body:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
             targets, annotation = [statement.target], statement.annotation
@@ -106,7 +107,7 @@ def parse(source: str) -> dict[str, Parameter]:
                 value: Any = statement.value
                 written = ast.get_source_segment(plain, value) or ""
                 default = written if written and "\n" not in written else ast.unparse(value)
-                text = ast.unparse(annotation) if annotation else ""
+                text = ast.unparse(annotation).strip("'") if annotation else ""
                 kind = _kind(annotation, value)
                 found[target.id] = Parameter(
                     target.id, text, default, kind, comments.get(statement.end_lineno or 0, "")

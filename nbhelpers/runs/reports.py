@@ -7,9 +7,10 @@ import io
 import itertools
 import json
 import statistics
+import sys
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nbhelpers.files import write_text
+from nbhelpers.plots import PALETTE
+from nbhelpers.runs.pages import notebook_page
 
-COLORS = ("#3b8ec2", "#e07b39", "#4ba36a", "#b76bc4", "#b59a2c", "#d8566a", "#4db0b0", "#8f8f8f")  # on light and dark
 INK = "#010203"  # stands for the page's own text colour until the figure is in the page
+
+PAGE = Path(__file__).with_name("report.html")
+# What the notebooks call the networks that their parameters name.
+ROLES = {"robust": "checkpoint", "standard": "baseline"}
+MISSING = "–"  # a parameter that a notebook did not have yet
 
 Number = tuple[str, str]  # measure, network (or null, or nothing)
 
@@ -39,6 +46,7 @@ class Record:
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     notebook: str = ""  # relative to the sweep's folder, as the pictures
+    page: str = ""  # the same to read in a browser, or the notebook where it cannot be made
     pictures: tuple[str, ...] = ()
     error: str = ""
 
@@ -60,8 +68,9 @@ def report(folder: str | Path, *, over: str = "seed") -> Path:
     records = read_runs(folder)
     if not records:
         raise ValueError(f"no run in {folder}; wanted the folder given to a sweep with -o")
-    varied = [key for key in records[0].parameters if len({str(record.parameters.get(key)) for record in records}) > 1]
+    varied = [key for key in _keys(r.parameters for r in records) if len(_groups(records, [key])) > 1]
     try:
+        records = [replace(record, page=_readable(folder, record)) for record in records]
         write_text(folder / "results.csv", _table(records))
         write_text(folder / "report.html", _page(folder, records, varied, over))
     except OSError as error:
@@ -75,37 +84,57 @@ def read_runs(folder: str | Path) -> list[Record]:
     return sorted(records, key=lambda record: (record.index, record.name))
 
 
+def _readable(folder: Path, record: Record) -> str:
+    if not record.notebook:
+        return ""
+    page = notebook_page(folder / record.notebook)
+    return record.notebook if page is None else page.relative_to(folder).as_posix()
+
+
 def _read(place: Path) -> Record:
-    run = json.loads((place / "run.json").read_text(encoding="utf-8"))
     path = place / "result.json"
-    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        run = json.loads((place / "run.json").read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        numbers = _flat(result.get("numbers") or {}, run["parameters"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Record(place.name, sys.maxsize, {}, error=f"its files cannot be read ({type(error).__name__}: {error})")
     return Record(
         place.name,
         run["index"],
         run["parameters"],
-        _flat(result.get("numbers", {}), run["parameters"]),
+        numbers,
         run["duration_s"],
         run["peak_memory_mib"],
         result.get("device", ""),
         result.get("versions", {}),
         f"{place.name}/{run['notebook']}" if (place / run["notebook"]).exists() else "",
+        "",
         tuple(f"{place.name}/{picture.name}" for picture in sorted(place.glob("*.png"))),
         run.get("error", ""),
     )
 
 
 def _flat(numbers: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Number, float]:
-    """Numbers by measure and network; a network that a parameter names goes by that parameter, to compare runs."""
-    names = {value: key for key, value in parameters.items() if isinstance(value, str) and value}
+    """Numbers by measure and network; a network that a parameter names goes by that parameter, to compare runs.
+
+    Where checkpoint and baseline are the same network, what compares it with itself is left out.
+    """
+    names = {value: key for key, value in reversed([*parameters.items()]) if isinstance(value, str) and value}
+    names |= {role: key for role, key in ROLES.items() if parameters.get(key)}
+    alone = bool(parameters.get("checkpoint")) and parameters["checkpoint"] == parameters.get("baseline")
     flat, subject = {}, ""
     for measure, value in numbers.items():
         if measure.startswith("…"):  # goes on from the measure above it
             measure = f"{subject} {measure}".strip()
         else:
             subject = measure
+        if alone and "other network" in measure:
+            continue
         for network, number in value.items() if isinstance(value, Mapping) else [("", value)]:
-            if isinstance(number, int | float):
-                flat[measure, names.get(network, network)] = float(number)
+            name = str(names.get(network, network))
+            if isinstance(number, int | float) and not (alone and name == "baseline"):
+                flat[measure, name] = float(number)
     return flat
 
 
@@ -132,18 +161,19 @@ def _page(folder: Path, records: Sequence[Record], varied: Sequence[str], over: 
         parts += [f"<h2>Over {_text(axis)}</h2>{_curves(done, axis, axes)}" for axis in axes]
         parts += ["<h2>Pictures</h2>", _contact_sheet(folder, done, varied), "<h2>All runs</h2>", _runs(done, varied)]
     title = f"{folder.resolve().name}: {len(done)} runs"
-    return PAGE.replace("TITLE", _text(title)).replace("BODY", "\n".join(parts))
+    page = PAGE.read_text(encoding="utf-8").replace("TITLE", _text(title), 1)
+    return page.replace("BODY", "\n".join(parts), 1)
 
 
 def _facts(records: Sequence[Record], done: Sequence[Record], failed: Sequence[Record], varied: Sequence[str]) -> str:
-    fixed = {key: value for key, value in records[0].parameters.items() if key not in varied}
+    fixed = {key: value for record in records for key, value in record.parameters.items() if key not in varied}
     devices, versions = _join(r.device for r in done), _join(f"{k} {v}" for r in done for k, v in r.versions.items())
     seconds = [r.duration_s for r in done if r.duration_s is not None]
     memory = [r.peak_memory_mib for r in done if r.peak_memory_mib is not None]
     facts = {
         "notebook": _text(_join(Path(r.notebook).name for r in records)),
         "runs": f"{len(done)} done, {len(failed)} failed",
-        "swept": _text("; ".join(f"{key}: {_join(r.parameters.get(key) for r in records)}" for key in varied) or "–"),
+        "swept": _text("; ".join(f"{key}: {_join(_shown(r, key) for r in records)}" for key in varied) or "–"),
         "fixed": _text(", ".join(f"{key}={value}" for key, value in fixed.items()) or "–"),
         "one run": f"{statistics.median(seconds):.3g} s (median)" if seconds else "",
         "peak memory": f"{max(memory):.0f} MiB" if memory else "",
@@ -158,7 +188,7 @@ def _summary(done: Sequence[Record], axes: Sequence[str], over: str) -> str:
     numbers, groups = _keys(r.numbers for r in done), _groups(done, axes)
     table = [[", ".join(axes), *(_text(_label(key)) for key in numbers), "n", f"notebooks, by {_text(over)}"]]
     for values, group in groups.items():
-        links = " ".join(_link(r.notebook, r.parameters.get(over, r.name)) for r in group)
+        links = " ".join(_link(r.page, r.parameters.get(over, r.name)) for r in group)
         means = (_mean([r.numbers[key] for r in group if key in r.numbers]) for key in numbers)
         table.append([_text(", ".join(map(str, values)) or "all"), *means, str(len(group)), links])
     if len(groups) < len(numbers):  # the longer side goes down the page
@@ -167,10 +197,17 @@ def _summary(done: Sequence[Record], axes: Sequence[str], over: str) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    spread = f"<small> ± {statistics.stdev(values):.2g}</small>" if len(values) > 1 else ""
-    return f"{_short(statistics.fmean(values))}{spread}"
+    finite = [value for value in values if _is_finite(value)]
+    if not finite:
+        return _join(map(_short, values))
+    spread = f" ± {statistics.stdev(finite):.2g}" if len(finite) > 1 else ""
+    spread += f" ({len(values) - len(finite)} of {len(values)} not finite)" if len(finite) < len(values) else ""
+    return f"{_short(statistics.fmean(finite))}<small>{spread}</small>" if spread else _short(finite[0])
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value has a place on an axis."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # false for NaN too
 
 
 def _runs(done: Sequence[Record], varied: Sequence[str]) -> str:
@@ -179,8 +216,8 @@ def _runs(done: Sequence[Record], varied: Sequence[str]) -> str:
     for record in done:
         values = [_short(record.numbers[key]) if key in record.numbers else "" for key in numbers]
         values += ["" if value is None else f"{value:.0f}" for value in (record.duration_s, record.peak_memory_mib)]
-        table.append([_text(_join(record.parameters.get(key) for key in varied) or record.name)])
-        table[-1] += [_link(record.notebook, value) for value in values]
+        table.append([_text(_join(_shown(record, key) for key in varied) or record.name)])
+        table[-1] += [_link(record.page, value) for value in values]
     return _html_table(table)
 
 
@@ -190,8 +227,8 @@ def _curves(done: Sequence[Record], axis: str, axes: Sequence[str]) -> str:
     if not measures:
         return ""
     others = [key for key in axes if key != axis]
-    ticks = list(dict.fromkeys(r.parameters[axis] for r in done))
-    numeric = all(isinstance(tick, int | float) and not isinstance(tick, bool) for tick in ticks)
+    ticks = [group[0].parameters.get(axis, MISSING) for group in _groups(done, [axis]).values()]
+    numeric = all(map(_is_finite, ticks))
     columns = min(3, len(measures))
     rows = -(-len(measures) // columns)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nbhelpers", "font.size": 9}):
@@ -206,21 +243,24 @@ def _curves(done: Sequence[Record], axis: str, axes: Sequence[str]) -> str:
                 for network in dict.fromkeys(key[1] for r in done for key in r.numbers if key[0] == measure)
                 for values, group in _groups(done, others).items()
             ]
-            for color, (network, values, group) in zip(itertools.cycle(COLORS), lines, strict=False):
+            for color, (network, values, group) in zip(itertools.cycle(PALETTE), lines, strict=False):
                 points = []
-                for (tick,), runs in _groups(group, [axis]).items():
-                    seen = [r.numbers[measure, network] for r in runs if (measure, network) in r.numbers]
-                    if seen:
-                        spread = statistics.stdev(seen) if len(seen) > 1 else 0.0
-                        points.append((tick if numeric else ticks.index(tick), statistics.fmean(seen), spread))
+                for runs in _groups(group, [axis]).values():
+                    seen = [r.numbers.get((measure, network)) for r in runs]
+                    finite = [value for value in seen if value is not None and _is_finite(value)]
+                    if finite:
+                        spread = statistics.stdev(finite) if len(finite) > 1 else 0.0
+                        tick = runs[0].parameters.get(axis, MISSING)
+                        place = tick if numeric else [_frozen(one) for one in ticks].index(_frozen(tick))
+                        points.append((place, statistics.fmean(finite), spread))
                 if points:
                     x, y, spread = zip(*sorted(points), strict=True)
-                    label = ", ".join(map(str, filter(None, (network, *values))))
+                    label = _verbatim(", ".join(filter(None, (network, *values))))
                     panel.errorbar(x, y, spread, color=color, marker="o", markersize=4, capsize=3, label=label)
-            panel.set_title(measure, color=INK, fontsize=9.5)
-            panel.set_xlabel(axis, color=INK)
+            panel.set_title(_verbatim(measure), color=INK, fontsize=9.5)
+            panel.set_xlabel(_verbatim(axis), color=INK)
             if not numeric:
-                panel.set_xticks(range(len(ticks)), map(str, ticks), rotation=20, ha="right")
+                panel.set_xticks(range(len(ticks)), [_verbatim(str(tick)) for tick in ticks], rotation=20, ha="right")
                 panel.margins(x=0.15)
             elif all(isinstance(tick, int) for tick in ticks):
                 panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -239,10 +279,13 @@ def _curves(done: Sequence[Record], axis: str, axes: Sequence[str]) -> str:
 def _contact_sheet(folder: Path, done: Sequence[Record], varied: Sequence[str]) -> str:
     sheets: dict[str, list[str]] = {}  # name of a picture → one of each run
     for record in done:
-        caption = ", ".join(f"{key}={record.parameters.get(key)}" for key in varied) or record.name
+        caption = ", ".join(f"{key}={_shown(record, key)}" for key in varied) or record.name
         for picture in record.pictures:
-            with PIL.Image.open(folder / picture) as image:
-                small = image.convert("RGB")
+            try:
+                with PIL.Image.open(folder / picture) as image:
+                    small = image.convert("RGB")
+            except Exception:  # whatever damaged files make Pillow raise; the run's numbers count all the same
+                continue
             small.thumbnail((640, 640), PIL.Image.Resampling.LANCZOS)
             encoded = io.BytesIO()
             small.save(encoded, "WEBP", quality=80)
@@ -251,7 +294,7 @@ def _contact_sheet(folder: Path, done: Sequence[Record], varied: Sequence[str]) 
             tag = f'<img src="{source}" width={small.width} height={small.height} alt="{_text(f"{name}, {caption}")}">'
             sheets.setdefault(name, []).append(
                 f'<figure><a href="{_quote(picture)}">{tag}</a>'
-                f"<figcaption>{_link(record.notebook, caption)}</figcaption></figure>"
+                f"<figcaption>{_link(record.page, caption)}</figcaption></figure>"
             )
     if not sheets:
         return "<p class=note>The runs saved no picture.</p>"
@@ -260,14 +303,29 @@ def _contact_sheet(folder: Path, done: Sequence[Record], varied: Sequence[str]) 
 
 def _failure(record: Record) -> str:
     error_file = f'<a href="{_quote(record.name)}/error.txt">error.txt</a>'
-    return f"<li>{_link(record.notebook, record.name)}: {_text(record.error)} ({error_file})"
+    return f"<li>{_link(record.page, record.name)}: {_text(record.error)} ({error_file})"
 
 
-def _groups(records: Iterable[Record], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Record]]:
-    groups: dict[tuple[Any, ...], list[Record]] = {}
+def _groups(records: Iterable[Record], keys: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
+    """The records by their values of some parameters, as shown; 1 and 1.0 are one value, and so are two NaN."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        groups.setdefault(tuple(record.parameters.get(key) for key in keys), []).append(record)
-    return groups
+        frozen = tuple(_frozen(record.parameters.get(key, MISSING)) for key in keys)
+        groups.setdefault(frozen, []).append(record)
+    return {tuple(_shown(group[0], key) for key in keys): group for group in groups.values()}
+
+
+def _frozen(value: Any) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(float(value)) if number and abs(value) < 1e300 else json.dumps(value, sort_keys=True, default=str)
+
+
+def _shown(record: Record, key: str) -> str:
+    return str(record.parameters.get(key, MISSING))
+
+
+def _verbatim(text: str) -> str:
+    return text.replace("$", r"\$")  # else matplotlib takes it for mathematics
 
 
 def _keys(mappings: Iterable[Mapping[Any, Any]]) -> list[Any]:
@@ -303,39 +361,3 @@ def _quote(path: str) -> str:
 
 def _link(path: str, label: Any) -> str:
     return f'<a href="{_quote(path)}">{_text(label)}</a>' if path and str(label) else _text(label)
-
-
-PAGE = """<!doctype html>
-<html lang=en>
-<meta charset=utf-8>
-<meta name=viewport content="width=device-width, initial-scale=1">
-<meta name=color-scheme content="light dark">
-<title>TITLE</title>
-<style>
-:root { --ink: #1d2329; --soft: #66707a; --line: #d9dee3; --paper: #fff; --link: #1a67a3; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ea; --soft: #98a2ac; --line: #363d44; --paper: #15181b; --link: #7db8e8; --bad: #ff8a80; }
-}
-body { margin: 2.5rem auto; padding: 0 1.5rem; max-width: 72rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 1rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .7rem; }
-h3 { font-size: 1rem; font-weight: 600; margin: 1.4rem 0 .6rem; }
-a { color: var(--link); text-decoration: none; } a:hover, a:focus-visible { text-decoration: underline; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400; }
-thead th { color: var(--soft); vertical-align: bottom; white-space: normal; max-width: 9rem; }
-tbody th, thead th:first-child { text-align: left; } tbody th { font-weight: 600; }
-td a + a { margin-left: .3rem; }
-small, .note, figcaption { color: var(--soft); }
-.failed li { overflow-wrap: anywhere; } .failed { color: var(--bad); padding-left: 1.2rem; }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.4rem; }
-figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
-img { width: 100%; height: auto; border-radius: 4px; background: #fff; }
-.plot svg { max-width: 100%; height: auto; }
-</style>
-BODY
-</html>
-"""

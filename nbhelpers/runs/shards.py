@@ -10,7 +10,7 @@ size, so the shards hold, together, exactly what one shard of all items would.
 import functools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,15 +22,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from nbhelpers.data.images import count_images, load_images
-from nbhelpers.files import save_tensors, write_text
+from nbhelpers.checkpoints.fetch import weights_sha256
+from nbhelpers.data.images import count_images, identity, load_images
+from nbhelpers.files import check_writable, save_tensors, write_text
 from nbhelpers.model import Model, Precision
 from nbhelpers.networks.load import load_model
 from nbhelpers.objectives import activate, match
 from nbhelpers.optimize import minimize
 from nbhelpers.representation import noise
+from nbhelpers.types import two_sides
 
 Kind = Literal["invert", "visualize"]
+Sources = Mapping[str, str]  # "checkpoint" and "dataset" → a digest of what that name stands for
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,14 @@ def make_shards(
         raise ValueError(f"starts and limit: got {settings.starts} and {limit}, wanted at least 1")
     count = min(limit or sys.maxsize, _count(settings))
     out = Path(out).resolve()
-    try:
-        (out / ".locks").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}; choose another folder with -o") from error
+    check_writable(out)
+    (out / ".locks").mkdir(exist_ok=True)
+    made_from = _sources(settings)
     spans = [(first, min(first + shard_size, count)) for first in range(0, count, shard_size)]
-    missing = [span for span in spans if not _is_made(settings, out, *span)]
+    missing = [span for span in spans if not _is_made(settings, made_from, out, *span)]
     failures = []
     with tqdm(total=len(spans), initial=len(spans) - len(missing), unit="shard") as bar:
-        for span, future in _submit(executor, settings, out, missing, device):
+        for span, future in _submit(executor, (settings, made_from, out), missing, device):
             try:
                 future.result()
             except Exception as error:  # of the shard, or a worker that died
@@ -100,21 +102,28 @@ def make_shards(
             bar.update()
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(spans)} shards failed, first {failures[0]}; run again to resume")
-    return _write_index(settings, out, spans)
+    return _write_index(settings, made_from, out, spans)
 
 
-def make_shard(settings: Settings, out: Path, first: int, end: int, device: str = "auto") -> None:
-    """Make the shard of items `first` to `end` − 1, unless it is there. Submitted to executors, hence picklable."""
+def make_shard(settings: Settings, made_from: Sources, out: Path, span: tuple[int, int], device: str = "auto") -> None:
+    """Make the shard of the items of a span, the last one excluded, unless it is there.
+
+    Submitted to executors, hence picklable. What the driver found the images and weights to be goes into the file.
+    """
+    first, end = span
     with FileLock(out / ".locks" / _file(first, end)):
-        if _is_made(settings, out, first, end):
+        if _is_made(settings, made_from, out, first, end):
             return
+        if weights_sha256(settings.checkpoint) != made_from["checkpoint"]:
+            raise ValueError(f"{settings.checkpoint} is another file here than where the shards were begun")
         model = _model(settings.checkpoint, device, settings.precision)
         batches = [
             _items(settings, model, torch.arange(i, min(i + settings.batch_size, end)))
             for i in range(first, end, settings.batch_size)
         ]
         tensors = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-        save_tensors(out / _file(first, end), tensors, {"settings": asdict(settings)})
+        note = {"settings": asdict(settings), "made_from": dict(made_from)}
+        save_tensors(out / _file(first, end), tensors, note)
 
 
 def read_shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
@@ -135,13 +144,14 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
     """Invert or visualize a batch of items."""
     seeds = [(settings.seed << 32) + int(index) for index in indices]
     if settings.kind == "invert":
-        images, labels = load_images(settings.dataset, indices=indices, size=model.image_size)
+        images, labels = load_images(settings.dataset, indices=indices, size=model.image_size, channels=model.channels)
         with torch.no_grad():
             objective = match(model.representation(images.to(model.device)))
-        size, extra = images.shape[-1], {"labels": labels}
+        size, extra = (images.shape[-2], images.shape[-1]), {"labels": labels}
     else:
         components = indices // settings.starts
-        objective, size, extra = activate(components), model.image_size or 32, {"components": components}
+        objective, extra = activate(components), {"components": components}
+        size = two_sides(model.image_size or 32)
     start = torch.cat([noise(1, size=size, seed=seed) for seed in seeds]).to(model.device)
     result = minimize(model.representation, objective, start, steps=settings.steps, step_size=settings.step_size)
     pixels = (result.images * 255).round().to(torch.uint8).cpu()
@@ -150,16 +160,16 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
 
 
 def _submit(
-    executor: Executor | None, settings: Settings, out: Path, spans: Sequence[tuple[int, int]], device: str
+    executor: Executor | None, what: tuple[Settings, Sources, Path], spans: Sequence[tuple[int, int]], device: str
 ) -> Iterator[tuple[tuple[int, int], Future[None]]]:
     if executor is not None:
-        futures = {executor.submit(make_shard, settings, out, *span, device): span for span in spans}
+        futures = {executor.submit(make_shard, *what, span, device): span for span in spans}
         yield from ((futures[future], future) for future in as_completed(futures))
         return
     for span in spans:
         here: Future[None] = Future()
         try:
-            make_shard(settings, out, *span, device)
+            make_shard(*what, span, device)
             here.set_result(None)
         except Exception as error:
             here.set_exception(error)
@@ -172,25 +182,35 @@ def _count(settings: Settings) -> int:
     return _model(settings.checkpoint, "cpu", settings.precision).components * settings.starts
 
 
-def _is_made(settings: Settings, out: Path, first: int, end: int) -> bool:
+def _sources(settings: Settings) -> Sources:
+    """What the names of the checkpoint and the data set stand for now."""
+    images = identity(settings.dataset) if settings.kind == "invert" else ""
+    return {"checkpoint": weights_sha256(settings.checkpoint), "dataset": images}
+
+
+def _is_made(settings: Settings, made_from: Sources, out: Path, first: int, end: int) -> bool:
     path = out / _file(first, end)
     if not path.exists():
         return False
     try:
         with safe_open(path, "pt") as file:
-            made = json.loads(file.metadata()["nbhelpers"])["settings"]
+            note = json.loads(file.metadata()["nbhelpers"])
+        made, sources = note["settings"], note.get("made_from", made_from)  # earlier versions did not tell
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no shard of ours ({error}); delete it or choose another folder") from error
     if made != asdict(settings):
         changed = [f"{key} {made.get(key)!r}" for key, value in asdict(settings).items() if made.get(key) != value]
         raise ValueError(f"{path} was made with {', '.join(changed)}; choose another folder")
+    if other := [getattr(settings, key) for key, value in made_from.items() if sources.get(key) != value]:
+        raise ValueError(f"{path} was made when {' and '.join(other)} held something else; choose another folder")
     return True
 
 
-def _write_index(settings: Settings, out: Path, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _write_index(settings: Settings, made_from: Sources, out: Path, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
     loss = torch.cat([_read(out / _file(*span), "loss")["loss"] for span in spans])
     index = {
         "settings": asdict(settings),
+        "made_from": dict(made_from),
         "count": spans[-1][1],
         "mean_loss": loss.double().mean().item(),
         "shards": [{"file": _file(first, end), "first": first, "count": end - first} for first, end in spans],
@@ -208,6 +228,10 @@ def _file(first: int, end: int) -> str:
     return f"shard-{first:08d}-{end - 1:08d}.safetensors"
 
 
-@functools.lru_cache(maxsize=1)  # a worker makes many shards
 def _model(checkpoint: str, device: str, precision: Precision) -> Model:
+    return _loaded(checkpoint, weights_sha256(checkpoint), device, precision)
+
+
+@functools.lru_cache(maxsize=1)  # a worker makes many shards; a file that was replaced meanwhile is loaded anew
+def _loaded(checkpoint: str, digest: str, device: str, precision: Precision) -> Model:
     return load_model(checkpoint, device=device, precision=precision)

@@ -9,7 +9,7 @@ from nbhelpers.checkpoints.manifest import Entry, manifest
 from nbhelpers.data.images import class_names, count_images, load_images, random_indices
 from nbhelpers.model import Model
 from nbhelpers.training.scoring import accuracy
-from nbhelpers.types import Images, Labels
+from nbhelpers.types import Images, Labels, Size
 
 # Labelled images that its data set offers a network for a test.
 TEST_IMAGES_OF = {
@@ -43,7 +43,7 @@ def check_imported(
     given: Sequence[str],
     dataset: str | Path,
     *,
-    size: int,
+    size: Size,
     n: int = 100,
     seed: int = 0,
 ) -> bool:
@@ -57,7 +57,7 @@ def check_imported(
         models: the networks by label.
         given: what `load_model` was given for each.
         dataset: images, by name or path.
-        size: their side in pixels.
+        size: of the images, in pixels, as in `load_images`.
         n, seed: so many images, drawn at random, or all there are.
 
     Returns:
@@ -81,7 +81,8 @@ def check_imported(
         if reason:
             print(f"{name}: accuracy not checked, for {dataset} {reason}")
             continue
-        images, labels = load_images(dataset, indices=random_indices(dataset, min(n, total), seed=seed), size=size)
+        picked = random_indices(dataset, min(n, total), seed=seed)
+        images, labels = load_images(dataset, indices=picked, size=size, channels=model.channels)
         # A published accuracy is that on the data set's own test images.
         expected = _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == dataset else None
         found = _compare(model, images, labels, expected)

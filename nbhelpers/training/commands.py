@@ -8,19 +8,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
+from nbhelpers import files
 from nbhelpers.checkpoints.fetch import save_checkpoint
 from nbhelpers.checkpoints.manifest import manifest, write_entry
 from nbhelpers.checkpoints.read import read_weights
 from nbhelpers.commands import command_parser
 from nbhelpers.data.images import count_images, load_images, random_indices
-from nbhelpers.files import write_text
+from nbhelpers.files import check_writable, write_text
 from nbhelpers.networks.load import load_model
 from nbhelpers.training.checks import TEST_IMAGES_OF, self_check
 from nbhelpers.training.loop import train
 from nbhelpers.training.scoring import evaluate
-from nbhelpers.training.settings import Training, options, without_split
+from nbhelpers.training.settings import Training, options, size_from_text, without_split
 
 
 def train_command(argv: Sequence[str]) -> int:
@@ -28,8 +29,9 @@ def train_command(argv: Sequence[str]) -> int:
     parser = command_parser("train", "Robust optimisation: min over θ of E max over ‖δ‖ ≤ ε of the loss.")
     for name, (kind, meaning) in options().items():
         default = getattr(Training, name)
-        flag, choices = f"--{name.replace('_', '-')}", get_args(kind) or None
-        parser.add_argument(flag, type=type(default), default=default, choices=choices, help=meaning)
+        flag, choices = f"--{name.replace('_', '-')}", get_args(kind) if get_origin(kind) is Literal else None
+        convert = size_from_text if name == "image_size" else type(default)
+        parser.add_argument(flag, type=convert, default=default, choices=choices, help=meaning)
     parser.add_argument("--output", type=Path, help="folder; where not given: runs/train/<data set>-<norm>-<eps>")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output, if there is one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -38,6 +40,10 @@ def train_command(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     config = Training(**{name: getattr(given, name) for name in options()})
     kind = f"{config.norm}-{config.eps:g}" if config.eps else "standard"
+    if given.publish and int(os.environ.get("RANK", 0)) == 0:
+        if "/" in given.publish or given.publish.endswith(".safetensors"):
+            raise ValueError(f"--publish: got {given.publish!r}, wanted a name, such as cifar10-mine")
+        check_writable(files.CHECKPOINTS)
     output = given.output or Path("runs/train") / f"{Path(without_split(config.dataset)).name}-{kind}"
     try:
         train(config, output, resume=given.resume, device=given.device, workers=given.workers)
@@ -75,6 +81,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     entry = manifest().get(args.checkpoint)
     if args.write and entry is None:
         raise ValueError(f"--write: {args.checkpoint!r} is not in the manifest")
+    if args.json:
+        check_writable(args.json.parent)
     model = load_model(args.checkpoint, device=args.device, architecture=args.architecture, dataset=args.trained_on)
     source = args.dataset or TEST_IMAGES_OF.get(args.trained_on or (entry.dataset if entry else ""))
     if source is None:
@@ -95,7 +103,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(f"{radius:>6} {percent:>8.1f}% {result['sensitivity'][radius]:>12.3f}")
     if args.json:
         about = {"checkpoint": args.checkpoint, "device": str(model.device)}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.json, json.dumps(about | result, indent=1))
     if args.write and entry is not None:
         write_entry(dataclasses.replace(entry, accuracy=result))

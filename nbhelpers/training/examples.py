@@ -16,7 +16,7 @@ HELD_BYTES = 4 * 2**30  # a larger data set stays on the disk
 class Examples:
     """A labelled data set, as bytes on the device where it fits, else read from the disk ahead of its use."""
 
-    def __init__(self, source: str, size: int, device: torch.device, workers: int):
+    def __init__(self, source: str, size: int | tuple[int, int], device: torch.device, workers: int):
         self.source, self.device, self.workers = source, device, workers
         first, _ = load_images(source, indices=[0], size=size or None)
         self.count, self.shape, self.size = count_images(source), tuple(first.shape[1:]), size or None
@@ -56,14 +56,14 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         generator: on the images' device.
     """
     n, _, height, width = images.shape
-    pad = height // 8
-    padded = functional.pad(images, (pad, pad, pad, pad)).movedim(1, 3)
+    high, wide = height // 8, width // 8
+    padded = functional.pad(images, (wide, wide, high, high)).movedim(1, 3)
 
     def draw(most: int) -> Tensor:
         return torch.randint(most, (n, 1), generator=generator, device=images.device)
 
-    rows = draw(2 * pad + 1) + torch.arange(height, device=images.device)
+    rows = draw(2 * high + 1) + torch.arange(height, device=images.device)
     across = torch.arange(width, device=images.device)
-    columns = draw(2 * pad + 1) + torch.where(draw(2) == 1, across.flip(0), across)
+    columns = draw(2 * wide + 1) + torch.where(draw(2) == 1, across.flip(0), across)
     which = torch.arange(n, device=images.device)[:, None, None]
     return padded[which, rows[:, :, None], columns[:, None, :]].movedim(3, 1)

@@ -5,39 +5,59 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nbhelpers.types import Features, Images
+
+_FUSED = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}  # what `fuse` looks for
+# Share of the logits' length by which folding may change them: rounding, but none of a wrong copy's errors.
+_ROUNDING = {torch.float32: 0.01, torch.bfloat16: 0.1}
 
 
 class FoldedCopy:
     """The network in eval mode as the attack sees it: batch norm folded, in the passes' own precision.
 
-    A network that cannot be traced is attacked as it is.
+    A network that cannot be traced is attacked as it is, and so is one from which its copy differs.
     """
 
     def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, dtype: torch.dtype):
         self.network, self.mean, self.std, self.dtype = network, mean, std, dtype
         self.pairs: list[tuple[Any, Any, Any]] = []  # convolution, its norm, both folded
         self.twin: nn.Module | None = None
-        was, modules = network.training, dict(network.named_modules())
+        modes = {module: module.training for module in network.modules()}
         network.eval()
         try:
-            traced = fx.symbolic_trace(network)
-            names = [
-                (str(node.args[0].target), str(node.target))
-                for node in traced.graph.nodes
-                if isinstance(modules.get(str(node.target)), nn.BatchNorm2d)
-                and isinstance(modules.get(str(node.args[0].target)), nn.Conv2d)
-                and len(node.args[0].users) == 1
-            ]
-            twin = fuse(traced, no_trace=True).requires_grad_(False)
-            if not any(isinstance(module, nn.BatchNorm2d) for module in twin.modules()):
-                self.twin = twin.to(mean.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                self.pairs = [(modules[conv], modules[norm], twin.get_submodule(conv)) for conv, norm in names]
-        except (TypeError, AttributeError, RuntimeError, fx.proxy.TraceError):  # control flow the tracer cannot follow
-            pass
-        network.train(was)
+            self._copy()
+        except Exception:  # tracing can fail in many ways; the network itself needs no trace
+            self.twin, self.pairs = None, []
+        for module, mode in modes.items():
+            module.training = mode
+
+    def _copy(self) -> None:
+        traced, modules = fx.symbolic_trace(self.network), dict(self.network.named_modules())
+        names = [
+            (str(node.args[0].target), str(node.target))
+            for node in traced.graph.nodes
+            if node.op == "call_module"
+            and node.args
+            and isinstance(node.args[0], fx.Node)
+            and _FUSED.get(type(modules.get(str(node.args[0].target)))) is type(modules.get(str(node.target)))  # type: ignore[arg-type]
+            and len(node.args[0].users) == 1
+            and modules[str(node.target)].track_running_stats
+        ]
+        twin = fuse(traced, no_trace=True).requires_grad_(False)
+        folded = {id(parameter) for conv, _ in names for parameter in twin.get_submodule(conv).parameters()}
+        if any(id(p) not in folded and name not in self._own() for name, p in twin.named_parameters()):
+            return  # nothing to keep it up to date from
+        if any(isinstance(module, _BatchNorm) for module in twin.modules()):
+            return  # norms that stand before their convolution cannot be folded, and then a copy gains nothing
+        self.pairs = [(modules[conv], modules[norm], twin.get_submodule(conv)) for conv, norm in names]
+        self.twin = twin.to(self.mean.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _own(self) -> dict[str, Tensor]:
+        both = (self.network.named_parameters, self.network.named_buffers)
+        return {name: tensor for named in both for name, tensor in named(remove_duplicate=False)}
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -50,18 +70,41 @@ class FoldedCopy:
             )
             folded.weight.copy_(weight)
             folded.bias.copy_(bias)
-        own = dict(self.network.named_parameters())
+        own = self._own()
         done = {id(parameter) for _, _, folded in self.pairs for parameter in folded.parameters()}
-        for name, parameter in self.twin.named_parameters():
-            if id(parameter) not in done:
-                parameter.copy_(own[name])
+        for name, tensor in [*self.twin.named_parameters(), *self.twin.named_buffers()]:
+            if id(tensor) not in done and name in own:
+                tensor.copy_(own[name])
+
+    @torch.no_grad()
+    def check(self, images: Images) -> bool:
+        """Whether logits of these images are the network's own; where not, the network itself is attacked from now on.
+
+        Called after `refresh`.
+        """
+        if self.twin is None:
+            return True
+        try:
+            found, wanted = self(images), self._uncopied(images)
+            far = torch.linalg.vector_norm(found - wanted) <= _ROUNDING[self.dtype] * torch.linalg.vector_norm(wanted)
+            same = found.shape == wanted.shape and bool(far)
+        except Exception:  # a trace may hold what one batch's size or kind made of it
+            same = False
+        if not same:
+            self.twin, self.pairs = None, []
+        return same
 
     def __call__(self, images: Images) -> Features:
         """Logits of pixels in [0, 1]."""
-        x = ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
-        if self.twin is not None:
-            return self.twin(x.to(self.dtype)).float()
-        was = self.network.training
+        if self.twin is None:
+            return self._uncopied(images)
+        return self.twin(self._normalised(images).to(self.dtype)).float()
+
+    def _normalised(self, images: Images) -> Images:
+        return ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
+
+    def _uncopied(self, images: Images) -> Features:
+        x, was = self._normalised(images), self.network.training
         self.network.eval()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             logits = self.network(x)

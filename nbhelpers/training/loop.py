@@ -7,12 +7,13 @@ import math
 import os
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
@@ -21,13 +22,13 @@ from tqdm import tqdm
 from nbhelpers.attack import perturb
 from nbhelpers.checkpoints.fetch import save_checkpoint
 from nbhelpers.checkpoints.manifest import Entry, dataset_facts
-from nbhelpers.data.images import class_names
-from nbhelpers.files import save_tensors, write_text
+from nbhelpers.data.images import class_names, identity, labels_of
+from nbhelpers.files import check_writable, save_tensors, write_text
 from nbhelpers.model import best_precision, pick_device
 from nbhelpers.networks.load import build_network
 from nbhelpers.training.examples import Examples, augment
 from nbhelpers.training.folded import FoldedCopy
-from nbhelpers.training.settings import Training, arguments_of, warn_of_radius, without_split
+from nbhelpers.training.settings import Training, arguments_of, square, warn_of_radius, without_split
 
 STEPS_BETWEEN_LOSS_CHECKS = 20  # steps between looks at the loss, each of which waits for the device
 
@@ -78,6 +79,14 @@ class Run:
         self.state_file = output / "state.safetensors"
         if self.state_file.exists() and not resume:
             raise FileExistsError(f"{output} holds a run already; resume it, or name another output")
+        if self.rank == 0:
+            check_writable(output)  # here rather than after an epoch
+        labels = labels_of(config.dataset)
+        if int(labels.min()) < 0:
+            raise ValueError(f"dataset: {config.dataset} has images without a label; wanted one folder per class")
+        if len(present := labels.unique()) < 2:
+            only = (class_names(config.dataset) or ("?",) * (int(present) + 1))[int(present)]
+            raise ValueError(f"dataset: all images of {config.dataset} are of one class ({only}); wanted at least two")
         self.examples = Examples(config.dataset, config.image_size, self.device, workers)
         order = torch.randperm(self.examples.count, generator=torch.Generator().manual_seed(config.seed))
         self.held_out, self.rows = order[: config.held_out], order[config.held_out :].sort().values
@@ -86,9 +95,6 @@ class Run:
                 f"batch_size: got {config.batch_size}, wanted at most the {len(self.rows)} images that "
                 f"{config.held_out} held-out ones leave, and a multiple of the {self.world} processes"
             )
-        labels = self.examples.held[1] if self.examples.held else torch.zeros(1)
-        if int(labels.min()) < 0:
-            raise ValueError(f"dataset: {config.dataset} has images without a label; wanted one folder per class")
         warn_of_radius(config, self.examples.shape)
         self.classes, mean, std = _facts(config, self.examples)
         self.mean, self.std = (torch.tensor(v, device=self.device)[:, None, None] for v in (mean, std))
@@ -107,6 +113,8 @@ class Run:
             nesterov=config.momentum > 0,
         )
         self.history: list[dict[str, float]] = []
+        self.told = False  # that a folded copy was given up
+        self.data = identity(config.dataset)
         if self.state_file.exists():
             self._restore()
         dtype = getattr(torch, config.precision)
@@ -145,6 +153,8 @@ class Run:
             images = augment(images, drawn)
             if config.eps:
                 self.attacked.refresh()
+                if index == first:
+                    self._check(self.attacked, images)
                 images = perturb(
                     self.attacked,
                     images,
@@ -195,6 +205,8 @@ class Run:
         for i, rows in enumerate(self.held_out.split(config.batch_size)):
             images, labels = self.examples.take(rows)
             drawn = torch.Generator(self.device).manual_seed(i)
+            if i == 0:
+                self._check(self.scored, images)
             with torch.no_grad():
                 right += int((self.scored(images).argmax(1) == labels).sum())
             if config.eps:
@@ -204,6 +216,13 @@ class Run:
             with torch.no_grad():
                 stood += int((self.scored(images).argmax(1) == labels).sum())
         return 100 * right / len(self.held_out), 100 * stood / len(self.held_out)
+
+    def _check(self, copy: FoldedCopy, images: Tensor) -> None:
+        """Once an epoch: whether a folded copy still is the network; where not, say so once and do without."""
+        if not copy.check(images) and not self.told and self.rank == 0:
+            kind = self.config.architecture
+            tqdm.write(f"the folded copy of {kind} differs from it: the network itself is attacked, which is slower")
+            self.told = True
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on, as views."""
@@ -218,6 +237,7 @@ class Run:
 
     def _save(self) -> None:
         note = {"config": dataclasses.asdict(self.config), "history": self.history}
+        note |= {"data": self.data, "classes": list(self.classes)}
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             save_tensors(self.state_file, self._tensors(), note)
@@ -228,22 +248,31 @@ class Run:
             raise OSError(f"{self.output}: cannot write ({what}); the files there are the last good ones") from error
 
     def _restore(self) -> None:
-        with safe_open(self.state_file, "pt") as file:
-            note = json.loads(file.metadata()["nbhelpers"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        other = {
-            name: value for name, value in dataclasses.asdict(self.config).items() if note["config"].get(name) != value
-        }
-        if other:
-            told = ", ".join(f"{name} {note['config'].get(name)!r}, not {value!r}" for name, value in other.items())
+        try:
+            with safe_open(self.state_file, "pt") as file:
+                note = json.loads(file.metadata()["nbhelpers"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            before, self.history = note["config"], note["history"]
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{self.state_file} is damaged ({error}); name another output") from error
+        now = json.loads(json.dumps(dataclasses.asdict(self.config)))  # as it was written: a pair as a list
+        if other := {name: value for name, value in now.items() if before.get(name) != value}:
+            told = ", ".join(f"{name} {before.get(name)!r}, not {value!r}" for name, value in other.items())
             raise ValueError(f"{self.output} holds a run of other settings: {told}")
+        check_data(note, self.data, self.classes, f"{self.output}: {self.config.dataset}")
         for key, network in (("network", self.network), ("average", self.average)):
             prefix = f"{key}."
-            network.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+            state = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:  # a state of before classes were recorded
+                raise ValueError(
+                    f"{self.output} holds a network of other outputs than the {len(self.classes)} classes that "
+                    f"{self.config.dataset} has now; put its classes back, or name another output"
+                ) from error
         for name, parameter in self.network.named_parameters():
             if (momentum := tensors.get(f"momentum.{name}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device).clone()
-        self.history = note["history"]
 
     def _finish(self) -> None:
         config = self.config
@@ -256,7 +285,7 @@ class Run:
             classes=self.classes,
             mean=tuple(round(float(v), 4) for v in self.mean.flatten()),
             std=tuple(round(float(v), 4) for v in self.std.flatten()),
-            image_size=self.examples.shape[1],
+            image_size=square(self.examples.shape[1:]),
             training=dataclasses.asdict(config) | {"code": code_version(), "torch": torch.__version__.split("+")[0]},
         )
         half = {k: t.half() if t.is_floating_point() else t for k, t in self.average.state_dict().items()}
@@ -272,6 +301,24 @@ class Run:
             [record["epoch"] for record in self.history], lines, xlabel="epoch", ylabel="held-out accuracy (%)"
         )
         figure.savefig(self.output / "curve.png", dpi=figure.dpi)
+
+
+def check_data(note: Mapping[str, Any], data: str, classes: Sequence[str], what: str) -> None:
+    """Refuse to go on with other images than a run began with; states of earlier versions do not tell.
+
+    Raises:
+        ValueError: classes, or images and labels, are not those in the run's note.
+    """
+    before = note.get("classes", list(classes))
+    if before != list(classes):
+        gone, new = (", ".join(sorted(set(a) - set(b))) for a, b in ((before, classes), (classes, before)))
+        changes = "; ".join(filter(None, (new and f"new: {new}", gone and f"gone: {gone}"))) or "another order"
+        raise ValueError(
+            f"{what} has {len(classes)} classes, the run began with {len(before)} ({changes}); put them back, or name "
+            "another output"
+        )
+    if note.get("data", data) != data:
+        raise ValueError(f"{what} has other images than the run began with; put them back, or name another output")
 
 
 def one_cycle(progress: float) -> float:
@@ -306,5 +353,6 @@ def _facts(config: Training, examples: Examples) -> tuple[tuple[str, ...], list[
 @torch.no_grad()
 def _mix(average: nn.Module, network: nn.Module, share: float) -> None:
     """Move `average` towards `network`, weights and running statistics."""
-    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+    kinds = [(*net.parameters(), *net.buffers()) for net in (average, network)]  # a shared tensor counts once
+    for kept, new in zip(*kinds, strict=True):
         kept.lerp_(new, share) if kept.is_floating_point() else kept.copy_(new)

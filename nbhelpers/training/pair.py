@@ -1,6 +1,7 @@
 """The two networks that a notebook compares, loaded, checked, and with images for both."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ class Pair:
 
     networks: dict[str, Model]  # "robust" and "standard"
     dataset: str | Path
-    size: int  # pixels, of the images that suit both
+    size: int | tuple[int, int]  # pixels, of the images that suit both; (height, width) where they differ
     labelled: bool  # the labels of the data set are the networks' classes
 
     @property
@@ -35,7 +36,8 @@ class Pair:
 
     def length(self, at_32: float) -> float:
         """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their side."""
-        return at_32 * self.size / 32
+        sides = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return at_32 * math.sqrt(sides[0] * sides[1]) / 32
 
     def load(self, indices: Sequence[int]) -> tuple[Images, Labels]:
         """Images on the networks' device, (n, 3, h, w), and their labels, (n,), on the CPU.
@@ -43,7 +45,7 @@ class Pair:
         Where the data set's labels are not the networks' classes, labels are what the robust network sees.
         """
         robust = self.networks["robust"]
-        images, labels = load_images(self.dataset, indices=indices, size=self.size)
+        images, labels = load_images(self.dataset, indices=indices, size=self.size, channels=robust.channels)
         images = images.to(robust.device)
         return images, labels if self.labelled else predict(robust, images)
 

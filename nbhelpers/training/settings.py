@@ -2,8 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from nbhelpers.attack import Norm
 from nbhelpers.networks.resnet import BLOCKS, Downsample
@@ -19,7 +20,7 @@ class Training:
     architecture: Annotated[str, "resnet18, wide-resnet-16-4, torchvision:resnet50, …"] = "resnet18"
     width: Annotated[int, "channels of the first stage, of resnet18, resnet34 and resnet50"] = 16
     downsample: Annotated[Downsample, "of the same: maps are halved by a strided convolution, or by a mean"] = "pool"
-    image_size: Annotated[int, "pixels; 0 for the images' own"] = 0
+    image_size: Annotated[int | tuple[int, int], "pixels, 64 or 96x32 (height x width); 0 for the images' own"] = 0
     norm: Annotated[Norm, "of the perturbation"] = "l2"
     eps: Annotated[float, "its largest length, pixels in [0, 1]; 0 for standard training"] = 0.5
     attack_steps: Annotated[int, "gradient steps of the inner maximisation"] = 2
@@ -34,8 +35,9 @@ class Training:
     seed: Annotated[int, "of the weights, the held-out images, their order, and each perturbation's start"] = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", _size(self.image_size))
         for name, (kind, _) in options().items():
-            if get_args(kind) and getattr(self, name) not in get_args(kind):
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, wanted one of {', '.join(get_args(kind))}")
         for name in ("width", "attack_steps", "epochs", "batch_size", "held_out"):
             if getattr(self, name) < 1:
@@ -49,6 +51,30 @@ class Training:
 def options() -> dict[str, tuple[Any, str]]:
     """Name → type and meaning of each setting."""
     return {name: get_args(hint) for name, hint in get_type_hints(Training, include_extras=True).items()}
+
+
+def size_from_text(text: str) -> int | tuple[int, int]:
+    """An image size of the command line: 64, or 96x32 for height and width.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    sides = [int(side) for side in text.lower().replace("×", "x").split("x")]
+    return _size(sides[0] if len(sides) == 1 else sides)
+
+
+def square(shape: Sequence[int]) -> int | tuple[int, int]:
+    """(h, w) as one number where it is a square."""
+    height, width = shape
+    return int(height) if height == width else (int(height), int(width))
+
+
+def _size(given: Any) -> int | tuple[int, int]:
+    sides = list(given) if isinstance(given, list | tuple) else [given, given]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    if len(sides) != 2 or not whole or min(sides) < 0 or (min(sides) == 0 and max(sides) > 0):
+        raise ValueError(f"image_size: got {given!r}, wanted pixels, (height, width), or 0 for the images' own")
+    return square(sides)
 
 
 def warn_of_radius(config: Training, shape: tuple[int, ...]) -> None:

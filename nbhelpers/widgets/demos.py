@@ -120,7 +120,7 @@ def interpolation(
 
     def plan(first: int, second: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
         mixes = interpolate(sources.pixels[first], targets.pixels[second], amounts)
-        runs = []
+        runs: list[Iterable[Step]] = []
         for model in models.values():
             f, start = form(model, mode), mixes.to(model.device)
             with torch.no_grad():

@@ -199,7 +199,7 @@ def _on_white(content: bytes) -> bytes | None:
         if not picture.has_transparency_data:
             return None
         layer = picture.convert("RGBA")
-        if layer.getextrema()[3][0] == 255:
+        if numpy.array(layer)[..., 3].min() == 255:
             return None
         buffer = io.BytesIO()
         white = PIL.Image.new("RGBA", layer.size, "white")

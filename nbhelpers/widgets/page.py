@@ -18,27 +18,11 @@ from nbhelpers.data.images import class_names, load_images
 from nbhelpers.files import cache_folder, write_text
 from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
+from nbhelpers.networks.series import series
 from nbhelpers.widgets import demos as blog
 from nbhelpers.widgets.image_picker import HERE, ImagePicker, compress
+from nbhelpers.widgets.inverting import epsilon_series, inversion
 from nbhelpers.widgets.live import Demo, Live
-
-_TEXTS = {
-    "Inversion": "The image is thrown away; only its representation, the numbers before the last layer, is kept. From "
-    "noise, an image with the same representation is looked for. The robust network's looks like the original.",
-    "Inversion by training radius ε": "The same by networks trained against perturbations up to ε: the picture comes "
-    "with robustness.",
-    "Brittleness": "A small change gives the source almost the target's representation in the standard network. The "
-    "same budget does not get far in the robust one.",
-    "Interpolation": "Halfway between two representations lies, for the robust network, an image that mixes things, "
-    "not pixels.",
-    "Feature visualization": "Gradient descent from noise and from an image turns one component up; below stand the "
-    "images of the data set that activate it most and least. The component is not chosen for its looks: the seed "
-    "draws it. Beside it stands the other network's component that correlates with it most (r).",
-    "Feature manipulation": "One component is raised in a source image, to a percentile of its activation over the "
-    "data set.",
-    "Misclassification": "Both networks get these images wrong. The components that add most to the wrong class are "
-    "turned up, one at a time, beside a random one: a hint at what the network saw, not a proof.",
-}
 
 
 def export_page(
@@ -79,7 +63,7 @@ def export_page(
     try:
         if demos is None:
             name = list(models.values())[-1].name
-            radii = blog.series(name, device="cpu") if name in manifest() else {}
+            radii = series(name, device="cpu") if name in manifest() else {}
             demos = _seven(models, radii or models, dataset)
             models = {**models, **{f"ε {eps}": model for eps, model in radii.items()}}
         parts = _compute(demos, models, folder, workers=threads)
@@ -94,8 +78,10 @@ def _compute(
 ) -> dict[str, dict[str, dict]]:
     """The result of every pick, by demo and by the pickers' indices; from the folder where it is there."""
     about = hashlib.sha256(b"".join(_digest(model) for model in models.values()))
-    for name in ("optimize", "passes", "objectives", "cut", "model", "representation", "widgets/demos"):
+    for name in ("optimize", "passes", "objectives", "sites", "cut", "model", "representation"):
         about.update((HERE.parent / f"{name}.py").read_bytes())  # other code, other results
+    for name in ("atlas", "demos", "inverting", "parts", "settings"):
+        about.update((HERE / f"{name}.py").read_bytes())
     tasks = [
         (title, pick)
         for title, demo in demos.items()
@@ -130,19 +116,18 @@ def _compute(
 def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
     """All demos, with as few picks as a page and ten minutes can take."""
     images, labels = load_images(dataset, indices=range(500))
-    size = images.shape[-1]
-    strange, which = load_images("out-of-distribution", size=size)
-    few, classes = slice(0, 5), next(iter(models.values())).classes
-    names = [classes[k] for k in labels[:16]] + [class_names("out-of-distribution")[k] for k in which]
-    others = {"out of distribution": strange}
+    strange, which = load_images("out-of-distribution", size=images.shape[-1])
+    captions = class_names("out-of-distribution")
+    others = {"out of distribution": (strange, [captions[k] for k in which])}
+    few, sixteen = slice(0, 5), slice(0, 16)
     made = [
-        blog.inversion(models, images[:16], labels[:16], others=others, captions=names),
-        blog.epsilon_series(radii, images[:16], labels[:16]),
+        inversion(models, images[sixteen], labels[sixteen], others=others),
+        epsilon_series(radii, images[sixteen], labels[sixteen]),
         blog.brittleness(models, images[few], labels[few]),
         blog.interpolation(models, images[few], labels[few]),
         blog.feature_visualization(models, images, labels),
         blog.feature_manipulation(models, images, labels, components=3, sources=6),
-        blog.misclassification(models, images, labels, show=10),
+        blog.misclassification(models, images, labels),
     ]
     return {demo.title: demo for demo in made}
 
@@ -150,8 +135,7 @@ def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str
 def _page(models: Mapping[str, Model], dataset: str, demos: Mapping[str, Demo], parts: Mapping[str, dict]) -> str:
     sections, states = [], []
     for k, (title, demo) in enumerate(demos.items()):
-        text, name = html.escape(_TEXTS.get(title, "")), html.escape(title)
-        sections.append(f"<section><h2>{name}</h2><p>{text}</p><div id=demo{k} class=demo></div></section>")
+        sections.append(f"<section><h2>{html.escape(title)}</h2><div id=demo{k} class=demo></div></section>")
         states.append(
             {
                 "id": f"demo{k}",
@@ -204,7 +188,7 @@ def _state(widget: ImagePicker | Live) -> dict:
     state = {name: getattr(widget, name) for name in kind.class_own_traits(sync=True) if name[0] != "_"}
     if isinstance(widget, ImagePicker):
         return state | {"thumbnails": [_text(compress(file)) for file in widget.thumbnails], "upload": False}
-    return state | {"still": True, "result": {}, "status": {}}
+    return state | {"still": True, "result": {}, "status": {}, "switch": []}  # one way is computed beforehand
 
 
 def _digest(model: Model) -> bytes:

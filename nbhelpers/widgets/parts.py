@@ -63,11 +63,11 @@ def captions_of(models: Models, labels: Names, n: int) -> list[str]:
         return given
     classes = next(iter(models.values())).classes
     for label in given:
-        if isinstance(label, str) or label != int(label) or not -1 <= label < len(classes):
+        if isinstance(label, str) or label != int(label) or not -1 <= int(label) < len(classes):
             raise ValueError(
                 f"labels: got {label!r}, wanted 0 to {len(classes) - 1}, the networks' classes, or -1 for unknown"
             )
-    return ["" if label < 0 else classes[int(label)] for label in given]
+    return ["" if int(label) < 0 else classes[int(label)] for label in given]
 
 
 def picker_of(

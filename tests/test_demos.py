@@ -184,6 +184,7 @@ def test_grey_and_oblong_images_in_every_demo(tiny_model, images):
             widgets.misclassification({"m": model}, batch, wrong, steps=1),
         ):
             assert shown(demo).shape[3:] == batch.shape[2:]
+            assert demo.figure()
     with pytest.raises(ValueError, match=r"images: got 3 channels, the networks take \[1\]"):
         widgets.inversion({"m": grey_model()}, images, steps=1)
     assert torch.equal(noise_like(images, 2, 5), nb.noise(2, seed=5))

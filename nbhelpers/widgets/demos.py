@@ -79,7 +79,7 @@ def brittleness(
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a target")
     bound = BRITTLENESS.ball(sources.pixels, radius)
 
-    def plan(first: int, second: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
+    def plan(first: int, second: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
         source, target = sources.pixels[first : first + 1], targets.pixels[second : second + 1]
         runs = []
         for model in models.values():
@@ -96,7 +96,7 @@ def brittleness(
     columns = ["source", *(f"{label}, moved" for label in models), "target"]
     note = note_of(steps, f"the source, inside an L2 ball of radius {bound:.3g}")
     live = live_of(plan, [""], columns, about=BRITTLENESS.about, note=note)
-    return Demo("Brittleness", [sources, targets], switched(live, models, positions))
+    return Demo("Brittleness", [sources, targets], switched(live, models, sources.pixels, positions))
 
 
 def interpolation(
@@ -118,7 +118,7 @@ def interpolation(
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a destination")
     amounts = torch.linspace(0, 1, points)
 
-    def plan(first: int, second: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
+    def plan(first: int, second: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
         mixes = interpolate(sources.pixels[first], targets.pixels[second], amounts)
         runs: list[Iterable[Step]] = []
         for model in models.values():
@@ -140,7 +140,7 @@ def interpolation(
     note = note_of(steps, "the mixed pixels")
     live = live_of(plan, rows, columns, slider="λ =", about=INTERPOLATION.about, note=note)
     live.at = points // 2
-    return Demo("Interpolation", [sources, targets], switched(live, models, positions))
+    return Demo("Interpolation", [sources, targets], switched(live, models, sources.pixels, positions))
 
 
 def feature_visualization(

@@ -61,7 +61,7 @@ def inversion(
     starts = noise_like(picker.pixels, STARTS if max(images.shape[-2:]) <= LARGE else 1, seed)
     means = len(starts) > 1
 
-    def plan(index: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
+    def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
         target, half = picker.pixels[index : index + 1], (steps + 1) // 2
         fs = [form(model, mode) for model in models.values()]
         places = [model.device for model in models.values()]
@@ -87,7 +87,7 @@ def inversion(
     rows = ["from one start", f"what the solutions from {STARTS} starts share: their mean"] if means else [""]
     note = note_of(steps, "noise") + (f" The means: {(steps + 1) // 2} steps each." if means else "")
     live = live_of(plan, rows, ["original", *models], about=INVERSION.about, note=note)
-    return Demo("Inversion", [picker], switched(live, models, positions))
+    return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions))
 
 
 def epsilon_series(
@@ -110,7 +110,7 @@ def epsilon_series(
     picker = picker_of(networks, images, labels, others=others)
     start = noise_like(picker.pixels, 1, seed)
 
-    def plan(index: int, mode: int = 0) -> tuple[list[Iterable[Step]], Draw]:
+    def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
         target = picker.pixels[index : index + 1]
         runs = [
             matched(form(model, mode), target.to(model.device), start.to(model.device), settings=SERIES, steps=steps)
@@ -126,7 +126,7 @@ def epsilon_series(
     rows, note = ["original", "reconstruction"], note_of(steps, "noise")
     live = live_of(plan, rows, list(networks), slider="trained with ε =", about=SERIES.about, note=note)
     live.at, live.fixed = len(networks) - 1, 1
-    return Demo("Inversion by training radius ε", [picker], switched(live, networks, positions))
+    return Demo("Inversion by training radius ε", [picker], switched(live, networks, picker.pixels, positions))
 
 
 def _slowed(run: Iterable[Step], steps: int) -> Iterator[Step]:

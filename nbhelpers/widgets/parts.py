@@ -9,6 +9,7 @@ from torch import Tensor
 from nbhelpers.model import Model
 from nbhelpers.objectives import match
 from nbhelpers.optimize import Step, box, descend, l2_ball
+from nbhelpers.representation import noise
 from nbhelpers.types import Features, Images, Labels
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Captions, Frame, Live
@@ -44,8 +45,8 @@ def fitted(models: Models, images: Images) -> Images:
 
 def noise_like(images: Images, n: int, seed: int) -> Images:
     """`n` images of `noise`, with the channels and sides of these."""
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(n, *images.shape[1:], generator=generator) / 20 + 0.5).clamp(0, 1)
+    _, channels, height, width = images.shape
+    return noise(n, size=(height, width), channels=channels, seed=seed)
 
 
 def captions_of(models: Models, labels: Names, n: int) -> list[str]:
@@ -116,9 +117,14 @@ def note_of(steps: int, start: str) -> str:
     return f"{steps} steps of normalised gradient descent from {start}; momentum, decaying step size, no image prior."
 
 
-def switched(live: Live, models: Models, positions: bool) -> Live:
-    """The table with a switch between both forms of the representation, where the networks' differ."""
-    if any(model.positions[1:] != (1, 1) for model in models.values()):
+def switched(live: Live, models: Models, images: Images, positions: bool) -> Live:
+    """The table with a switch between both forms of the representation, where the networks have both for images."""
+    try:
+        with torch.no_grad():
+            found = [form(model, 0)(images[:1].to(model.device)).shape[1] for model in models.values()]
+    except ValueError:  # a network has positions for images of its own size only
+        return live
+    if found != [model.components for model in models.values()]:
         live.switch = list(FORMS)
         live.mode = 0 if positions else 1
     return live

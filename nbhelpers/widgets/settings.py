@@ -17,8 +17,8 @@ class Settings:
     about: str = ""
 
     def step(self, steps: int, images: Images) -> float:
-        """Length of the first step of a run of so many steps: fewer steps are longer, to come as far."""
-        return self.step_size * min(max(self.steps / steps, 1), 3) * scale(images)
+        """Length of the first step of a run of so many steps: fewer steps are longer, as in `descend`."""
+        return self.step_size * min(max(self.steps / steps, 1), 2) * scale(images)
 
     def ball(self, images: Images, radius: float | None) -> float | None:
         """The radius that was given, or the experiment's own for images of this size."""

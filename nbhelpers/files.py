@@ -55,12 +55,11 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], *, flush: bool = False) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all: a temporary path to write to, moved to `path` where all went well.
 
     Args:
         path: of the file; its folder must exist.
-        flush: wait until the bytes are on the disk, so that a full disk is noticed here.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full. Nothing is left behind, `path` is as before.
@@ -70,18 +69,15 @@ def replacing(path: str | os.PathLike[str], *, flush: bool = False) -> Iterator[
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}")
     try:
         yield temporary
-        if flush:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | os.PathLike[str], text: str, *, flush: bool = False) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, whole or not at all; errors as in `replacing`."""
-    with replacing(path, flush=flush) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nbhelpers.cut import cut
 from nbhelpers.sites import bare, close, copied, find
-from nbhelpers.types import Features, Images, Size, check_images, two_sides
+from nbhelpers.types import Features, Images, Size, check_images, square, two_sides
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -68,7 +68,7 @@ class Model(nn.Module):
         sides = None if image_size is None else two_sides(image_size, "image_size")
         network = copied(bare(network)).float().eval().requires_grad_(False)
         self.name, self.layer, self._pool = name or type(network).__name__, layer, pool
-        self.image_size = sides[0] if sides and sides[0] == sides[1] else sides
+        self.image_size = square(sides) if sides else None
         found = find(network, layer, sorted(counts, reverse=True), sides)
         self._cut, self.note = cut(network, found)
         if found.varies:

@@ -1,7 +1,7 @@
 """The one loop: minimise an objective of f(images) over images, by projected gradient descent."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,6 +73,19 @@ def l2_direction(gradient: Images) -> Images:
     return gradient / _length(gradient)
 
 
+def relative_diagonal(shape: Sequence[int]) -> float:
+    """How long the diagonal of an image of (…, c, h, w) is, in units of a 3×32×32 image's, by which lengths grow."""
+    return math.sqrt(math.prod(shape[-3:]) / 3072)
+
+
+def first_step(length: float, full: int, *, steps: int, shape: Sequence[int]) -> float:
+    """Length of the first of `steps` steps, where `length` suits `full` steps on 3×32×32 images of pixels in [0, 1].
+
+    Fewer steps must be longer to come as far; beyond twice they may overshoot (measured, see docs/speed.md).
+    """
+    return length * min(max(full / steps, 1), 2) * relative_diagonal(shape)
+
+
 def descend(
     f: Callable[[Images], Features],
     objective: Objective,
@@ -117,8 +130,7 @@ def descend(
     check_images(start, "start")
     steps = whole(steps, "steps", least=1)
     if step_size is None:
-        # Fewer steps must be longer to come as far; beyond twice they may overshoot (measured, see docs/speed.md).
-        step_size = 0.2 * min(max(200 / steps, 1), 2) * math.sqrt(start[0].numel() / 3072)
+        step_size = first_step(0.2, 200, steps=steps, shape=start.shape)
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size: got {step_size}, wanted a positive length in pixel units")
     if not 0 <= momentum < 1:

@@ -19,15 +19,16 @@ class Passes:
     def __init__(self, size: int):
         self.size = size
 
-    def over(self, count: int, work: Callable[[slice], T]) -> Iterator[T]:
-        """`work` on consecutive slices of `count` images.
+    def over(self, count: int, work: Callable[[slice], T], *, even: bool = False) -> Iterator[T]:
+        """`work` on consecutive slices of `count` images: full ones and a rest, or, if `even`, of about equal length.
 
         Raises:
             torch.OutOfMemoryError: a single image does not fit.
         """
         done = 0
         while done < count:
-            part = slice(done, min(done + self.size, count))
+            left = count - done
+            part = slice(done, done + min(left, -(-left // -(-left // self.size)) if even else self.size))
             try:
                 result = work(part)
             except torch.OutOfMemoryError:
@@ -84,7 +85,7 @@ def losses_and_gradients(
             gradient = torch.autograd.grad(loss.sum(), x)[0] if backward else torch.zeros_like(x)
         return loss.detach(), gradient
 
-    losses, gradients = zip(*passes.over(len(rows), work), strict=True)
+    losses, gradients = zip(*passes.over(len(rows), work, even=True), strict=True)
     return (losses[0], gradients[0]) if len(losses) == 1 else (torch.cat(losses), torch.cat(gradients))
 
 

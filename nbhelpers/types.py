@@ -62,12 +62,22 @@ def two_sides(size: Size, name: str = "size") -> tuple[int, int]:
     """(height, width) from a side in pixels, or from both.
 
     Raises:
-        TypeError, ValueError: neither one nor two whole numbers, or below 1.
+        ValueError: neither one nor two whole numbers, or below 1.
     """
     sides: list = list(size) if isinstance(size, Sequence | numpy.ndarray | Tensor) else [size] * 2
-    if len(sides) != 2:
-        raise ValueError(f"{name}: got {size!r}, wanted pixels, or (height, width)")
-    return whole(sides[0], name, least=1), whole(sides[1], name, least=1)
+    try:
+        height, width = map(operator.index, sides)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ValueError(f"{name}: got {size!r}, wanted at least 1 pixel, or (height, width)")
+    return height, width
+
+
+def square(sides: Sequence[int]) -> Size:
+    """(height, width) as one number where they are the same."""
+    height, width = map(int, sides)
+    return height if height == width else (height, width)
 
 
 def seeded(seed: SupportsIndex) -> torch.Generator:

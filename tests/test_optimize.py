@@ -108,7 +108,7 @@ def test_a_large_request_is_split_by_what_an_image_takes():
         return images.flatten(1).repeat(1, 256).exp().sum(1, keepdim=True)  # 3 MB of each image are kept
 
     nb.minimize(hungry, nb.activate(0), nb.noise(50), steps=1)
-    assert sizes == [2, 1] + 2 * [21, 21, 8]  # a look at two and one; the step, and the last score, in 64 MB each
+    assert sizes == [2, 1] + 2 * [17, 17, 16]  # a look at two and one; the step, and the last score, in 64 MB each
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(tiny_model, target):

@@ -115,3 +115,12 @@ def test_no_home_is_one_line_and_costs_no_result(tiny_model, monkeypatch, capsys
         nb.files.cache_folder()
     assert nb.represent_set(tiny_model, SAMPLE, indices=[0, 1]).shape == (2, 32)
     assert "not kept: no home folder" in capsys.readouterr().err
+
+
+def test_a_grey_network_is_compared_on_grey_images(monkeypatch, tmp_path):
+    monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = nb.Model(network, mean=(0.5,), std=(0.25,), image_size=28)
+    first = nb.represent_set(model, SAMPLE, indices=range(12))
+    assert torch.equal(nb.represent_set(model, SAMPLE, indices=range(12)), first)

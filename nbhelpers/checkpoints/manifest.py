@@ -51,10 +51,6 @@ def manifest() -> dict[str, Entry]:
     return {name: _entry(name, {**datasets.get(table.get("dataset"), {}), **table}) for name, table in tables.items()}
 
 
-def _class(kind: Any) -> Any:
-    return kind if isinstance(kind, UnionType) else get_origin(kind) or kind
-
-
 def _entry(name: str, table: Mapping[str, Any]) -> Entry:
     known = {f.name for f in fields(Entry)}
     if unknown := set(table) - known:
@@ -81,13 +77,18 @@ def entry(name: str) -> Entry:
     entries = manifest()
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or sorted(entries)
-        raise ValueError(f"unknown checkpoint {name!r}; near names: {', '.join(near)} (all: nb.manifest())")
+        raise ValueError(f"unknown checkpoint {name!r}; near names: {', '.join(near)} (all: nb.checkpoints.manifest())")
     found = entries[name]
     if found.classes == ("torchvision",):
-        from torchvision.models import ResNet50_Weights  # here, as it takes seconds to import
-
-        found = replace(found, classes=tuple(ResNet50_Weights.DEFAULT.meta["categories"]))
+        found = replace(found, classes=imagenet_classes())
     return found
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes, as torchvision has them."""
+    from torchvision.models import ResNet18_Weights  # here, as it takes seconds to import
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def write_entry(about: Entry) -> None:

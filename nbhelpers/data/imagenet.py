@@ -12,6 +12,7 @@ import torch
 
 from nbhelpers import files
 from nbhelpers.checkpoints.fetch import download
+from nbhelpers.checkpoints.manifest import imagenet_classes
 from nbhelpers.data.decode import decode
 from nbhelpers.data.folders import ImageSet, open_folder
 from nbhelpers.files import cache_folder, check_writable
@@ -19,8 +20,6 @@ from nbhelpers.files import cache_folder, check_writable
 # The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both ends included.
 RESTRICTED_IMAGENET = {"dog": (151, 268), "cat": (281, 285), "frog": (30, 32), "turtle": (33, 37), "bird": (80, 100)}
 RESTRICTED_IMAGENET |= {"primate": (365, 382), "fish": (389, 397), "crab": (118, 121), "insect": (300, 319)}
-
-
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"  # where its authors publish it
 
 
@@ -60,12 +59,6 @@ def open_photographs() -> ImageSet:
     paths = tuple(folder / one["file"] for one in index)
     labels = torch.tensor([one["index"] for one in index])
     return ImageSet(lambda i: decode(paths[i]), labels, imagenet_classes(), paths)
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def open_tiny_imagenet(split: str) -> ImageSet:

@@ -77,12 +77,13 @@ def _place(model: Model, source: Source, chosen: list[int] | None, size: int | t
         *sorted((PACKAGE / "data").glob("*.py")),
     ):
         key.update(path.read_bytes())  # what decides the numbers besides the network
-    _describe(model, key)
+    key.update(digest(model))
     return folder / "representations" / f"{key.hexdigest()}.safetensors"
 
 
-def _describe(model: nn.Module, key: Any) -> None:
-    """Feed all that a pass depends on to a hash: modules, their settings, graphs and tensors."""
+def digest(model: nn.Module) -> bytes:
+    """A hash of all that a pass depends on: modules, their settings, graphs and tensors."""
+    key = hashlib.sha256()
     for name, module in model.named_modules():
         key.update(f"\n{name}: {type(module).__module__}.{type(module).__qualname__}".encode())
         if isinstance(module, fx.GraphModule):
@@ -102,6 +103,7 @@ def _describe(model: nn.Module, key: Any) -> None:
         key.update(f"\n{name} is {first}".encode())
         if first == name:
             _feed(name, tensor, key)
+    return key.digest()
 
 
 def _feed(name: str, tensor: Tensor, key: Any) -> None:
@@ -147,7 +149,8 @@ def _agrees(
     if kept.shape != (len(rows), model.components):
         return False
     picked = torch.linspace(0, len(rows) - 1, min(COMPARED, len(rows))).round().long()
-    images, _ = load_images(source, indices=[rows[place] for place in picked.tolist()], size=size)
+    chosen = [rows[place] for place in picked.tolist()]
+    images, _ = load_images(source, indices=chosen, size=size, channels=model.channels)
     with torch.no_grad():
         fresh = model.representation(images.to(model.device)).cpu()
     # Batches of another length round differently, and a GPU may do so in TF32.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbhelpers.checkpoints.fetch import fetch
-from nbhelpers.checkpoints.manifest import dataset_facts, manifest
+from nbhelpers.checkpoints.manifest import dataset_facts, imagenet_classes, manifest
 from nbhelpers.checkpoints.read import Weights, choose_prefix, is_scale, read_weights
 from nbhelpers.model import Model, best_precision, pick_device
 from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
@@ -19,8 +19,6 @@ from nbhelpers.sites import copied
 # Name: bottleneck blocks or not, and how many in each stage.
 _RESNETS = {"resnet18": (False, 2, 2, 2, 2), "resnet34": (False, 3, 4, 6, 3), "resnet50": (True, 3, 4, 6, 3)}
 _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
-
-
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".gz", ".json")
 
 
@@ -79,7 +77,7 @@ def load_model(
             'in the manifest (cifar10, imagenet, …) or {"mean": (…), "std": (…), "classes": …, "image_size": …}'
         )
     if about.get("classes") == ("torchvision",):
-        about["classes"] = _imagenet_classes()
+        about["classes"] = imagenet_classes()
     model = Model(network, **{"name": str(name), **about}, layer=layer, pool=pool)
     if place.type != "cpu":
         model = model.to(memory_format=torch.contiguous_format).to(place)
@@ -246,12 +244,6 @@ def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
             f"{what}: keys do not fit; missing {missing[:3]} of {len(missing)}, left over {extra[:3]} of {len(extra)}; "
             "give architecture="
         )
-
-
-def _imagenet_classes() -> tuple[str, ...]:
-    import torchvision.models
-
-    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def _near(given: str, names: Iterable[str]) -> str:

@@ -143,10 +143,10 @@ def plan(
     named = [name for name in values if name in grid or len(values[name]) > 1]
     own = defaults(notebook)
     runs: dict[str, Run] = {}
-    for combination in itertools.product(*values.values()):
-        chosen = dict(zip(values, combination, strict=True))
+    pairs = {key: [(value, located(key, value, notebook)) for value in typed] for key, typed in values.items()}
+    for combination in itertools.product(*pairs.values()):
+        chosen, whole = ({key: pair[i] for key, pair in zip(pairs, combination, strict=True)} for i in (0, 1))
         name = run_name({key: chosen[key] for key in named})
-        whole = {key: located(key, value, notebook) for key, value in chosen.items()}
         run = Run(notebook, out, name, len(runs), {**own, **whole}, retry_failed, asked=tuple(whole))
         _check_same(run, chosen)
         runs.setdefault(name, run)

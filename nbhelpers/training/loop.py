@@ -28,7 +28,8 @@ from nbhelpers.model import best_precision, pick_device
 from nbhelpers.networks.load import build_network
 from nbhelpers.training.examples import Examples, augment
 from nbhelpers.training.folded import FoldedCopy
-from nbhelpers.training.settings import Training, arguments_of, square, warn_of_radius, without_split
+from nbhelpers.training.settings import Training, arguments_of, warn_of_radius, without_split
+from nbhelpers.types import square
 
 STEPS_BETWEEN_LOSS_CHECKS = 20  # steps between looks at the loss, each of which waits for the device
 

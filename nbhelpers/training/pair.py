@@ -1,7 +1,6 @@
 """The two networks that a notebook compares, loaded, checked, and with images for both."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Literal
 from nbhelpers.data.images import load_images, random_indices
 from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
+from nbhelpers.optimize import relative_diagonal
 from nbhelpers.representation import predict
 from nbhelpers.training.checks import check_imported
-from nbhelpers.types import Features, Images, Labels
+from nbhelpers.types import Features, Images, Labels, two_sides
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,8 @@ class Pair:
         }
 
     def length(self, at_32: float) -> float:
-        """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their side."""
-        sides = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return at_32 * math.sqrt(sides[0] * sides[1]) / 32
+        """An L2 length that is meant for 32-pixel images, for images of this size: it grows with their diagonal."""
+        return at_32 * relative_diagonal((3, *two_sides(self.size)))
 
     def load(self, indices: Sequence[int]) -> tuple[Images, Labels]:
         """Images on the networks' device, (n, 3, h, w), and their labels, (n,), on the CPU.

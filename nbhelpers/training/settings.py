@@ -2,12 +2,12 @@
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from nbhelpers.attack import Norm
 from nbhelpers.networks.resnet import BLOCKS, Downsample
+from nbhelpers.types import square
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -61,12 +61,6 @@ def size_from_text(text: str) -> int | tuple[int, int]:
     """
     sides = [int(side) for side in text.lower().replace("×", "x").split("x")]
     return _size(sides[0] if len(sides) == 1 else sides)
-
-
-def square(shape: Sequence[int]) -> int | tuple[int, int]:
-    """(h, w) as one number where it is a square."""
-    height, width = shape
-    return int(height) if height == width else (int(height), int(width))
 
 
 def _size(given: Any) -> int | tuple[int, int]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from nbhelpers.checkpoints.manifest import manifest
 from nbhelpers.data.images import class_names, load_images
+from nbhelpers.data.represented import digest
 from nbhelpers.files import cache_folder, write_text
 from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
@@ -77,7 +78,7 @@ def _compute(
     demos: Mapping[str, Demo], models: Mapping[str, Model], folder: Path, *, workers: int
 ) -> dict[str, dict[str, dict]]:
     """The result of every pick, by demo and by the pickers' indices; from the folder where it is there."""
-    about = hashlib.sha256(b"".join(_digest(model) for model in models.values()))
+    about = hashlib.sha256(b"".join(digest(model) for model in models.values()))
     for name in ("optimize", "passes", "objectives", "sites", "cut", "model", "representation"):
         about.update((HERE.parent / f"{name}.py").read_bytes())  # other code, other results
     for name in ("atlas", "demos", "inverting", "parts", "settings"):
@@ -189,13 +190,6 @@ def _state(widget: ImagePicker | Live) -> dict:
     if isinstance(widget, ImagePicker):
         return state | {"thumbnails": [_text(compress(file)) for file in widget.thumbnails], "upload": False}
     return state | {"still": True, "result": {}, "status": {}, "switch": []}  # one way is computed beforehand
-
-
-def _digest(model: Model) -> bytes:
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.digest()
 
 
 def _text(file: bytes) -> str:

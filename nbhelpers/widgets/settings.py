@@ -1,8 +1,8 @@
 """How each experiment is run, in its notebook and in its demo, and the sentence that says what one sees."""
 
-import math
 from dataclasses import dataclass
 
+from nbhelpers.optimize import first_step, relative_diagonal
 from nbhelpers.types import Images
 
 
@@ -18,16 +18,11 @@ class Settings:
 
     def step(self, steps: int, images: Images) -> float:
         """Length of the first step of a run of so many steps: fewer steps are longer, as in `descend`."""
-        return self.step_size * min(max(self.steps / steps, 1), 2) * scale(images)
+        return first_step(self.step_size, self.steps, steps=steps, shape=images.shape)
 
     def ball(self, images: Images, radius: float | None) -> float | None:
         """The radius that was given, or the experiment's own for images of this size."""
-        return radius if radius is not None or self.radius is None else self.radius * scale(images)
-
-
-def scale(images: Images) -> float:
-    """How long an image's diagonal is, in units of a 3×32×32 image's, for images (n, c, h, w)."""
-    return math.sqrt(images[0].numel() / 3072)
+        return radius if radius is not None or self.radius is None else self.radius * relative_diagonal(images.shape)
 
 
 BRITTLENESS = Settings(

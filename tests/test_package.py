@@ -18,7 +18,7 @@ model = nb.load_model("cifar10-l2-0.5", device="cpu")
 images, labels = nb.load_images("cifar10-sample", indices=range(4))
 assert nb.load_images("out-of-distribution", size=32)[0].shape == (12, 3, 32, 32)
 demo = nb.widgets.inversion({"robust": model}, images, labels, steps=1)
-assert demo._repr_mimebundle_()["image/png"].startswith(b"\\x89PNG")
+assert demo.figure()._repr_png_().startswith(b"\\x89PNG")
 assert len(list(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))) == 7
 """
 

@@ -277,3 +277,12 @@ def test_a_full_disk_leaves_the_last_good_files(tmp_path, monkeypatch):
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["metrics.jsonl", "state.safetensors"]
     monkeypatch.setattr(Run, "_epoch", epoch)
     assert len(train(SMALL, tmp_path, resume=True, device="cpu")) == 2
+
+
+def test_a_training_can_begin_with_another_networks_weights(tmp_path):
+    config = dataclasses.replace(SMALL, width=16, eps=0.0, start="cifar10-l2-0.5", epochs=1)
+    begun, wanted = Run(config, tmp_path / "run", False, "cpu", 2), load_file(checkpoints.fetch("cifar10-l2-0.5"))
+    for network in (begun.network, begun.average):
+        assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in network.state_dict().items())
+    with pytest.raises(ValueError, match=r"start: cifar10-l2-0\.5 does not fit this architecture; it lacks "):
+        Run(dataclasses.replace(config, width=4), tmp_path / "other", False, "cpu", 2)

@@ -20,8 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from nbhelpers.attack import perturb
-from nbhelpers.checkpoints.fetch import save_checkpoint
-from nbhelpers.checkpoints.manifest import Entry, dataset_facts
+from nbhelpers.checkpoints.fetch import fetch, save_checkpoint
+from nbhelpers.checkpoints.manifest import Entry, dataset_facts, manifest
+from nbhelpers.checkpoints.read import read_weights
 from nbhelpers.data.images import class_names, identity, labels_of
 from nbhelpers.files import check_writable, save_tensors, write_text
 from nbhelpers.model import best_precision, pick_device
@@ -101,6 +102,8 @@ class Run:
         self.mean, self.std = (torch.tensor(v, device=self.device)[:, None, None] for v in (mean, std))
         torch.manual_seed(config.seed)
         network = build_network(config.architecture, len(self.classes), arguments_of(config))
+        if config.start:
+            _begin_with(network, config.start)
         self.network: Any = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         groups: list[dict[str, Any]] = [
@@ -257,6 +260,7 @@ class Run:
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{self.state_file} is damaged ({error}); name another output") from error
         now = json.loads(json.dumps(dataclasses.asdict(self.config)))  # as it was written: a pair as a list
+        before = {"start": ""} | before  # which states of earlier versions do not tell
         if other := {name: value for name, value in now.items() if before.get(name) != value}:
             told = ", ".join(f"{name} {before.get(name)!r}, not {value!r}" for name, value in other.items())
             raise ValueError(f"{self.output} holds a run of other settings: {told}")
@@ -349,6 +353,20 @@ def _facts(config: Training, examples: Examples) -> tuple[tuple[str, ...], list[
         images, _ = examples.take(torch.arange(0, examples.count, max(1, examples.count // 1000)))
         std, mean = torch.std_mean(images, (0, 2, 3))
         return names, mean.tolist(), std.clamp_min(1e-3).tolist()
+
+
+def _begin_with(network: nn.Module, start: str) -> None:
+    """Copy another network's weights; the head's only where the numbers of classes are equal.
+
+    Raises:
+        ValueError: a network of another architecture.
+    """
+    given = read_weights(fetch(start) if start in manifest() else start).state
+    own = network.state_dict()
+    fitting = {key: tensor for key, tensor in given.items() if key in own and tensor.shape == own[key].shape}
+    if len(missing := [key for key in own if key not in fitting]) > 2:  # more than weight and bias of a head
+        raise ValueError(f"start: {start} does not fit this architecture; it lacks {', '.join(missing[:4])}, …")
+    network.load_state_dict(fitting, strict=False)
 
 
 @torch.no_grad()

@@ -21,6 +21,9 @@ class Training:
     width: Annotated[int, "channels of the first stage, of resnet18, resnet34 and resnet50"] = 16
     downsample: Annotated[Downsample, "of the same: maps are halved by a strided convolution, or by a mean"] = "pool"
     image_size: Annotated[int | tuple[int, int], "pixels, 64 or 96x32 (height x width); 0 for the images' own"] = 0
+    start: Annotated[str, "network, name or file, to begin with; its head too, if that fits; '' for random weights"] = (
+        ""
+    )
     norm: Annotated[Norm, "of the perturbation"] = "l2"
     eps: Annotated[float, "its largest length, pixels in [0, 1]; 0 for standard training"] = 0.5
     attack_steps: Annotated[int, "gradient steps of the inner maximisation"] = 2

@@ -73,6 +73,13 @@ MISCLASSIFICATION = Settings(
     "ball in which the picture survives: what grows, and where, hints at what the network saw. A random component "
     "is the control.",
 )
+PAINTING = Settings(
+    steps=50,
+    step_size=0.4,
+    live=50,
+    about="Choose a component and paint: it is raised under the brush, up to a percentile of what the set has there. "
+    "No pixel elsewhere changes. Both networks' components are there; paint the same place with each.",
+)
 
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set
 SHOWN = 16  # misclassified images to pick from

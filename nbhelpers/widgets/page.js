@@ -99,6 +99,7 @@ async function begin() {
   const packed = textOf("library");
   if (!packed) return false;
   try {
+    if (typeof WebAssembly !== "object") throw new Error("it has no WebAssembly");
     const { code, wasm } = JSON.parse(packed);
     const script = new Blob([await unpacked(code)], { type: "text/javascript" });
     const bytes = await unpacked(wasm);

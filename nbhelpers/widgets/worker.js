@@ -132,10 +132,6 @@ const answers = {
   leave({ id }) {
     if (newest === id) newest = 0;
   },
-  memory() {
-    const { numTensors, numBytes } = tf.memory();
-    postMessage({ type: "memory", numTensors, numBytes });
-  },
 };
 
 // The first step prepares much; nobody shall wait for that.

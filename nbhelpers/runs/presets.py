@@ -51,7 +51,7 @@ def parts_of(preset: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, A
     """
     given = dict(preset)
     if {"checkpoint", "baseline"} <= given.keys():
-        given.setdefault("checkpoints", [given["baseline"], given["checkpoint"]])
+        given.setdefault("checkpoints", list(dict.fromkeys([given["baseline"], given["checkpoint"]])))
     return {name: value for name, value in given.items() if name in known and name != "out"}
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from nbhelpers.attack import perturb
     from nbhelpers.data import class_names, count_images, iter_batches, load_images, random_indices, represent_set
     from nbhelpers.model import Model
-    from nbhelpers.networks import load_model
+    from nbhelpers.networks import load_model, region
     from nbhelpers.objectives import activate, leave, match, misclassify
-    from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize
+    from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize, within
     from nbhelpers.plots import curves, distributions, image_grid
     from nbhelpers.representation import (
         TopImages,
@@ -46,7 +46,7 @@ if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
 
 # The core first, then the wings; each loaded at its first use, so that nobody needs a package that they do not use.
 _NAMES = {
-    "optimize": ("Result", "Step", "box", "descend", "l2_ball", "linf_ball", "minimize"),
+    "optimize": ("Result", "Step", "box", "descend", "l2_ball", "linf_ball", "minimize", "within"),
     "objectives": ("activate", "leave", "match", "misclassify"),
     "attack": ("perturb",),
     "model": ("Model",),
@@ -56,7 +56,7 @@ _NAMES = {
     ),
     "plots": ("curves", "distributions", "image_grid"),
     "results": ("print_numbers", "save_result"),
-    "networks": ("load_model",),
+    "networks": ("load_model", "region"),
     "training": ("load_pair",),
     "data": ("class_names", "count_images", "iter_batches", "load_images", "random_indices", "represent_set"),
 }

@@ -1,0 +1,495 @@
+// A network and its descent in the browser: what nbhelpers/model.py, objectives.py and optimize.py do, on TensorFlow.js.
+// Each operation brings its own gradient with respect to its inputs: the library's for a convolution is six times
+// slower, and wrong for strides in WebAssembly. Images are (n, h, w, c) here. A plain script; `tf` is the library.
+
+const Engine = (() => {
+  const EPSILON = 1e-12;
+
+  // --- convolutions -------------------------------------------------------------------------------------------------
+
+  // Zeros between the entries of one axis: what a stride of the forward pass leaves out.
+  const spread = (x, axis, step) => {
+    if (step === 1) return x;
+    const { shape } = x;
+    const before = shape.slice(0, axis + 1).reduce((a, b) => a * b, 1);
+    const after = shape.slice(axis + 1).reduce((a, b) => a * b, 1);
+    const padded = tf.pad(tf.reshape(x, [before, 1, after]), [[0, 0], [0, step - 1], [0, 0]]);
+    const wide = tf.reshape(padded, shape.map((size, k) => (k === axis ? size * step : size)));
+    return tf.slice(wide, shape.map(() => 0), shape.map((size, k) => (k === axis ? (size - 1) * step + 1 : size)));
+  };
+  // Pads rows and columns; a negative number cuts off.
+  const framed = (x, [top, bottom], [left, right]) => {
+    const cut = [top, bottom, left, right].some((side) => side < 0);
+    if (cut) {
+      const [n, h, w, c] = x.shape;
+      const [t, b, l, r] = [top, bottom, left, right].map((side) => Math.max(0, -side));
+      x = tf.slice(x, [0, t, l, 0], [n, h - t - b, w - l - r, c]);
+      [top, bottom, left, right] = [top, bottom, left, right].map((side) => Math.max(0, side));
+    }
+    return [x, [[0, 0], [top, bottom], [left, right], [0, 0]]];
+  };
+  const convolved = (x, kernel, { stride, frame, dilation, depthwise, bias, activation }) => {
+    const options = { x, filter: kernel, strides: stride, pad: frame, dataFormat: "NHWC", dilations: dilation };
+    if (depthwise) {
+      const y = tf.depthwiseConv2d(x, kernel, stride, frame, "NHWC", dilation);
+      return bias ? tf.add(y, bias) : y;
+    }
+    return tf.fused.conv2d({ ...options, bias, activation: activation ?? "linear" });
+  };
+  const sides = ([rows, columns]) => [[0, 0], [rows, rows], [columns, columns], [0, 0]];
+
+  // A kernel (kh, kw, in / groups, out) as the pieces that the library computes with, and each turned by 180 degrees
+  // with its channels swapped, for the way back.
+  const prepared = (kernel, groups) => {
+    const [, , each, out] = kernel.shape;
+    const turned = (piece) => tf.transpose(tf.reverse(piece, [0, 1]), [0, 1, 3, 2]);
+    if (groups === 1) return { pieces: [{ kernel, turned: turned(kernel) }], depthwise: false };
+    if (each === 1 && out === groups) {
+      const deep = tf.transpose(kernel, [0, 1, 3, 2]);
+      return { pieces: [{ kernel: deep, turned: tf.reverse(deep, [0, 1]) }], depthwise: true };
+    }
+    const pieces = tf.split(kernel, groups, 3).map((piece) => ({ kernel: piece, turned: turned(piece) }));
+    return { pieces, depthwise: false };
+  };
+  const forwardConv = (x, { pieces, depthwise }, { stride, padding, dilation, bias, activation }) => {
+    const frame = sides(padding);
+    const options = { stride, frame, dilation, depthwise };
+    if (pieces.length === 1) return convolved(x, pieces[0].kernel, { ...options, bias, activation });
+    const parts = tf.split(x, pieces.length, 3);
+    const y = tf.concat(parts.map((part, k) => convolved(part, pieces[k].kernel, options)), 3);
+    return bias ? tf.add(y, bias) : y;
+  };
+  const backwardConv = (dy, x, { pieces, depthwise }, { stride, padding, dilation }) => {
+    const size = [x.shape[1], x.shape[2]];
+    const kernel = pieces[0].kernel.shape;
+    let wide = spread(spread(dy, 1, stride[0]), 2, stride[1]);
+    const frames = [0, 1].map((k) => {
+      const reach = dilation[k] * (kernel[k] - 1);
+      const before = reach - padding[k];
+      return [before, size[k] + reach - wide.shape[1 + k] - before];
+    });
+    let frame;
+    [wide, frame] = framed(wide, ...frames);
+    const options = { stride: 1, frame, dilation, depthwise };
+    if (pieces.length === 1) return convolved(wide, pieces[0].turned, options);
+    const parts = tf.split(wide, pieces.length, 3);
+    return tf.concat(parts.map((part, k) => convolved(part, pieces[k].turned, options)), 3);
+  };
+
+  // --- pooling ------------------------------------------------------------------------------------------------------
+
+  const tiled = (x, [rows, columns]) => {
+    const [n, h, w, c] = x.shape;
+    const across = tf.tile(tf.reshape(x, [n * h * w, 1, c]), [1, columns, 1]);
+    const down = tf.tile(tf.reshape(across, [n * h, 1, w * columns * c]), [1, rows, 1]);
+    return tf.reshape(down, [n, h * rows, w * columns, c]);
+  };
+  // Sums over windows, as a convolution of each channel with ones.
+  const windows = (node, channels) => {
+    const ones = tf.ones([...node.kernel, channels, 1]);
+    return { pieces: [{ kernel: ones, turned: ones }], depthwise: true };
+  };
+  const geometry = (node) => ({ stride: node.stride, padding: node.padding, dilation: [1, 1] });
+  const even = (node, x) =>
+    [0, 1].every((k) => node.kernel[k] === node.stride[k] && !node.padding[k] && x.shape[k + 1] % node.kernel[k] === 0);
+  const shares = (node, x) => {
+    const [, h, w, c] = x.shape;
+    if (!node.inside) return tf.scalar(node.kernel[0] * node.kernel[1]);
+    return forwardConv(tf.ones([1, h, w, c]), windows(node, c), geometry(node)); // how many lie inside the picture
+  };
+  // What each entry of the window at (i, j) sees, on the output's grid; outside the picture lies −infinity.
+  const seenAt = (padded, node, i, j, [, rows, columns]) =>
+    tf.stridedSlice(
+      padded,
+      [0, i, j, 0],
+      [padded.shape[0], i + (rows - 1) * node.stride[0] + 1, j + (columns - 1) * node.stride[1] + 1, padded.shape[3]],
+      [1, ...node.stride, 1],
+    );
+
+  // --- operations: forward(inputs, node) and backward(dy, inputs, output, node) → a gradient for each input -----------
+
+  const positive = (x) => tf.step(x);
+  const between = (x, low, high) => tf.mul(tf.step(tf.sub(x, low)), tf.step(tf.sub(high, x)));
+  const pointwise = (forward, slope) => ({
+    forward: ([x], node) => forward(x, node),
+    backward: (dy, [x], y, node) => [tf.mul(dy, slope(x, y, node))],
+  });
+  const SELU = { alpha: 1.6732632423543772, scale: 1.0507009873554805 };
+  const elu = (x, alpha) => tf.add(tf.relu(x), tf.mul(alpha, tf.sub(tf.exp(tf.minimum(x, 0)), 1)));
+  const eluSlope = (x, alpha) => tf.add(positive(x), tf.mul(tf.sub(1, positive(x)), tf.mul(alpha, tf.exp(tf.minimum(x, 0)))));
+  const softplus = (x) => tf.add(tf.relu(x), tf.log(tf.add(1, tf.exp(tf.neg(tf.abs(x)))))); // no overflow
+  const erf = (x) => tf.erf(x);
+  const bell = (x) => tf.mul(1 / Math.sqrt(2 * Math.PI), tf.exp(tf.mul(-0.5, tf.square(x))));
+  const inner = (x) => tf.mul(Math.sqrt(2 / Math.PI), tf.add(x, tf.mul(0.044715, tf.mul(x, tf.square(x)))));
+  // A gradient summed to the shape of an input that was stretched.
+  const reduced = (dy, shape) => {
+    while (shape.length < dy.shape.length) shape = [1, ...shape];
+    const axes = shape.flatMap((size, k) => (size === 1 && dy.shape[k] !== 1 ? [k] : []));
+    return axes.length ? tf.sum(dy, axes, true) : dy;
+  };
+  const two = (apply, slopes) => ({
+    forward: (inputs, { number, first }) => {
+      if (number === undefined) return apply(inputs[0], inputs[1]);
+      return first ? apply(inputs[0], number) : apply(number, inputs[0]);
+    },
+    backward: (dy, inputs, y, { number, first }) => {
+      if (number !== undefined) return [first ? slopes(dy, inputs[0], number)[0] : slopes(dy, number, inputs[0])[1]];
+      return slopes(dy, inputs[0], inputs[1]).map((slope, k) => reduced(slope, inputs[k].shape));
+    },
+  });
+
+  const OPS = {
+    conv: {
+      prepare: (node, tensors) => ({ ...prepared(tensors[node.weight], node.groups), bias: tensors[node.bias] }),
+      forward: ([x], node, own) => forwardConv(x, own, { ...node, bias: own.bias }),
+      backward: (dy, [x], y, node, own) => {
+        const slope = node.activation === "relu" ? tf.mul(dy, positive(y)) : dy;
+        return [backwardConv(slope, x, own, node)];
+      },
+    },
+    linear: {
+      prepare: (node, tensors) => ({ weight: tensors[node.weight], bias: tensors[node.bias] }),
+      forward: ([x], node, { weight, bias }) => {
+        const y = tf.matMul(x, weight);
+        return bias ? tf.add(y, bias) : y;
+      },
+      backward: (dy, inputs, y, node, { weight }) => [tf.matMul(dy, weight, false, true)],
+    },
+    affine: {
+      prepare: (node, tensors) => ({ scale: tensors[node.scale], shift: tensors[node.shift] }),
+      forward: ([x], node, { scale, shift }) => tf.add(tf.mul(x, scale), shift),
+      backward: (dy, inputs, y, node, { scale }) => [tf.mul(dy, scale)],
+    },
+    constant: {
+      prepare: (node, tensors) => ({ value: tensors[node.value] }),
+      forward: (inputs, node, { value }) => tf.reshape(value, [1, 1, 1, value.size]),
+      backward: () => [],
+    },
+    relu: pointwise((x) => tf.relu(x), (x, y) => positive(y)),
+    fake_relu: { forward: ([x]) => tf.relu(x), backward: (dy) => [dy] },
+    relu6: pointwise((x) => tf.clipByValue(x, 0, 6), (x) => between(x, 0, 6)),
+    leaky_relu: pointwise(
+      (x, { negative_slope: slope }) => tf.leakyRelu(x, slope),
+      (x, y, { negative_slope: slope }) => tf.add(slope, tf.mul(1 - slope, positive(x))),
+    ),
+    elu: pointwise((x, { alpha }) => elu(x, alpha), (x, y, { alpha }) => eluSlope(x, alpha)),
+    celu: pointwise(
+      (x, { alpha }) => tf.add(tf.relu(x), tf.mul(alpha, tf.sub(tf.exp(tf.div(tf.minimum(x, 0), alpha)), 1))),
+      (x, y, { alpha }) => tf.add(positive(x), tf.mul(tf.sub(1, positive(x)), tf.exp(tf.div(tf.minimum(x, 0), alpha)))),
+    ),
+    selu: pointwise((x) => tf.mul(SELU.scale, elu(x, SELU.alpha)), (x) => tf.mul(SELU.scale, eluSlope(x, SELU.alpha))),
+    sigmoid: pointwise((x) => tf.sigmoid(x), (x, y) => tf.mul(y, tf.sub(1, y))),
+    tanh: pointwise((x) => tf.tanh(x), (x, y) => tf.sub(1, tf.square(y))),
+    silu: pointwise(
+      (x) => tf.mul(x, tf.sigmoid(x)),
+      (x, y) => {
+        const s = tf.sigmoid(x);
+        return tf.add(s, tf.mul(y, tf.sub(1, s)));
+      },
+    ),
+    gelu: pointwise(
+      (x, { tanh }) => tf.mul(tf.mul(0.5, x), tf.add(1, tanh ? tf.tanh(inner(x)) : erf(tf.mul(Math.SQRT1_2, x)))),
+      (x, y, { tanh }) => {
+        if (!tanh) return tf.add(tf.mul(0.5, tf.add(1, erf(tf.mul(Math.SQRT1_2, x)))), tf.mul(x, bell(x)));
+        const t = tf.tanh(inner(x));
+        const steep = tf.mul(Math.sqrt(2 / Math.PI), tf.add(1, tf.mul(3 * 0.044715, tf.square(x))));
+        return tf.add(tf.mul(0.5, tf.add(1, t)), tf.mul(tf.mul(0.5, x), tf.mul(tf.sub(1, tf.square(t)), steep)));
+      },
+    ),
+    softplus: pointwise(
+      (x, { beta }) => tf.div(softplus(tf.mul(beta, x)), beta),
+      (x, y, { beta }) => tf.sigmoid(tf.mul(beta, x)),
+    ),
+    mish: pointwise(
+      (x) => tf.mul(x, tf.tanh(softplus(x))),
+      (x) => {
+        const t = tf.tanh(softplus(x));
+        return tf.add(t, tf.mul(tf.mul(x, tf.sigmoid(x)), tf.sub(1, tf.square(t))));
+      },
+    ),
+    hardtanh: pointwise(
+      (x, { min_val: low, max_val: high }) => tf.clipByValue(x, low, high),
+      (x, y, { min_val: low, max_val: high }) => between(x, low, high),
+    ),
+    hardsigmoid: pointwise(
+      (x) => tf.clipByValue(tf.add(tf.div(x, 6), 0.5), 0, 1),
+      (x) => tf.div(between(x, -3, 3), 6),
+    ),
+    hardswish: pointwise(
+      (x) => tf.mul(x, tf.clipByValue(tf.add(tf.div(x, 6), 0.5), 0, 1)),
+      (x) => tf.add(positive(tf.sub(x, 3)), tf.mul(between(x, -3, 3), tf.add(tf.div(x, 3), 0.5))),
+    ),
+    add: two((a, b) => tf.add(a, b), (dy) => [dy, dy]),
+    sub: two((a, b) => tf.sub(a, b), (dy) => [dy, tf.neg(dy)]),
+    mul: two((a, b) => tf.mul(a, b), (dy, a, b) => [tf.mul(dy, b), tf.mul(dy, a)]),
+    cat: {
+      forward: (inputs) => tf.concat(inputs, inputs[0].shape.length - 1),
+      backward: (dy, inputs) => tf.split(dy, inputs.map((x) => x.shape.at(-1)), dy.shape.length - 1),
+    },
+    mean: {
+      forward: ([x], { keep }) => tf.mean(x, [1, 2], !!keep),
+      backward: (dy, [{ shape: [n, h, w, c] }]) => [tiled(tf.div(tf.reshape(dy, [n, 1, 1, c]), h * w), [h, w])],
+    },
+    // In PyTorch's order, channels before positions: a linear layer may follow.
+    flatten: {
+      forward: ([x]) => tf.reshape(x.shape[1] * x.shape[2] > 1 ? tf.transpose(x, [0, 3, 1, 2]) : x, [x.shape[0], -1]),
+      backward: (dy, [{ shape: [n, h, w, c] }]) =>
+        h * w > 1 ? [tf.transpose(tf.reshape(dy, [n, c, h, w]), [0, 2, 3, 1])] : [tf.reshape(dy, [n, h, w, c])],
+    },
+    unflatten: {
+      forward: ([x]) => tf.reshape(x, [x.shape[0], 1, 1, x.shape[1]]),
+      backward: (dy, [x]) => [tf.reshape(dy, x.shape)],
+    },
+    avg_pool: {
+      forward: ([x], node) => {
+        if (even(node, x)) return tf.avgPool(x, node.kernel, node.stride, "valid");
+        return tf.div(forwardConv(x, windows(node, x.shape[3]), geometry(node)), shares(node, x));
+      },
+      backward: (dy, [x], y, node) => {
+        const share = tf.div(dy, shares(node, x));
+        return [even(node, x) ? tiled(share, node.kernel) : backwardConv(share, x, windows(node, x.shape[3]), geometry(node))];
+      },
+    },
+    max_pool: {
+      forward: ([x], node) => {
+        const [rows, columns] = node.padding;
+        const padded = tf.pad(x, [[0, 0], [rows, rows], [columns, columns], [0, 0]], -1e38);
+        return tf.maxPool(padded, node.kernel, node.stride, "valid");
+      },
+      // To the first of the largest, as PyTorch does.
+      backward: (dy, [x], y, node) => {
+        const [top, left] = node.padding;
+        const padded = tf.pad(x, [[0, 0], [top, top], [left, left], [0, 0]], -1e38);
+        let free = tf.onesLike(y);
+        let total;
+        for (let i = 0; i < node.kernel[0]; i++)
+          for (let j = 0; j < node.kernel[1]; j++) {
+            const hit = tf.mul(free, tf.cast(tf.equal(seenAt(padded, node, i, j, y.shape), y), "float32"));
+            free = tf.sub(free, hit);
+            const wide = spread(spread(tf.mul(dy, hit), 1, node.stride[0]), 2, node.stride[1]);
+            const [, h, w] = wide.shape;
+            const frames = [[i - top, x.shape[1] - h - (i - top)], [j - left, x.shape[2] - w - (j - left)]];
+            const [cut, frame] = framed(wide, ...frames);
+            const placed = tf.pad(cut, frame);
+            total = total ? tf.add(total, placed) : placed;
+          }
+        return [total];
+      },
+    },
+  };
+
+  // --- a network ------------------------------------------------------------------------------------------------------
+
+  const bytesOf = (text) => {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+    const letters = atob(text);
+    const bytes = new Uint8Array(letters.length);
+    for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
+    return bytes;
+  };
+  const count = (shape) => shape.reduce((a, b) => a * b, 1);
+  // All numbers of half precision: sign, 5 bits of exponent, 10 of mantissa.
+  const HALVES = Float32Array.from({ length: 65536 }, (_, bits) => {
+    const [exponent, mantissa] = [(bits >> 10) & 31, bits & 1023];
+    return (bits >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 25) * (1024 + mantissa) : 2 ** -24 * mantissa);
+  });
+  const weighed = (halves, worth) => {
+    const values = new Float32Array(halves.length);
+    for (let k = 0; k < halves.length; k++) values[k] = HALVES[halves[k]] * worth[k % worth.length];
+    return values;
+  };
+  const tensorOf = ({ shape, offset, scales }, buffer) => {
+    if (scales === undefined) return tf.tensor(new Float32Array(buffer, offset, count(shape)).slice(), shape);
+    const halves = new Uint16Array(buffer, offset, count(shape));
+    const worth = new Float32Array(buffer, scales, shape.at(-1));
+    return tf.tensor(weighed(halves, worth), shape);
+  };
+
+  class Network {
+    constructor(about) {
+      Object.assign(this, { classes: about.classes, sides: about.sides, components: about.components });
+      this.places = { map: about.map, features: about.features, logits: about.logits };
+      const { buffer } = bytesOf(about.weights);
+      const tensors = about.tensors.map((tensor) => tensorOf(tensor, buffer));
+      this.mean = tf.tensor(about.mean);
+      this.std = tf.tensor(about.std);
+      this.nodes = fused(about.nodes.map((node) => ({ ...node })), Object.values(this.places));
+      this.own = this.nodes.map((node) => OPS[node.op]?.prepare?.(node, tensors));
+      this.head = this.own[about.logits];
+    }
+
+    // The values of all nodes that the wanted ones need.
+    values(images, wanted) {
+      const last = Math.max(...wanted);
+      const values = [];
+      for (let k = 0; k <= last; k++) {
+        const node = this.nodes[k];
+        if (node.op === "input") values[k] = tf.div(tf.sub(images, this.mean), this.std);
+        else if (node.op === "same") values[k] = values[node.from[0]];
+        else values[k] = OPS[node.op].forward(node.from.map((i) => values[i]), node, this.own[k]);
+      }
+      return values;
+    }
+
+    // The gradient with respect to the images, of one with respect to a node's value.
+    back(values, place, slope) {
+      const slopes = [];
+      slopes[place] = slope;
+      for (let k = place; k > 0; k--) {
+        const dy = slopes[k];
+        if (!dy) continue;
+        const node = this.nodes[k];
+        const inputs = node.from.map((i) => values[i]);
+        const found = node.op === "same" ? [dy] : OPS[node.op].backward(dy, inputs, values[k], node, this.own[k]);
+        node.from.forEach((i, j) => (slopes[i] = slopes[i] ? tf.add(slopes[i], found[j]) : found[j]));
+        slopes[k] = null;
+      }
+      return tf.div(slopes[0], this.std);
+    }
+
+    // The representation, with positions (n, h, w, c) or averaged (n, c). The caller's to dispose of.
+    representation(images, positions) {
+      const place = this.places[positions ? "map" : "features"];
+      return tf.tidy(() => this.values(images, [place])[place]);
+    }
+
+    logits(images) {
+      return tf.tidy(() => this.values(images, [this.places.logits])[this.places.logits]);
+    }
+
+    // One pass forward and back: the loss of each image, its gradient, and the logits beside them.
+    evaluate(images, objective, positions, backward = true) {
+      const place = this.places[positions ? "map" : "features"];
+      return tf.tidy(() => {
+        const values = this.values(images, [place, this.places.logits]);
+        const { losses, slope } = objective(values[place]);
+        return { losses, logits: values[this.places.logits], gradient: backward ? this.back(values, place, slope) : null };
+      });
+    }
+  }
+
+  // A ReLU that alone looks at a convolution is computed with it.
+  function fused(nodes, wanted) {
+    const readers = nodes.map(() => 0);
+    nodes.forEach((node) => node.from.forEach((i) => (readers[i] += 1)));
+    wanted.forEach((i) => (readers[i] += 1));
+    for (const node of nodes) {
+      const source = nodes[node.from[0]];
+      if (node.op !== "relu" || source?.op !== "conv" || source.groups !== 1 || readers[node.from[0]] > 1) continue;
+      source.activation = "relu";
+      node.op = "same";
+    }
+    return nodes;
+  }
+
+  // --- objectives: features → losses (n) and the gradient of their sum ------------------------------------------------
+
+  const flat = (x) => tf.reshape(x, [x.shape[0], -1]);
+  const length = (x) => tf.sqrt(tf.sum(tf.square(x), 1, true));
+
+  // ‖f − t‖ / ‖t‖; a target row for each image, or one for all.
+  const match = (target) => {
+    const goal = tf.keep(flat(target));
+    const far = tf.keep(tf.tidy(() => tf.maximum(length(goal), EPSILON)));
+    const objective = (features) => {
+      const offset = tf.sub(flat(features), goal);
+      const distance = length(offset);
+      const slope = tf.div(tf.div(offset, tf.maximum(distance, EPSILON)), far);
+      return { losses: tf.reshape(tf.div(distance, far), [-1]), slope: tf.reshape(slope, features.shape) };
+    };
+    objective.dispose = () => tf.dispose([goal, far]);
+    return objective;
+  };
+
+  // −min(f_i, ceiling), for each image its own component i.
+  const activate = (components, ceilings) => {
+    let mask, end;
+    const objective = (features) => {
+      const [n, width] = features.shape;
+      const each = (values) => Array.from({ length: n }, (_, k) => values[values.length === 1 ? 0 : k]);
+      const low = Math.min(...components);
+      const high = Math.max(...components);
+      if (low < 0 || high >= width) throw new Error(`component: got ${low < 0 ? low : high}, wanted 0 to ${width - 1}`);
+      mask ??= tf.keep(tf.cast(tf.oneHot(tf.tensor1d(each(components), "int32"), width), "float32"));
+      if (ceilings) end ??= tf.keep(tf.tensor1d(each(ceilings)));
+      const value = tf.sum(tf.mul(features, mask), 1);
+      if (!ceilings) return { losses: tf.neg(value), slope: tf.neg(mask) };
+      const moving = tf.cast(tf.lessEqual(value, end), "float32");
+      return { losses: tf.neg(tf.minimum(value, end)), slope: tf.neg(tf.mul(mask, tf.reshape(moving, [-1, 1]))) };
+    };
+    objective.dispose = () => tf.dispose([mask, end].filter(Boolean));
+    return objective;
+  };
+
+  // --- descent --------------------------------------------------------------------------------------------------------
+
+  const perImage = (x) => tf.maximum(tf.sqrt(tf.sum(tf.square(x), [1, 2, 3], true)), EPSILON);
+  const box = (images) => tf.clipByValue(images, 0, 1);
+  const ball = (center, radius) => (images) => {
+    const offset = tf.sub(images, center);
+    const share = tf.minimum(tf.div(radius, perImage(offset)), 1);
+    return tf.clipByValue(tf.add(center, tf.mul(offset, share)), 0, 1);
+  };
+
+  // The length of the first step, as in optimize.py: fewer steps are longer, and lengths grow with the diagonal.
+  const firstStep = (size, full, steps, shape) =>
+    size * Math.min(Math.max(full / steps, 1), 2) * Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1) / 3072);
+
+  // Yields every iterate, the start included: { index, total, images, losses, logits }, arrays of their own.
+  function* descend(network, objective, start, { positions, steps, stepSize, momentum = 0.8, radius }) {
+    let images = tf.clone(start);
+    let velocity = tf.zerosLike(start);
+    const project = radius === undefined || radius === null ? box : ball(start, radius);
+    try {
+      for (let index = 0; index <= steps; index++) {
+        const { losses, logits, gradient } = network.evaluate(images, objective, positions, index < steps);
+        const now = { index, total: steps, shape: images.shape, images: images.dataSync().slice() };
+        Object.assign(now, { losses: losses.dataSync().slice(), logits: logits.dataSync().slice() });
+        tf.dispose([losses, logits]);
+        if (index < steps) {
+          const rate = stepSize * 0.5 * (1 + Math.cos((Math.PI * index) / steps));
+          const [faster, moved] = tf.tidy(() => {
+            const next = tf.add(tf.mul(velocity, momentum), tf.div(gradient, perImage(gradient)));
+            return [next, project(tf.sub(images, tf.mul(next, rate)))];
+          });
+          tf.dispose([gradient, velocity, images]);
+          [velocity, images] = [faster, moved];
+        }
+        yield now;
+      }
+    } finally {
+      tf.dispose([images, velocity]);
+    }
+  }
+
+  // As `minimize`: each image's best iterate, its loss, and all losses.
+  const minimize = (...run) => {
+    const history = [];
+    let best;
+    for (const { images, losses, shape } of descend(...run)) {
+      history.push(Array.from(losses));
+      best ??= { images: images.slice(), losses: losses.slice() };
+      const each = images.length / shape[0];
+      losses.forEach((loss, k) => {
+        if (!(loss < best.losses[k])) return;
+        best.losses[k] = loss;
+        best.images.set(images.subarray(k * each, (k + 1) * each), k * each);
+      });
+    }
+    return { ...best, history };
+  };
+
+  // The library on one thread, from bytes in the page: nothing is fetched. Resolves to false without WebAssembly SIMD.
+  const begin = async (wasm) => {
+    if (typeof WebAssembly !== "object" || !(await tf.env().getAsync("WASM_HAS_SIMD_SUPPORT"))) return false;
+    tf.env().platform.fetch = async () => new Response(wasm, { headers: { "Content-Type": "application/wasm" } });
+    const kinds = ["", "-simd", "-threaded-simd"].map((kind) => [`tfjs-backend-wasm${kind}.wasm`, "inside.wasm"]);
+    tf.wasm.setWasmPaths(Object.fromEntries(kinds), true); // it asks for a name for each; true: by the fetch above
+    tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false);
+    if (!(await tf.setBackend("wasm"))) return false;
+    await tf.ready();
+    return true;
+  };
+
+  return { OPS, Network, match, activate, descend, minimize, firstStep, begin, bytesOf };
+})();

@@ -1,0 +1,56 @@
+"""The page's engine in a real browser, for tests: TensorFlow.js, engine.js and networks on an empty page."""
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from nbhelpers.model import Model
+from nbhelpers.widgets.export_network import export_network
+from nbhelpers.widgets.image_picker import HERE
+from nbhelpers.widgets.library import library
+
+# An image batch (n, c, h, w) as the engine wants it, and one of its tensors as PyTorch's.
+HELPERS = """
+const networks = {};
+const taken = ({ shape, values }) => tf.transpose(tf.tensor(values, shape), [0, 2, 3, 1]);
+const given = (x) => {
+  const y = x.shape.length === 4 ? tf.transpose(x, [0, 3, 1, 2]) : x;
+  return { shape: y.shape, values: Array.from(y.dataSync()) };
+};
+"""
+
+
+@contextmanager
+def engine(chrome) -> Iterator:
+    """A page with the engine, begun.
+
+    Raises:
+        ValueError: the library cannot be had.
+    """
+    files = library()
+    page = chrome.new_page()
+    try:
+        for name in ("tf-core.min.js", "tf-backend-wasm.min.js"):
+            page.add_script_tag(content=files[name].decode())
+        page.add_script_tag(content=(HERE / "engine.js").read_text(encoding="utf-8") + HELPERS)
+        wasm = base64.b64encode(files["tfjs-backend-wasm-simd.wasm"]).decode()
+        assert page.evaluate("(wasm) => Engine.begin(Engine.bytesOf(wasm))", wasm)
+        yield page
+    finally:
+        page.close()
+
+
+def sent(page, name: str, model: Model) -> None:
+    """A network, exported to the page under a name."""
+    page.evaluate("([name, about]) => { networks[name] = new Engine.Network(about); }", [name, export_network(model)])
+
+
+def array(tensor: Tensor) -> dict:
+    return {"shape": list(tensor.shape), "values": tensor.flatten().tolist()}
+
+
+def tensor(found: dict) -> Tensor:
+    return torch.tensor(found["values"]).reshape(found["shape"])

@@ -1,0 +1,296 @@
+"""The page's engine against PyTorch, in the system's Chromium: every operation's gradient, and whole descents."""
+
+import copy
+import functools
+import importlib.util
+
+import pytest
+import torch
+from browser_support import browser, chromium
+from engine_support import array, engine, sent, tensor
+from torch import nn
+from torch.nn import functional
+
+import nbhelpers as nb
+from nbhelpers.widgets.export_network import export_network, stored
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+]
+
+
+class Around(nn.Module):
+    """An operation between a convolution that feeds it positive and negative numbers and a linear layer."""
+
+    def __init__(self, operation, channels=6, out=6):
+        super().__init__()
+        self.first = nn.Conv2d(3, channels, 3, padding=1)
+        self.operation = operation
+        self.head = nn.Linear(out, 4)
+
+    def forward(self, x):
+        return self.head(self.operation(2 * self.first(x)).mean((2, 3)))
+
+
+class Call(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+
+    def forward(self, x):
+        return functional.relu(self.a(x) + self.b(x) - 0.1 * x)
+
+
+class Excited(nn.Module):
+    """Channels weighed by what their means say."""
+
+    def __init__(self):
+        super().__init__()
+        self.weigh = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.weigh(x.mean((2, 3), keepdim=True)))
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 2, 6)[:, None, None])
+
+    def forward(self, x):
+        return functional.gelu(x) * self.scale + 1
+
+
+class Flattened(nn.Module):
+    """Two linear layers, the first over all positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, stride=4, padding=1)
+        self.wide, self.head = nn.Linear(96, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = functional.relu(self.first(x))
+        return self.head(functional.tanh(self.wide(x.flatten(1))))
+
+
+OPERATIONS = {
+    "conv": nn.Conv2d(6, 6, 3, padding=1),
+    "conv without bias or padding": nn.Conv2d(6, 6, 3, bias=False),
+    "conv of stride 2": nn.Conv2d(6, 6, 3, stride=2, padding=1),
+    "conv of stride 2 that leaves a row": nn.Conv2d(6, 6, 2, stride=3),
+    "conv of stride (2, 1)": nn.Conv2d(6, 6, (3, 5), stride=(2, 1), padding=(1, 2)),
+    "conv 1×1 of stride 2": nn.Conv2d(6, 6, 1, stride=2),
+    "conv 1×1 with padding": nn.Conv2d(6, 6, 1, padding=1),
+    "conv 7×7": nn.Conv2d(6, 6, 7, padding=3),
+    "dilated conv": nn.Conv2d(6, 6, 3, padding=2, dilation=2),
+    "grouped conv": nn.Conv2d(6, 6, 3, padding=1, groups=2),
+    "grouped conv of stride 2": nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=3),
+    "depthwise conv": nn.Conv2d(6, 6, 3, padding=1, groups=6),
+    "depthwise conv of stride 2": nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6),
+    "batch norm": nn.Sequential(nn.ReLU(), nn.BatchNorm2d(6)),
+    "relu": nn.ReLU(),
+    "relu after a conv": nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3)),
+    "relu6": nn.ReLU6(),
+    "leaky relu": nn.LeakyReLU(0.2),
+    "elu": nn.ELU(0.7),
+    "celu": nn.CELU(0.7),
+    "selu": nn.SELU(),
+    "sigmoid": nn.Sigmoid(),
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "gelu by tanh": nn.GELU(approximate="tanh"),
+    "softplus": nn.Softplus(beta=2),
+    "mish": nn.Mish(),
+    "hardtanh": nn.Hardtanh(-0.3, 0.6),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "hardswish": nn.Hardswish(),
+    "average pooling": nn.AvgPool2d(2),
+    "average pooling that overlaps": nn.AvgPool2d(3, stride=2, padding=1),
+    "average pooling inside": nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+    "max pooling": nn.MaxPool2d(2),
+    "max pooling that overlaps": nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)),  # ties at 0
+    "adaptive pooling": nn.AdaptiveAvgPool2d(4),
+    "add, sub, and a factor": Residual(),
+    "product": Excited(),
+    "constants": Scaled(),
+    "square": Call(lambda x: x * x),
+    "one minus": Call(lambda x: 1 - x),
+    "cat": Call(lambda x: torch.cat([x, functional.relu(x)], 1)),
+    "dropout and identity": nn.Sequential(nn.Dropout2d(), nn.Identity(), nn.Tanh()),
+}
+
+
+@pytest.fixture(scope="module")
+def page():
+    with browser() as chrome:
+        try:
+            with engine(chrome) as page:
+                yield page
+        except ValueError as error:
+            pytest.skip(str(error))
+
+
+GRADIENT = """([name, images, weights, positions]) => tf.tidy(() => {
+  const network = networks[name];
+  const place = network.places[positions ? "map" : "features"];
+  const values = network.values(taken(images), [place, network.places.logits]);
+  const slope = weights.shape.length === 4 ? taken(weights) : tf.tensor(weights.values, weights.shape);
+  return [values[place], network.back(values, place, slope), values[network.places.logits]].map(given);
+})"""
+
+
+def check(page, model, *, size=16, positions=False):
+    """Representation, logits and a gradient through them, in the page and in PyTorch."""
+    sent(page, "one", model)
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    features = model.representation(images, positions=positions)
+    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
+    (wanted,) = torch.autograd.grad((features * weights).sum(), images)
+    if positions:
+        features, weights = features.unflatten(1, model.positions), weights.unflatten(1, model.positions)
+    found = [tensor(one) for one in page.evaluate(GRADIENT, ["one", array(images.detach()), array(weights), positions])]
+    with torch.no_grad():
+        logits = model(images)
+    for got, want in zip(found, (features.detach(), wanted, logits), strict=True):
+        assert got.shape == want.shape
+        assert (got - want).abs().max() <= 1e-3 * want.abs().max()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_has_the_gradient_of_pytorch(page, name):
+    torch.manual_seed(0)
+    operation = OPERATIONS[name]
+    network = Around(operation, out=12 if name == "cat" else 6)
+    check(page, nb.Model(network, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), image_size=16))
+
+
+def test_a_linear_layer_over_positions(page):
+    torch.manual_seed(0)
+    check(page, nb.Model(Flattened(), image_size=16))
+
+
+@pytest.fixture(scope="module")
+def halved(tiny_model):
+    """The tiny network as a checkpoint of half precision would be."""
+    model = copy.deepcopy(tiny_model)
+    for weight in model.parameters():
+        weight.data = weight.data.half().float()
+    return model
+
+
+@pytest.mark.parametrize("positions", (False, True))
+def test_a_whole_network_has_the_gradient_of_pytorch(page, halved, positions):
+    check(page, halved, size=32, positions=positions)
+
+
+@pytest.mark.parametrize(
+    ("operation", "named"),
+    (
+        (nn.Softmax(1), "Softmax"),
+        (nn.InstanceNorm2d(6, affine=True), "InstanceNorm2d"),
+        (nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"), "reflect"),
+        (Call(lambda x: x.flip(3)), "flip"),
+        (nn.AdaptiveAvgPool2d(5), "adaptive pooling"),
+    ),
+)
+def test_an_unknown_operation_is_named(operation, named):
+    model = nb.Model(Around(operation), image_size=16)
+    with pytest.raises(ValueError, match=named):
+        export_network(model)
+
+
+def test_half_precision_loses_nothing_of_folded_halves_and_little_of_others():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 3, 16, 32, generator=generator) * torch.logspace(-3, 3, 32)
+    for given, bound in ((weight.half().float() * torch.rand(32, generator=generator), 2e-7), (weight, 5e-4)):
+        halves, scale = stored(given)
+        back = torch.tensor(halves.astype("float32") * scale)
+        assert ((back - given).abs() <= bound * given.abs() + 1e-9 * given.abs().amax((0, 1, 2))).all()
+
+
+RUN = """([name, target, start, options]) => {
+  const network = networks[name];
+  const kept = tf.memory().numTensors;
+  const shown = tf.tidy(() => {
+    const goal = options.components
+      ? Engine.activate(options.components, options.ceilings)
+      : Engine.match(network.representation(taken(target), options.positions));
+    const shown = [];
+    const from = taken(start);
+    for (const { index, images, losses } of Engine.descend(network, goal, from, options))
+      if (options.at.includes(index))
+        shown.push({ losses: Array.from(losses), images: given(tf.tensor(images, from.shape)) });
+    goal.dispose();
+    return shown;
+  });
+  return { shown, left: tf.memory().numTensors - kept };
+}"""
+BEST = """([target, start, options]) => tf.tidy(() => {
+  const goal = Engine.match(networks.tiny.representation(taken(target), false));
+  const from = taken(start);
+  const { images, losses, history } = Engine.minimize(networks.tiny, goal, from, options);
+  return { losses: Array.from(losses), history, images: given(tf.tensor(images, from.shape)) };
+})"""
+AT = [0, 1, 20, 100]
+N = 12
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return {name: nb.load_model(name, device="cpu") for name in ("cifar10-standard", "cifar10-l2-0.5")}
+
+
+# A descent amplifies what rounding does: PyTorch's own run parts from itself when the start is moved by 1e-7, in the
+# standard network after some tens of steps, and one image's last distance by a tenth. So the last distance is a mean.
+@pytest.mark.parametrize("goal", ("positions", "averaged", "activate"))
+@pytest.mark.parametrize("name", ("cifar10-standard", "cifar10-l2-0.5"))
+def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
+    model, positions = pair[name], goal == "positions"
+    sent(page, name, model)
+    target, start = nb.load_images("cifar10-sample", indices=range(N))[0], nb.noise(N, seed=0)
+    f = functools.partial(model.representation, positions=positions)
+    options = {"positions": positions, "steps": 100, "stepSize": 0.1 if goal == "activate" else 0.2, "at": AT}
+    if goal == "activate":
+        parts = list(range(7, 7 + 5 * N, 5))
+        ceilings = [50.0, 0.2] * (N // 2)
+        options |= {"components": parts, "ceilings": ceilings}
+        objective = nb.activate(parts, ceiling=torch.tensor(ceilings))
+    else:
+        objective = nb.match(f(target))
+    found = page.evaluate(RUN, [name, array(target), array(start), options])
+    steps = [s for s in nb.descend(f, objective, start, step_size=options["stepSize"], steps=100) if s.index in AT]
+    for step, shown in zip(steps, found["shown"], strict=True):
+        losses, images = torch.tensor(shown["losses"]), tensor(shown["images"])
+        apart = float((images - step.images).abs().mean() * 255)
+        print(name, goal, step.index, round(apart, 2), float(losses.mean()), float(step.losses.mean()))
+        assert step.index > 20 or apart <= 3
+        assert abs(losses.mean() / step.losses.mean() - 1) <= 0.05
+    assert found["left"] == 0  # nothing is kept of a run
+
+
+def test_the_ball_and_the_best_are_those_of_minimize(page, halved):
+    sent(page, "tiny", halved)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    target, start = images[1:], images[:2]
+    f = halved.representation
+    wanted = nb.minimize(f, nb.match(f(target)), start, steps=12, step_size=0.8, project=nb.l2_ball(start, 0.5))
+    found = page.evaluate(BEST, [array(target), array(start), {"steps": 12, "stepSize": 0.8, "radius": 0.5}])
+    assert torch.allclose(torch.tensor(found["history"]), wanted.losses, rtol=1e-3)
+    assert torch.allclose(torch.tensor(found["losses"]), wanted.loss, rtol=1e-3)
+    assert (tensor(found["images"]) - wanted.images).abs().max() <= 1e-3
+    assert torch.linalg.vector_norm(tensor(found["images"]) - start, dim=(1, 2, 3)).max() <= 0.5001

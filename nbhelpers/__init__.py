@@ -42,7 +42,7 @@ if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         logging.getLogger(__name__).warning(
             "import nbhelpers before torch, or several kernels will slow each other down"
         )
-    os.environ["GOMP_SPINCOUNT"] = "1000"  # for this process, and for those that it starts
+    os.environ["GOMP_SPINCOUNT"] = "4000"  # for this process, and for those that it starts; why so many: docs/speed.md
 
 # The core first, then the wings; each loaded at its first use, so that nobody needs a package that they do not use.
 _NAMES = {

@@ -40,6 +40,7 @@ from nbhelpers.widgets.parts import (
     sheet,
     switched,
 )
+from nbhelpers.widgets.recipes import Recipe, chosen_of, controls_of
 from nbhelpers.widgets.settings import (
     BRITTLENESS,
     INTERPOLATION,
@@ -99,7 +100,8 @@ def brittleness(
     columns = ["source", *(f"{label}, moved" for label in models), "target"]
     note = note_of(steps, f"the source, inside an L2 ball of radius {bound:.3g}")
     live = live_of(plan, [""], columns, about=BRITTLENESS.about, note=note)
-    return Demo("Brittleness", [sources, targets], switched(live, models, sources.pixels, positions))
+    recipe = Recipe("brittleness", models, BRITTLENESS, steps, {"radius": bound})
+    return Demo("Brittleness", [sources, targets], switched(live, models, sources.pixels, positions), recipe)
 
 
 def interpolation(
@@ -141,7 +143,8 @@ def interpolation(
     note = note_of(steps, "the mixed pixels")
     live = live_of(plan, rows, columns, slider="λ =", about=INTERPOLATION.about, note=note)
     live.at = points // 2
-    return Demo("Interpolation", [sources, targets], switched(live, models, sources.pixels, positions))
+    recipe = Recipe("interpolation", models, INTERPOLATION, steps, {"amounts": amounts.tolist()})
+    return Demo("Interpolation", [sources, targets], switched(live, models, sources.pixels, positions), recipe)
 
 
 def feature_visualization(
@@ -197,7 +200,11 @@ def feature_visualization(
     rows = [f"{label}: {what}" for what in ("made", "highest in the set", "lowest in the set") for label in models]
     note = note_of(steps, "noise and an image")
     live = live_of(plan, rows, [""] * k, about=VISUALIZATION.about, note=note + " Numbers are activations.")
-    return Demo("Feature visualization", [atlas.picker], live)
+    chosen = chosen_of(atlas.chosen, len(atlas.picker.pixels))
+    numbers = {"starts": starts, "chosen": chosen, "seeded": True}
+    return Demo(
+        "Feature visualization", [atlas.picker], live, Recipe("visualization", models, VISUALIZATION, steps, numbers)
+    )
 
 
 def feature_manipulation(
@@ -222,13 +229,16 @@ def feature_manipulation(
     atlas = Atlas(models, images, components, settings=MANIPULATION, steps=steps, seed=seed)
     picker = picker_of(models, images[:sources], names, label="Choose a source", columns=6)
 
+    def ceiling(label: str, i: int) -> Tensor:
+        values = atlas.features[label][:, i]
+        return torch.quantile(values, torch.tensor(PERCENTILES, dtype=values.dtype) / 100)
+
     def plan(index: int, source: int) -> tuple[list[Iterable[Step]], Draw]:
         chosen, runs = atlas.chosen(index), []
         start = picker.pixels[source : source + 1].expand(len(PERCENTILES), -1, -1, -1)
         for label, (i, _) in chosen.items():
-            values = atlas.features[label][:, i]
-            ceiling = torch.quantile(values, torch.tensor(PERCENTILES, dtype=values.dtype) / 100)
-            runs.append(raised(models[label], i, start, settings=MANIPULATION, steps=steps, ceiling=ceiling))
+            end = ceiling(label, i)
+            runs.append(raised(models[label], i, start, settings=MANIPULATION, steps=steps, ceiling=end))
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             texts = [
@@ -247,7 +257,13 @@ def feature_manipulation(
     slider = "activation raised to the set's percentile"
     live = live_of(plan, ["source", *models], columns, slider=slider, about=MANIPULATION.about, note=note)
     live.at, live.fixed = len(columns) - 1, 1
-    return Demo("Feature manipulation", [atlas.picker, picker], live)
+    recipe = {"chosen": chosen_of(atlas.chosen, len(atlas.picker.pixels), ceiling)}
+    return Demo(
+        "Feature manipulation",
+        [atlas.picker, picker],
+        live,
+        Recipe("manipulation", models, MANIPULATION, steps, recipe),
+    )
 
 
 def misclassification(
@@ -313,4 +329,7 @@ def misclassification(
     note = note_of(steps, f"the image, inside an L2 ball of radius {bound:.3g}")
     live = live_of(plan, ["original", *models], columns, slider="component", about=MISCLASSIFICATION.about, note=note)
     live.buttons, live.fixed = True, 1
-    return Demo("Misclassification", [picker], live)
+    numbers = {"top": top, "controls": controls_of(list(models.values()), seed), "radius": bound, "known": len(wrong)}
+    return Demo(
+        "Misclassification", [picker], live, Recipe("misclassification", models, MISCLASSIFICATION, steps, numbers)
+    )

@@ -25,6 +25,7 @@ from nbhelpers.widgets.parts import (
     sheet,
     switched,
 )
+from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import INVERSION, LARGE, SERIES, STARTS
 
 
@@ -87,7 +88,8 @@ def inversion(
     rows = ["from one start", f"what the solutions from {STARTS} starts share: their mean"] if means else [""]
     note = note_of(steps, "noise") + (f" The means: {(steps + 1) // 2} steps each." if means else "")
     live = live_of(plan, rows, ["original", *models], about=INVERSION.about, note=note)
-    return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions))
+    recipe = Recipe("inversion", models, INVERSION, steps, {"starts": starts, "means": means, "seeded": True})
+    return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions), recipe)
 
 
 def epsilon_series(
@@ -126,7 +128,8 @@ def epsilon_series(
     rows, note = ["original", "reconstruction"], note_of(steps, "noise")
     live = live_of(plan, rows, list(networks), slider="trained with ε =", about=SERIES.about, note=note)
     live.at, live.fixed = len(networks) - 1, 1
-    return Demo("Inversion by training radius ε", [picker], switched(live, networks, picker.pixels, positions))
+    recipe = Recipe("series", networks, SERIES, steps, {"starts": start, "seeded": True})
+    return Demo("Inversion by training radius ε", [picker], switched(live, networks, picker.pixels, positions), recipe)
 
 
 def _slowed(run: Iterable[Step], steps: int) -> Iterator[Step]:

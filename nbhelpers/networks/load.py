@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nbhelpers.checkpoints.fetch import fetch
+from nbhelpers.checkpoints.fetch import fetch, fetch_library
 from nbhelpers.checkpoints.manifest import dataset_facts, imagenet_classes, manifest
 from nbhelpers.checkpoints.read import Weights, choose_prefix, is_scale, read_weights
 from nbhelpers.model import Model, Precision, pick_device
@@ -164,7 +164,7 @@ def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
     network = build_network(name, None, {})
     weights = torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT
     if pretrained:
-        network.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        network.load_state_dict(torch.load(fetch_library(weights.url), map_location="cpu", weights_only=True))
     transforms = weights.transforms()
     about = {"mean": transforms.mean, "std": transforms.std, "image_size": transforms.crop_size[0]}
     return network, about | {"classes": weights.meta["categories"]}

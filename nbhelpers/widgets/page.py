@@ -137,6 +137,8 @@ def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str
     strange, which = load_images("out-of-distribution", size=images.shape[-1])
     captions = class_names("out-of-distribution")
     others = {"out of distribution": (strange, [captions[k] for k in which])}
+    free, which = load_images("photographs", indices=range(0, 49, 6), size=images.shape[-1])
+    others["photographs"] = (free, [class_names("photographs")[k] for k in which])
     few, sixteen = slice(0, 4), slice(0, 16)
     made = [  # the blog's order
         blog.brittleness(models, images[few], labels[few]),

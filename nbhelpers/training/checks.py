@@ -16,6 +16,7 @@ TEST_IMAGES_OF = {
     "cifar10": "cifar10-sample",
     "imagenet": "imagenet-val",
     "restricted-imagenet": "restricted-imagenet-val",
+    "tiny-imagenet": "tiny-imagenet-val",
 }
 
 

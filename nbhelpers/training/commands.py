@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import torch
+
 from nbhelpers import files
 from nbhelpers.checkpoints.fetch import save_checkpoint
 from nbhelpers.checkpoints.manifest import manifest, write_entry
@@ -18,7 +20,7 @@ from nbhelpers.commands import command_parser
 from nbhelpers.data.images import count_images, load_images, random_indices
 from nbhelpers.files import check_writable, write_text
 from nbhelpers.networks.load import load_model
-from nbhelpers.training.checks import TEST_IMAGES_OF, self_check
+from nbhelpers.training.checks import TEST_IMAGES_OF, labels_for, self_check
 from nbhelpers.training.loop import train
 from nbhelpers.training.scoring import evaluate
 from nbhelpers.training.settings import Training, options, size_from_text, without_split
@@ -87,9 +89,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     source = args.dataset or TEST_IMAGES_OF.get(args.trained_on or (entry.dataset if entry else ""))
     if source is None:
         raise ValueError("--dataset: which labelled images? A name, such as cifar10-sample, or a folder per class")
-    n = min(args.n, count_images(source))
-    images, labels = load_images(source, indices=random_indices(source, n, seed=args.seed), size=model.image_size)
-    print(f"{model}\n{n} images of {source}, seed {args.seed}, {model.device}")
+    order, truth = random_indices(source, count_images(source), seed=args.seed), labels_for(model, source)
+    picked = [row for row in order if truth[row] >= 0][: args.n] or order[: args.n]  # of the network's own classes
+    images, labels = load_images(source, indices=picked, size=model.image_size)
+    labels = torch.where(truth[picked] >= 0, truth[picked], labels)
+    print(f"{model}\n{len(picked)} images of {source}, seed {args.seed}, {model.device}")
     if args.quick:
         print(f"accuracy {self_check(model, images, labels):.1f} %: as it should be")
         return 0

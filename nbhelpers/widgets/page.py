@@ -142,7 +142,7 @@ def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str
         blog.brittleness(models, images[few], labels[few]),
         inversion(models, images[sixteen], labels[sixteen], others=others),
         epsilon_series(radii, images[sixteen], labels[sixteen]),
-        blog.feature_visualization(models, images, labels, components=6),
+        blog.feature_visualization(models, images, labels, components=5),
         blog.feature_manipulation(models, images, labels, components=3, sources=4),
         blog.interpolation(models, images[few], labels[few]),
         blog.misclassification(models, images, labels),

@@ -7,9 +7,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from nbhelpers.passes import Passes, check_batch_size, fitting, losses_and_gradients
+from nbhelpers.passes import Passes, check_batch_size, fitting, losses_and_gradients, progress
 from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images, whole
 
 Schedule = Literal["cosine", "constant"]
@@ -66,6 +65,30 @@ def linf_ball(center: Images, radius: float) -> Projection:
     """Project each pixel to within `radius` of its centre's, then onto [0, 1]; otherwise as `l2_ball`."""
     radius = _checked(radius)
     return lambda images: torch.clamp(images, center - radius, center + radius).clamp(0, 1)
+
+
+def within(mask: Tensor, start: Images, *, inside: Projection = box) -> Projection:
+    """Keep each pixel within `mask` of the start's: at 0 it stays as it is, bit for bit, at 1 it may go anywhere.
+
+    Between, at a soft edge, it may move that far. Where `inside` leads elsewhere, the mask wins.
+
+    Args:
+        mask: (h, w), or (n, 1, h, w) for one per image; 0 to 1, or boolean.
+        start: (n, c, h, w), pixels in [0, 1].
+        inside: projection of what may change: `box`, `l2_ball(start, radius)`.
+
+    Raises:
+        ValueError: a mask of another size, of values outside [0, 1], or without any above 0.
+    """
+    sides = tuple(start.shape[2:])
+    if tuple(mask.shape) not in (sides, (1, 1, *sides), (len(start), 1, *sides)):
+        raise ValueError(f"mask: got shape {tuple(mask.shape)}, wanted {sides}, as the images, or one per image")
+    if not (mask.min() >= 0 and mask.max() <= 1):  # NaN too
+        raise ValueError(f"mask: got {mask.min():.3g} to {mask.max():.3g}, wanted 0 (stays) to 1 (may change)")
+    if not mask.reshape(-1, sides[0] * sides[1]).any(1).all():
+        raise ValueError("mask: it is empty, wanted at least one pixel above 0 for each image")
+    low, high = start - mask.to(start), start + mask.to(start)
+    return lambda images: inside(images.clamp(low, high)).clamp(low, high)
 
 
 def l2_direction(gradient: Images) -> Images:
@@ -220,7 +243,7 @@ def minimize(
     )
     steps, images, loss, history, stopped = whole(steps, "steps"), start, None, [], None
     try:
-        for step in tqdm(iterates, total=steps + 1, unit="step", delay=2, leave=False):
+        for step in progress(iterates, total=steps, initial=-1, unit="step"):  # the start is no step
             history.append(step.losses)
             if loss is None or keep == "last":
                 images, loss = step.images, step.losses

@@ -43,7 +43,7 @@ def main() -> None:
         page.locator("#inversion").get_by_role("button", name="Watch it form").click()
         page.wait_for_selector("#inversion [data-state=running] progress[value]")
         box, shots = page.evaluate(BOX), []
-        while page.locator("#inversion .nb-said").first.inner_text().startswith(tuple("0123456789")):
+        while page.locator("#inversion [data-state] .nb-said").first.inner_text().startswith(tuple("0123456789")):
             shots.append(page.screenshot(clip=box, full_page=True))
         page.context.close()
     pictures = [PIL.Image.open(io.BytesIO(shot)).convert("RGB") for shot in shots]

@@ -5,6 +5,8 @@ import os
 import re
 import threading
 import zipfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,34 @@ from nbhelpers.files import cache_folder, check_writable
 # The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both ends included.
 RESTRICTED_IMAGENET = {"dog": (151, 268), "cat": (281, 285), "frog": (30, 32), "turtle": (33, 37), "bird": (80, 100)}
 RESTRICTED_IMAGENET |= {"primate": (365, 382), "fish": (389, 397), "crab": (118, 121), "insect": (300, 319)}
+# ImageNet's classes that WordNet has below CIFAR-10's, in the same way, both ends of each range included. No deer is
+# among them (gazelles are none), and by CIFAR-10's own rule pickup trucks are neither automobiles nor trucks.
+CIFAR10_OF_IMAGENET = {"airplane": ((404, 404), (895, 895)), "bird": ((7, 24), (80, 100), (127, 146))}
+CIFAR10_OF_IMAGENET |= {"automobile": ((407, 407), (436, 436), (468, 468), (511, 511), (609, 609), (627, 627))}
+CIFAR10_OF_IMAGENET["automobile"] += ((656, 656), (661, 661), (751, 751), (817, 817))
+CIFAR10_OF_IMAGENET |= {"cat": ((281, 285),), "deer": (), "dog": ((151, 268),), "frog": ((30, 32),)}
+CIFAR10_OF_IMAGENET |= {"horse": ((339, 339),), "ship": ((403, 403), (510, 510), (628, 628), (724, 724), (913, 913))}
+CIFAR10_OF_IMAGENET |= {"truck": ((555, 555), (569, 569), (675, 675), (864, 864), (867, 867))}
+_GROUPS = (CIFAR10_OF_IMAGENET, {name: (ends,) for name, ends in RESTRICTED_IMAGENET.items()})
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"  # where its authors publish it
+
+
+def class_places(names: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
+    """For each of a data set's classes its place among a network's, int64 (len(names),); -1 where it is none of them.
+
+    Equal names are one class; case counts, for ImageNet has a dog named Cardigan and a cardigan. ImageNet's classes,
+    and those of a part of it, also fall into the groups of Restricted ImageNet and into CIFAR-10's classes.
+    """
+    if tuple(names) == tuple(classes):
+        return torch.arange(len(names))
+    count = Counter(classes)
+    place = {name: i for i, name in enumerate(classes) if count[name] == 1}
+    for groups in _GROUPS:
+        if {*groups} == {*classes}:
+            known = imagenet_classes()
+            ends = [(place[group], *pair) for group, pairs in groups.items() for pair in pairs]
+            place |= {name: i for i, first, last in ends for name in known[first : last + 1]}
+    return torch.tensor([place.get(name, -1) for name in names], dtype=torch.int64)
 
 
 def open_imagenet(split: str) -> ImageSet:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.data.cifar10 import CIFAR10_CLASSES, open_cifar10, open_sample
@@ -21,11 +20,13 @@ from nbhelpers.data.decode import decode
 from nbhelpers.data.folders import ImageSet, open_folder
 from nbhelpers.data.imagenet import (
     RESTRICTED_IMAGENET,
+    class_places,
     open_imagenet,
     open_photographs,
     open_restricted_imagenet,
     open_tiny_imagenet,
 )
+from nbhelpers.passes import progress
 from nbhelpers.types import Images, Labels, Size, check_images, seeded, two_sides, whole
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
@@ -39,6 +40,7 @@ def load_images(
     size: Size | None = None,
     margin: float | None = None,
     channels: int | None = None,
+    classes: Sequence[str] | None = None,
 ) -> tuple[Images, Labels]:
     """Images and labels of a named set, of your own files, or of an array.
 
@@ -55,6 +57,8 @@ def load_images(
         margin: resize it to `margin` times that instead; None for the data set's own, 256/224 for ImageNet,
             else 1.
         channels: `model.channels`: 1 for grey, 3 for RGB; None for RGB, or for an array's own.
+        classes: `model.classes`, of a network that was trained for others: labels count in these, and are -1 where an
+            image's class is none of them (`class_places`). None for the data set's own.
 
     Returns:
         Pixels in [0, 1], float32 (n, channels, h, w), and labels, int64 (n,).
@@ -65,6 +69,8 @@ def load_images(
         FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not here.
     """
     images = _margined(_open(source), margin)
+    if classes is not None:
+        images = replace(images, labels=labels_of(source, classes=classes))
     return _read(images, choose(indices, len(images.labels)), size, channels)
 
 
@@ -122,9 +128,13 @@ def identity(source: Source) -> str:
     return digest.hexdigest()
 
 
-def labels_of(source: Source) -> Labels:
-    """The labels of `source`, (n,), -1 where unknown; no image is decoded."""
-    return _open(source).labels
+def labels_of(source: Source, *, classes: Sequence[str] | None = None) -> Labels:
+    """The labels of `source`, (n,), -1 where unknown; no image is decoded. `classes` as in `load_images`."""
+    labels = _open(source).labels
+    if classes is None:
+        return labels
+    places = class_places(class_names(source), classes)
+    return torch.cat([places, torch.tensor([-1])])[labels]  # the last is where -1 points
 
 
 def class_names(source: Source) -> tuple[str, ...]:
@@ -169,7 +179,7 @@ def _read(
     if images.pixels is not None and (sides is None or (images.margin == 1 and images.pixels.shape[2:] == sides)):
         return _coloured(images.pixels[indices].float() / 255, channels), images.labels[indices]
     pixels = torch.empty(0)
-    for place, index in enumerate(tqdm(indices, desc="reading images", delay=2, leave=False)):
+    for place, index in enumerate(progress(indices, desc="reading images", unit="image")):
         image = images.read(index)
         image = _fit(image.float() / 255 if image.dtype == torch.uint8 else image.float(), sides, images.margin)
         image = _coloured(image[None], channels)[0]

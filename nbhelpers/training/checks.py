@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nbhelpers import files
-from nbhelpers.checkpoints.manifest import Entry, manifest
-from nbhelpers.data.images import class_names, count_images, load_images, random_indices
+from nbhelpers.checkpoints.manifest import Entry, imagenet_classes, manifest
+from nbhelpers.data.images import class_names, count_images, labels_of, load_images, random_indices
 from nbhelpers.model import Model
 from nbhelpers.training.scoring import accuracy
 from nbhelpers.types import Images, Labels, Size
@@ -61,7 +61,7 @@ def check_imported(
         n, seed: so many images, drawn at random, or all there are.
 
     Returns:
-        Whether the labels of `dataset` are these networks' classes.
+        Whether the labels of `dataset` are these networks' classes, or some of them are (`labels_for`).
 
     Raises:
         ValueError: the networks differ in their number of classes, or one fails as in `self_check`.
@@ -72,36 +72,50 @@ def check_imported(
     known, names, total = manifest(), class_names(dataset), count_images(dataset)
     labelled = True
     for name, model in zip(given, models.values(), strict=True):
-        entry, reason = known.get(name), _other_classes(model, names)
+        entry, labels = known.get(name), labels_for(model, dataset)
+        rows = (labels >= 0).nonzero()[:, 0].tolist()
+        reason = "" if rows else _other_classes(model, names)
         labelled = labelled and not reason
         if not reason and entry and (files.CHECKPOINTS / entry.file).exists():
             continue
-        if not reason and total < 20:
-            reason = f"has only {total} images"
+        if not reason and len(rows) < 20:
+            reason = f"has only {len(rows)} images" + " of its classes" * (len(rows) < total)
         if reason:
             print(f"{name}: accuracy not checked, for {dataset} {reason}")
             continue
-        picked = random_indices(dataset, min(n, total), seed=seed)
-        images, labels = load_images(dataset, indices=picked, size=size, channels=model.channels)
+        picked = [row for row in random_indices(dataset, total, seed=seed) if labels[row] >= 0][:n]
+        images, labels = load_images(dataset, indices=picked, size=size, channels=model.channels)[0], labels[picked]
         # A published accuracy is that on the data set's own test images.
         expected = _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == dataset else None
         found = _compare(model, images, labels, expected)
-        beside = f"chance {100 / len(names):.2g} %" if expected is None else f"published {expected:.1f} %"
+        beside = f"chance {100 / len(model.classes):.2g} %" if expected is None else f"published {expected:.1f} %"
         print(f"{name}: {found:.1f} % of {len(labels)} images of {dataset} are right ({beside})")
         if _nameless(model):
             model.classes = names
     return labelled
 
 
+def labels_for(model: Model, dataset: str | Path) -> Labels:
+    """The labels of a data set as a network's classes, int64 (n,), -1 where the network has no such class.
+
+    Where there are as many classes on both sides and some names are equal, or the network's are bare numbers, the data
+    set's labels are the network's as they are: libraries spell a few of ImageNet's names differently. Of ImageNet's
+    classes, or a part of them, those that the network has under the same name or as a group (`class_places`).
+    """
+    names = class_names(dataset)
+    if names and len(names) == len(model.classes) and (_nameless(model) or set(names) & set(model.classes)):
+        return labels_of(dataset)
+    shared = model.classes if set(names) <= set(imagenet_classes()) else ()
+    return labels_of(dataset, classes=shared)
+
+
 def _other_classes(model: Model, names: tuple[str, ...]) -> str:
-    """Why labels of these classes are not the network's; "" where they are."""
+    """Why no label of these classes is the network's."""
     if not names:
         return "has no labels"
     if len(names) != len(model.classes):
         return f"has {len(names)} classes, the network {len(model.classes)}"
-    if not _nameless(model) and not set(names) & set(model.classes):
-        return f"has other classes ({names[0]}, …) than the network ({model.classes[0]}, …)"
-    return ""
+    return f"has other classes ({names[0]}, …) than the network ({model.classes[0]}, …)"
 
 
 def _nameless(model: Model) -> bool:

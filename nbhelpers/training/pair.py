@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nbhelpers.data.images import load_images, random_indices
+import torch
+
+from nbhelpers.data.images import count_images, load_images, random_indices
 from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.optimize import relative_diagonal
 from nbhelpers.representation import predict
-from nbhelpers.training.checks import check_imported
+from nbhelpers.training.checks import check_imported, labels_for
 from nbhelpers.types import Features, Images, Labels, two_sides
 
 
@@ -22,7 +24,8 @@ class Pair:
     networks: dict[str, Model]  # "robust" and "standard"
     dataset: str | Path
     size: int | tuple[int, int]  # pixels, of the images that suit both; (height, width) where they differ
-    labelled: bool  # the labels of the data set are the networks' classes
+    labelled: bool  # the labels of the data set, or some, are the networks' classes
+    truth: Labels | None = None  # (n,), every image's, -1 where its class is none of theirs
 
     @property
     def representations(self) -> dict[str, Callable[[Images], Features]]:
@@ -41,16 +44,27 @@ class Pair:
     def load(self, indices: Sequence[int]) -> tuple[Images, Labels]:
         """Images on the networks' device, (n, 3, h, w), and their labels, (n,), on the CPU.
 
-        Where the data set's labels are not the networks' classes, labels are what the robust network sees.
+        Where an image's class is not among the networks', its label is what the robust network sees.
         """
         robust = self.networks["robust"]
-        images, labels = load_images(self.dataset, indices=indices, size=self.size, channels=robust.channels)
+        images, _ = load_images(self.dataset, indices=indices, size=self.size, channels=robust.channels)
         images = images.to(robust.device)
-        return images, labels if self.labelled else predict(robust, images)
+        truth = torch.full((len(images),), -1) if self.truth is None else self.truth[list(indices)]
+        return images, truth if (truth >= 0).all() else torch.where(truth < 0, predict(robust, images), truth)
 
-    def draw(self, n: int, *, seed: int = 0) -> tuple[list[int], Images, Labels]:
-        """`n` images that the seed picks: their indices, and what `load` gives."""
-        picked = random_indices(self.dataset, n, seed=seed)
+    def draw(self, n: int, *, seed: int = 0, known: bool = False) -> tuple[list[int], Images, Labels]:
+        """`n` images that the seed picks: their indices, and what `load` gives.
+
+        Args:
+            n: at most, with `known`; else exactly.
+            seed: random generator.
+            known: only images whose class is among the networks'.
+        """
+        if not known or self.truth is None:
+            picked = random_indices(self.dataset, n, seed=seed)
+        else:
+            order = random_indices(self.dataset, count_images(self.dataset), seed=seed)
+            picked = [row for row in order if self.truth[row] >= 0][:n]
         return picked, *self.load(picked)
 
 
@@ -76,4 +90,10 @@ def load_pair(
     networks = {key: load_model(name, device=device, precision=precision) for key, name in given.items()}
     size = next((network.image_size for network in networks.values() if network.image_size), 32)
     labelled = check_imported(networks, [str(name) for name in given.values()], dataset, size=size)
-    return Pair(networks, dataset, size, labelled)
+    truth = labels_for(networks["robust"], dataset) if labelled else None
+    if truth is not None and (strange := int((truth < 0).sum())):
+        print(
+            f"{strange} of {len(truth)} images of {dataset} have none of the networks' classes; for a label stands "
+            "what the robust network sees"
+        )
+    return Pair(networks, dataset, size, labelled, truth)

@@ -13,12 +13,14 @@ from nbhelpers.widgets.demos import (
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
 from nbhelpers.widgets.page import export_page
+from nbhelpers.widgets.paint import Paint, paint, replay
 
 __all__ = [
     "Demo",
     "Frame",
     "ImagePicker",
     "Live",
+    "Paint",
     "brittleness",
     "epsilon_series",
     "export_page",
@@ -27,5 +29,7 @@ __all__ = [
     "interpolation",
     "inversion",
     "misclassification",
+    "paint",
+    "replay",
     "series",
 ]

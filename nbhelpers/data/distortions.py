@@ -1,0 +1,157 @@
+"""Distortions of images, of growing strength or of one length; and how alike two rankings are."""
+
+import io
+from collections.abc import Callable
+
+import numpy
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nbhelpers.types import Images, PerImage, check_images, seeded, whole
+
+DISTORTIONS = ("shift", "blur", "noise", "contrast", "hue", "occlusion", "JPEG")
+TRIED = 24  # strengths among which `distort_to` looks
+
+
+def distort(images: Images, kind: str, strength: float, *, seed: int = 0) -> Images:
+    """Images distorted in one way, (n, 3, h, w), in [0, 1], on the images' device.
+
+    Args:
+        images: (n, 3, h, w), pixels in [0, 1].
+        kind: of `DISTORTIONS`. At strength 1: shifted by a quarter of the width, blurred with σ of an eighth of the
+            side, noise of σ 0.3, a tenth of the contrast, the opposite hue, 60 % of the sides covered with grey, JPEG
+            of quality 1.
+        strength: 0 (JPEG: quality 95) to 1.
+        seed: of noise, and of where the cover lies.
+
+    Raises:
+        ValueError: an unknown kind, or a strength outside [0, 1].
+    """
+    check_images(images)
+    if kind not in DISTORTIONS:
+        raise ValueError(f"kind: got {kind!r}, wanted one of {', '.join(DISTORTIONS)}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength: got {strength}, wanted 0 to 1")
+    return _WAYS[kind](images, float(strength), seed).clamp(0, 1)
+
+
+def distort_to(images: Images, kind: str, length: float, *, seed: int = 0) -> Images:
+    """Images distorted in one way, each as strongly as an L2 length of the change asks for.
+
+    Of a row of strengths the first that moves an image so far or further is taken, and blended with the image to the
+    exact length. An image that the strongest does not move so far (plain ones) gets that.
+
+    Args:
+        images, kind, seed: as in `distort`.
+        length: L2 over a whole image, pixel units.
+    """
+    if not length > 0:
+        raise ValueError(f"length: got {length}, wanted a positive length in pixel units")
+    tried = torch.stack([distort(images, kind, (k + 1) / TRIED, seed=seed) for k in range(TRIED)])
+    lengths = (tried - images).flatten(2).norm(dim=2)  # (TRIED, n)
+    enough = lengths >= length
+    first = torch.where(enough.any(0), enough.int().argmax(0), lengths.argmax(0))
+    each = torch.arange(len(images), device=images.device)
+    share = (length / lengths[first, each].clamp_min(1e-12)).clamp(max=1)
+    return torch.lerp(images, tried[first, each], share[:, None, None, None])
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> PerImage:
+    """Spearman's ρ of each row of two tables, (n,), ties sharing their mean rank; 0 where a row is all the same.
+
+    Args:
+        first, second: (n, m); one may be (1, m), or (m,).
+
+    Source: Spearman, The American Journal of Psychology 15(1), 1904.
+    """
+    first, second = torch.broadcast_tensors(torch.atleast_2d(first), torch.atleast_2d(second))
+    one, other = (_ranks(table.double()) for table in (first, second))
+    one, other = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
+    length = one.norm(dim=1) * other.norm(dim=1)
+    return torch.where(length > 0, (one * other).sum(1) / length.clamp_min(1e-12), 0).float()
+
+
+def interval(values: PerImage, *, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:
+    """Mean, and the ends of its 95 % bootstrap interval: images are drawn again, with replacement.
+
+    Args:
+        values: (n,), one number per image.
+        seed: random generator.
+        draws: how often.
+
+    Source: Efron, The Annals of Statistics 7(1), 1979; the percentile interval.
+    """
+    values, draws = values.detach().double().cpu(), whole(draws, "draws", least=1)
+    again = torch.randint(len(values), (draws, len(values)), generator=seeded(seed))
+    low, high = values[again].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return values.mean().item(), low, high
+
+
+def _ranks(table: Tensor) -> Tensor:
+    """The rank of each value in its row; equal ones share the mean of theirs."""
+    below = (table[:, None, :] < table[:, :, None]).sum(2)
+    same = (table[:, None, :] == table[:, :, None]).sum(2)
+    return below + (same - 1) / 2
+
+
+def _shift(images: Images, strength: float, _: int) -> Images:
+    turn = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+    turn[:, 0, 2] = -strength / 2  # of a width that runs from -1 to 1
+    grid = functional.affine_grid(turn, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _blur(images: Images, strength: float, _: int) -> Images:
+    width = max(strength * min(images.shape[-2:]) / 8, 1e-3)
+    reach = min(int(3 * width + 0.5) + 1, min(images.shape[-2:]) - 1)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / width) ** 2)
+    bell = (bell / bell.sum()).to(images)
+    padded = functional.pad(images, [reach] * 4, mode="reflect").flatten(0, 1)[:, None]
+    blurred = functional.conv2d(functional.conv2d(padded, bell[None, None, :, None]), bell[None, None, None, :])
+    return blurred.reshape(images.shape)
+
+
+def _noise(images: Images, strength: float, seed: int) -> Images:
+    return images + 0.3 * strength * torch.randn(images.shape, generator=seeded(seed)).to(images)
+
+
+def _contrast(images: Images, strength: float, _: int) -> Images:
+    return torch.lerp(images, images.mean((1, 2, 3), keepdim=True).expand_as(images), 0.9 * strength)
+
+
+def _hue(images: Images, strength: float, _: int) -> Images:
+    from torchvision.transforms.functional import adjust_hue  # here: networks are trained without it
+
+    return adjust_hue(images, 0.5 * strength)
+
+
+def _cover(images: Images, strength: float, seed: int) -> Images:
+    height, width = images.shape[-2:]
+    high, wide = (max(1, round(0.6 * strength * side)) for side in (height, width))
+    where, covered = torch.rand(len(images), 2, generator=seeded(seed)), images.clone()
+    for image, (down, right) in zip(covered, where.tolist(), strict=True):
+        top, left = int(down * (height - high + 1)), int(right * (width - wide + 1))
+        image[:, top : top + high, left : left + wide] = 0.5
+    return torch.lerp(images, covered, float(strength > 0))
+
+
+def _jpeg(images: Images, strength: float, _: int) -> Images:
+    done = []
+    for image in (images.detach().cpu() * 255).round().byte().permute(0, 2, 3, 1).numpy():
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(image).save(buffer, "JPEG", quality=round(95 - 94 * strength))
+        done.append(torch.from_numpy(numpy.array(PIL.Image.open(buffer))).permute(2, 0, 1) / 255)
+    return torch.stack(done).to(images)
+
+
+_WAYS: dict[str, Callable[[Images, float, int], Images]] = {
+    "shift": _shift,
+    "blur": _blur,
+    "noise": _noise,
+    "contrast": _contrast,
+    "hue": _hue,
+    "occlusion": _cover,
+    "JPEG": _jpeg,
+}

@@ -1,0 +1,318 @@
+// The canvas of paint.py: a brush, a palette, and the picture that forms under the stroke.
+
+const make = (tag, className, text) => {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+};
+// JupyterLab's shortcuts look at the focused element itself, so every focusable one carries this.
+const keepKeys = (element) => {
+  element.dataset.lmSuppressShortcuts = "true";
+  return element;
+};
+const button = (text, press) => {
+  const made = keepKeys(make("button", "nb-button", text));
+  made.type = "button";
+  made.addEventListener("click", press);
+  return made;
+};
+const slider = (name, most, value, moved) => {
+  const label = make("label", "nb-slider");
+  const range = keepKeys(make("input"));
+  const shown = make("output");
+  Object.assign(range, { type: "range", min: name === "brush" ? 1 : 0, max: most, step: 1, value });
+  range.addEventListener("input", () => moved(+range.value));
+  label.append(make("span", "", name), range, shown);
+  const show = (at, text) => {
+    range.value = at;
+    shown.textContent = text;
+    range.setAttribute("aria-valuetext", text);
+  };
+  return { label, show };
+};
+const asFile = (text) => new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
+
+function render({ model, el }) {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const listen = (name, handler) => {
+    model.on(name, handler);
+    signal.addEventListener("abort", () => model.off(name, handler));
+  };
+  const [height, width] = model.get("size");
+  let urls = [];
+  let size = Math.max(1, Math.round(width / 3)); // of the brush, pixels
+  let at = [width / 2, height / 2]; // the brush's middle
+  let mask = null; // of the stroke being drawn
+  let erasing = false;
+  let [asked, drawn] = [0, 0]; // pictures that came, and the newest shown: decoding may overtake
+
+  // The picture, and over it the brush and what it has covered.
+  const board = keepKeys(make("div", "nb-board"));
+  board.tabIndex = 0;
+  board.setAttribute("role", "application");
+  board.setAttribute("aria-label", "canvas: arrow keys move the brush, Enter paints, plus and minus change its size");
+  board.style.aspectRatio = `${width} / ${height}`;
+  const canvas = () => Object.assign(make("canvas", "nb-picture"), { width, height });
+  const [picture, cover, source] = [canvas(), canvas(), canvas()];
+  for (const [element, name] of [[picture, "painted"], [source, "source"]]) {
+    element.setAttribute("role", "img");
+    element.setAttribute("aria-label", name);
+  }
+  cover.classList.add("nb-cover");
+  cover.setAttribute("aria-hidden", "true");
+  board.append(picture, cover);
+
+  // Soft by one pixel at its edge; a stroke is the most of all places of the brush.
+  const stamp = (into, [x, y]) => {
+    for (let row = 0; row < height; row++)
+      for (let column = 0; column < width; column++) {
+        const far = Math.hypot(column + 0.5 - x, row + 0.5 - y);
+        const value = 255 * Math.min(1, Math.max(0, size / 2 + 0.5 - far));
+        into[row * width + column] = Math.max(into[row * width + column], value);
+      }
+    return into;
+  };
+  const line = (from, to) => {
+    const count = Math.max(1, Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1])));
+    for (let k = 1; k <= count; k++)
+      stamp(mask, [0, 1].map((i) => from[i] + ((to[i] - from[i]) * k) / count));
+  };
+  const outline = () => {
+    const context = cover.getContext("2d");
+    const shown = mask ?? stamp(new Uint8ClampedArray(width * height), at);
+    const pixels = context.createImageData(width, height);
+    shown.forEach((value, i) => pixels.data.set(erasing ? [255, 255, 255, value / 2] : [255, 140, 0, value / 2], 4 * i));
+    context.putImageData(pixels, 0, 0);
+  };
+  const apply = () => {
+    const sent = mask;
+    mask = null;
+    outline();
+    if (!sent.some((value) => value > 0)) return say("the brush was outside the picture");
+    model.send({ type: "stroke", erase: erasing }, undefined, [sent.buffer]);
+  };
+  const place = (event) => {
+    const box = board.getBoundingClientRect();
+    return [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
+  };
+  const begin = () => (mask = stamp(new Uint8ClampedArray(width * height), at));
+  board.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    board.focus();
+    board.setPointerCapture(event.pointerId);
+    at = place(event);
+    begin();
+    outline();
+    event.preventDefault();
+  });
+  board.addEventListener("pointermove", (event) => {
+    const next = place(event);
+    if (mask) line(at, next);
+    at = next;
+    outline();
+  });
+  board.addEventListener("pointerup", () => mask && apply());
+  board.addEventListener("pointercancel", () => {
+    mask = null;
+    outline();
+  });
+  const resize = (value) => {
+    size = Math.max(1, Math.min(width, value));
+    brush.show(size, `${size} px`);
+    outline();
+  };
+  board.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const far = event.shiftKey ? 4 : 1;
+    const way = { ArrowRight: [far, 0], ArrowLeft: [-far, 0], ArrowDown: [0, far], ArrowUp: [0, -far] }[event.key];
+    if (way) {
+      at = [Math.max(0, Math.min(width, at[0] + way[0])), Math.max(0, Math.min(height, at[1] + way[1]))];
+      outline();
+      say(`brush at column ${Math.round(at[0])}, row ${Math.round(at[1])}`);
+    } else if (event.key === "Enter" || event.key === " ") [begin(), apply()];
+    else if (event.key === "+" || event.key === "-") [resize(size + (event.key === "+" ? 1 : -1)), say(`${size} pixels wide`)];
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  // Tools.
+  const brush = slider("brush", width, size, resize);
+  const amount = slider("amount", model.get("amounts").length - 1, model.get("at"), (value) => {
+    model.set("at", value);
+    model.save_changes();
+    showAmount();
+  });
+  const showAmount = () => amount.show(model.get("at"), model.get("amounts")[model.get("at")]);
+  const eraser = button("Eraser", () => {
+    erasing = !erasing;
+    eraser.setAttribute("aria-pressed", String(erasing));
+    outline();
+  });
+  eraser.setAttribute("aria-pressed", "false");
+  const undo = button("Undo", () => model.send({ type: "undo" }));
+  const stop = button("Stop", () => stop.getAttribute("aria-disabled") !== "true" && model.send({ type: "stop" }));
+  const save = button("Save PNG", () => model.send({ type: "export" }));
+  const tools = make("div", "nb-bar");
+  tools.append(eraser, undo, stop, save);
+
+  // The palette: one stop of the tab key, arrows do the rest.
+  const list = make("div", "nb-list");
+  list.setAttribute("role", "listbox");
+  list.setAttribute("aria-label", "Choose a component");
+  list.style.setProperty("--thumb", "52px");
+  list.style.setProperty("--columns", "8");
+  let options = [];
+  const called = (entry) => model.get("names")[entry.key] || "";
+  const words = (entry) => called(entry) || `${entry.component}`;
+  const name = keepKeys(make("input", "nb-name-field"));
+  Object.assign(name, { type: "text", maxLength: 40 });
+  name.addEventListener("change", () => {
+    const entry = model.get("palette")[model.get("chosen")];
+    model.set("names", { ...model.get("names"), [entry.key]: name.value.trim() });
+    model.save_changes();
+    mark();
+  });
+  name.addEventListener("keydown", (event) => event.key === "Enter" && name.blur());
+  const naming = make("label", "nb-slider");
+  naming.append(make("span", "", "its name"), name);
+  const about = make("div", "nb-said");
+
+  function mark() {
+    const chosen = model.get("chosen");
+    options.forEach(({ option, text, entry }, i) => {
+      option.setAttribute("aria-selected", String(i === chosen));
+      option.tabIndex = i === chosen ? 0 : -1;
+      text.textContent = words(entry);
+      option.title = `${words(entry)}: ${entry.about}`;
+      option.setAttribute("aria-label", `${entry.label} network, component ${entry.component}, ${words(entry)}; ${entry.about}`);
+    });
+    const entry = model.get("palette")[chosen];
+    name.value = called(entry);
+    about.textContent = `${entry.label} network, component ${entry.component}; ten images with most of it: ${entry.about}`;
+  }
+  function choose(i) {
+    erasing = false;
+    eraser.setAttribute("aria-pressed", "false");
+    model.set("chosen", i);
+    model.save_changes();
+    mark();
+    outline();
+    options[i].option.focus();
+  }
+  function build() {
+    urls.forEach((url) => URL.revokeObjectURL(url));
+    [urls, options] = [[], []];
+    list.replaceChildren();
+    let grid;
+    model.get("palette").forEach((entry, i, all) => {
+      if (entry.label !== all[i - 1]?.label) {
+        const group = make("div");
+        group.setAttribute("role", "group");
+        group.setAttribute("aria-label", `${entry.label} network`);
+        grid = make("div", "nb-grid");
+        grid.setAttribute("role", "presentation");
+        group.append(make("div", "nb-title", `${entry.label} network`), grid);
+        list.append(group);
+      }
+      const option = keepKeys(make("div", "nb-option"));
+      option.setAttribute("role", "option");
+      const image = make("img");
+      image.alt = "";
+      image.src = URL.createObjectURL(asFile(entry.thumbnail));
+      urls.push(image.src);
+      const text = make("span");
+      option.append(image, text);
+      option.addEventListener("click", () => choose(i));
+      grid.append(option);
+      options.push({ option, text, entry });
+    });
+    mark();
+  }
+  list.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    choose((model.get("chosen") + step + options.length) % options.length);
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  // What the kernel says.
+  const progress = make("progress");
+  progress.setAttribute("aria-label", "progress");
+  const step = make("span", "nb-said");
+  const said = make("span", "nb-said");
+  said.setAttribute("role", "status");
+  const bar = make("div", "nb-bar");
+  bar.append(progress, step, said);
+  const say = (text) => (said.textContent = text);
+  async function show(bytes) {
+    const mine = ++asked;
+    const sheet = await createImageBitmap(new Blob([new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)]));
+    if (mine > drawn && !signal.aborted) {
+      drawn = mine;
+      source.getContext("2d").drawImage(sheet, 0, 0, width, height, 0, 0, width, height);
+      picture.getContext("2d").drawImage(sheet, width, 0, width, height, 0, 0, width, height);
+      el.dataset.drawn = mine;
+    }
+    sheet.close();
+  }
+  function status() {
+    const { state, text } = model.get("status");
+    el.dataset.state = state || "";
+    stop.setAttribute("aria-disabled", String(state !== "running"));
+    undo.setAttribute("aria-disabled", String(state !== "running" && !model.get("done")));
+    progress.hidden = state !== "running";
+    if (state === "running") progress.removeAttribute("value");
+    step.textContent = "";
+    const strokes = model.get("done");
+    say([text, `${strokes} ${strokes === 1 ? "stroke" : "strokes"}`].filter(Boolean).join(", "));
+  }
+  const whole = () => model.get("result").sheet && show(model.get("result").sheet);
+  listen("change:result", whole);
+  listen("change:status", status);
+  listen("change:done", status);
+  listen("change:palette", build);
+  listen("change:names", mark);
+  listen("change:at", showAmount);
+  listen("msg:custom", (message, buffers) => {
+    if (message.type === "frame") {
+      show(buffers[0]);
+      progress.max = message.total;
+      progress.value = message.step;
+      step.textContent = message.text;
+    } else if (message.type === "file") {
+      const link = Object.assign(make("a"), { download: message.name });
+      link.href = URL.createObjectURL(new Blob([buffers[0]], { type: "image/png" }));
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+      say(`saved ${message.name}, with the note of what was done`);
+    }
+  });
+  el.classList.add("nb-widget", "nb-paint");
+  el.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    model.send({ type: "stop" });
+    event.stopPropagation();
+  });
+  const figure = make("figure", "nb-source");
+  figure.append(make("div", "nb-name", "source"), source);
+  const left = make("div", "nb-easel");
+  left.append(board, bar, brush.label, amount.label, tools, figure);
+  const right = make("div", "nb-palette");
+  right.append(make("div", "nb-label", "Choose a component"), list, about, naming);
+  const both = make("div", "nb-sides");
+  both.append(left, right);
+  el.append(make("div", "nb-about", model.get("about")), both, make("div", "nb-note", model.get("note")));
+  build();
+  resize(size);
+  showAmount();
+  status();
+  whole();
+  signal.addEventListener("abort", () => urls.forEach((url) => URL.revokeObjectURL(url)));
+  return () => controller.abort();
+}
+
+export default { render };

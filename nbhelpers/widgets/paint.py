@@ -1,0 +1,416 @@
+"""A canvas: what a network's components stand for, painted where you point."""
+
+import base64
+import functools
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy
+import PIL.Image
+import PIL.PngImagePlugin
+import torch
+from torch import Tensor
+from traitlets import Dict, Int, List, Unicode
+
+from nbhelpers import files
+from nbhelpers.model import Model
+from nbhelpers.networks.load import load_model
+from nbhelpers.networks.regions import region, region_shares
+from nbhelpers.objectives import activate
+from nbhelpers.optimize import Step, descend, within
+from nbhelpers.representation import predict, represent
+from nbhelpers.types import Images, check_images
+from nbhelpers.widgets.atlas import raised
+from nbhelpers.widgets.image_picker import HERE, ImagePicker, encode
+from nbhelpers.widgets.live import Demo, Frame, Live, _picture
+from nbhelpers.widgets.parts import Models, Names, captions_of, fitted, noise_like, picker_of, robust_first
+from nbhelpers.widgets.settings import PAINTING, PERCENTILES
+
+KEY = "nbhelpers"  # of the note in a PNG file's text
+ERASE = -1  # in place of a component
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One stroke: what to raise under a mask, and how far the descent went."""
+
+    mask: Tensor  # (h, w) in [0, 1], in 255ths
+    component: int  # ERASE puts the source back
+    network: str  # label
+    ceiling: float  # activation at which it ends; infinite for no end
+    steps: int
+    step_size: float  # L2 length of the first step, pixel units
+    name: str = ""  # that the user gave the component
+    until: int | None = field(default=None)  # steps done, where the run was stopped
+
+
+def follow(model: Model, stroke: Stroke, image: Images, source: Images) -> Iterator[Step]:
+    """The iterates of one stroke on an image, (1, c, h, w); of an eraser only the last."""
+    mask = stroke.mask.to(image)
+    if stroke.component == ERASE:
+        yield Step(0, 0, torch.lerp(image, source.to(image), mask), image.new_zeros(1))
+        return
+    goal = activate(stroke.component, ceiling=stroke.ceiling)
+    options = {"steps": stroke.steps, "step_size": stroke.step_size, "project": within(mask, image)}
+    for step in descend(region(model, mask), goal, image, **options):  # type: ignore[arg-type]
+        yield step
+        if step.index == stroke.until:
+            return
+
+
+class Paint(Live):
+    """The canvas. Strokes are applied one after the other, each live, by the runner of all demos.
+
+    Args:
+        models: networks by name.
+        picker: of the images to paint on.
+        palette: for each entry of it `label` of its network, `component`, `key` for names, `about`, a `thumbnail`, and
+            `maps`, (n, height, width), what a set of images has of it at each position.
+        steps: gradient steps of a stroke.
+        note: how the pictures are computed.
+        seed: of the palette.
+
+    Source: feature addition, Engstrom et al., arXiv:1906.00945, §4.2, under a mask.
+    """
+
+    _esm = (HERE / "paint.js").read_text(encoding="utf-8")
+    _css = (HERE / "image_picker.css").read_text(encoding="utf-8") + (HERE / "paint.css").read_text(encoding="utf-8")
+    kind = Unicode("paint").tag(sync=True)
+    palette: List = List().tag(sync=True)  # label, component, about, thumbnail (base64 of a picture file)
+    names: Dict = Dict().tag(sync=True)  # "checkpoint:component" → what the user calls it
+    chosen = Int(0).tag(sync=True)  # of the palette
+    amounts = List(Unicode()).tag(sync=True)
+    size: List = List().tag(sync=True)  # height and width, pixels
+    done = Int(0).tag(sync=True)  # strokes, which can be undone
+
+    def __init__(
+        self, models: Models, picker: ImagePicker, palette: Sequence[dict], *, steps: int, note: str, seed: int
+    ):
+        super().__init__(self._paint, rows=[""], columns=["source", "painted"], about=PAINTING.about, note=note)
+        self._models, self._picker, self._steps, self._seed = models, picker, steps, seed
+        self._pending: list[Stroke] = []
+        self._busy, self._discard, self._count, self._source = False, False, 0, 0
+        self._strokes: list[Stroke] = []
+        self._pictures: list[Images] = [picker.pixels[:1]]
+        self._now = self._pictures[0]
+        self._maps = [entry["maps"] for entry in palette]
+        self.palette = [{key: value for key, value in entry.items() if key != "maps"} for entry in palette]
+        self.amounts = [*(f"{p:g} %" for p in PERCENTILES), "no end"]
+        self.at, self.size = len(PERCENTILES) - 1, list(picker.pixels.shape[-2:])
+        self.names = {key: name for key, name in _kept().items() if key in {entry["key"] for entry in palette}}
+        self.observe(lambda change: _keep_names(change["new"]), "names")
+        self.on_msg(self._on_message)
+
+    @property
+    def image(self) -> Images:
+        """What is painted so far, (1, c, h, w)."""
+        return self._pictures[-1]
+
+    def request(self, pick: tuple[int, ...]):
+        """As `Live.request`; nothing is remembered, since a result depends on the strokes before it."""
+        with self._state:
+            self._memory.clear()
+            return super().request(pick)
+
+    def stroke(self, mask: Tensor, component: int | None = None, *, amount: int | None = None):
+        """Paint under a mask, after the strokes that are under way.
+
+        Args:
+            mask: (h, w), 0 to 1; the descent leaves what lies outside as it is, see `within`.
+            component: which of the palette, `ERASE` to put the source back; None for the chosen one.
+            amount: which of the amounts; None for the slider's.
+
+        Returns:
+            The thread, to be joined; None where a run under way takes it up.
+
+        Raises:
+            ValueError: a mask of another size, or an empty one.
+            IndexError: not in the palette.
+        """
+        mask = torch.as_tensor(mask).float().cpu()
+        within(mask, self.image)  # raises where it does not fit
+        mask = (mask * 255).round() / 255  # as the note keeps it
+        which = self.chosen if component is None else component
+        if not ERASE <= which < len(self.palette):
+            raise IndexError(f"component: got {which}, wanted 0 to {len(self.palette) - 1} of the palette")
+        entry = self.palette[max(which, 0)]
+        made = Stroke(
+            mask,
+            ERASE if which == ERASE else entry["component"],
+            entry["label"],
+            self._ceiling(max(which, 0), mask, self.at if amount is None else amount),
+            self._steps,
+            PAINTING.step(self._steps, self.image),
+            "" if which == ERASE else self.names.get(entry["key"], ""),
+        )
+        with self._state:
+            self._pending.append(made)
+            if self._busy:
+                return None
+            self._busy, self._count = True, self._count + 1
+            return self.request((self._source, self._count))
+
+    def _ceiling(self, which: int, mask: Tensor, amount: int) -> float:
+        """The amount as an activation: the percentile, over the set, of the component in this region."""
+        if amount >= len(PERCENTILES):
+            return float("inf")
+        shares = region_shares(self._models[self.palette[which]["label"]], mask)
+        values = self._maps[which].sum((1, 2)) if shares is None else (self._maps[which] * shares[0].cpu()).sum((1, 2))
+        return values.quantile(PERCENTILES[amount] / 100).item()
+
+    def undo(self) -> None:
+        """Take back the stroke under way, with those that wait for it; or else the last one."""
+        with self._state:
+            if self._busy:
+                self._discard = True
+                self.stop()
+                return
+            if self._strokes:
+                self._strokes.pop()
+                self._pictures.pop()
+            self._now, self.done = self.image, len(self._strokes)
+            self._newest += 1
+            frame = Frame(0, 0, self._draw)
+            self._show(self._newest, _picture(frame, 0) | {"text": f"{self.done} strokes"}, "done")
+
+    def note_of_picture(self) -> dict:
+        """What was done, for `replay`: networks, components, amounts, masks and the source."""
+        return {
+            "made with": f"nbhelpers {version('nbhelpers')}",
+            "networks": {label: model.name for label, model in self._models.items()},
+            "seed": self._seed,
+            "channels": self.image.shape[1],
+            "source": _text(encode(self._pictures[0][None])),
+            "strokes": [
+                {
+                    "network": stroke.network,
+                    "component": stroke.component,
+                    "name": stroke.name,
+                    "ceiling": None if stroke.ceiling == float("inf") else stroke.ceiling,
+                    "steps": stroke.steps,
+                    "step_size": stroke.step_size,
+                    "until": stroke.until,
+                    "mask": _text(encode(stroke.mask[None, None, None])),
+                }
+                for stroke in self._strokes
+            ],
+        }
+
+    def export(self) -> bytes:
+        """A PNG file of the picture, with the note among its texts."""
+        info, buffer = PIL.PngImagePlugin.PngInfo(), io.BytesIO()
+        info.add_itxt(KEY, json.dumps(self.note_of_picture(), ensure_ascii=False), zip=True)
+        with PIL.Image.open(io.BytesIO(encode(self.image[None]))) as picture:
+            picture.save(buffer, "PNG", pnginfo=info)
+        return buffer.getvalue()
+
+    def _draw(self) -> tuple[Tensor, list[list[str]]]:
+        return torch.stack([self._pictures[0].cpu(), self._now.cpu()], 1), [["", ""]]
+
+    def _paint(self, source: int, count: int = 0) -> Iterator[Frame]:
+        """Without a count: a new source. Else all strokes that wait, to their end or until the run is left."""
+        if not count:
+            with self._state:
+                self._source, self._pending, self._strokes, self._busy = source, [], [], False
+                self._pictures = [self._picker.pixels[source : source + 1]]
+                self._now, self.done = self._pictures[0], 0
+            yield Frame(0, 0, self._draw)
+            return
+        before, under_way, more = 0, None, True
+        try:
+            while more:
+                with self._state:
+                    stroke = self._pending.pop(0)
+                model = self._models[stroke.network]
+                image = self.image.to(model.device)
+                for step in follow(model, stroke, image, self._pictures[0]):
+                    under_way, self._now = (stroke, step), step.images.cpu()
+                    with self._state:
+                        if last := step.index == step.total:
+                            self._commit(stroke, step)
+                            under_way, more = None, bool(self._pending)
+                            self._busy = more
+                        waiting = sum(max(1, one.steps) for one in self._pending)
+                    yield Frame(before + step.index, before + step.total + waiting, self._draw)
+                    if last:
+                        before += max(1, step.total)
+        finally:  # also where the run was left: Stop, or another source
+            with self._state:
+                if under_way and not self._discard:
+                    self._commit(*under_way)
+                if under_way or more:
+                    self._pending, self._busy = [], False
+                self._discard, self._now = False, self.image
+
+    def _commit(self, stroke: Stroke, step: Step) -> None:
+        until = None if step.index == step.total else step.index
+        self._strokes.append(Stroke(**{**vars(stroke), "until": until}))
+        self._pictures.append(step.images.cpu())
+        self.done = len(self._strokes)
+
+    def _on_message(self, _, content: dict, buffers: list) -> None:
+        kind = content.get("type")
+        try:  # an exception in a message handler never reaches the page
+            if kind == "stroke":
+                mask = numpy.frombuffer(bytes(buffers[0]), numpy.uint8).reshape(self.size)
+                self.stroke(torch.from_numpy(mask / numpy.float32(255)), ERASE if content.get("erase") else None)
+            elif kind == "undo":
+                self.undo()
+            elif kind == "export":
+                self.send({"type": "file", "name": "painted.png"}, buffers=[self.export()])
+        except Exception as error:
+            self.status = {"state": "error", "text": str(error), "run": self._newest}
+
+    def __repr__(self) -> str:
+        return f"Paint({len(self.palette)} components)"
+
+
+def paint(
+    models: Models,
+    images: Images,
+    labels: Names = None,
+    *,
+    components: int | Sequence[int] = 4,
+    sources: int = 12,
+    steps: int = PAINTING.live,
+    seed: int = 0,
+) -> Demo:
+    """Paint components of a network's representation into an image; the demo of notebook 7.
+
+    The palette has, for each network, one component for every class (up to ten) that `labels` know, and more by seed.
+
+    Args:
+        models: networks by name.
+        images: (n, c, h, w), the set that gives the amounts their meaning.
+        labels: (n,) classes, −1 where unknown, or a text for each; None for what each network sees.
+        components: more of them by their indices, or how many to draw by the seed.
+        sources: the first so many images can be picked.
+        steps: gradient steps of a stroke.
+        seed: of components and noise.
+    """
+    models, images = robust_first(models), fitted(models, images)
+    names = captions_of(models, labels, len(images))
+    picker = picker_of(models, images[:sources], names[:sources], label="Choose an image to paint on", columns=6)
+    palette = [
+        entry for label in models for entry in _entries(label, models[label], images, names, components, steps, seed)
+    ]
+    note = f"{steps} steps of normalised gradient descent for each stroke; outside the brush nothing changes."
+    live = Paint(models, picker, palette, steps=steps, note=note, seed=seed)
+    demo = Demo("Paint", [picker], live)
+    mask, (height, width) = torch.zeros(live.size), live.size
+    mask[height // 8 : 3 * height // 4, width // 16 : 11 * width // 16] = 1
+    thread = live.stroke(mask)  # something to see at once, also where no kernel runs
+    if thread:
+        thread.join()
+    return demo
+
+
+def replay(
+    note: str | os.PathLike[str] | Mapping, *, models: Models | None = None, device: str | torch.device = "auto"
+) -> Images:
+    """Paint again what a note says, (1, c, h, w).
+
+    Args:
+        note: a PNG file that `Paint.export` wrote, or the note itself.
+        models: the networks by their labels in the note; None to load them by their names.
+        device: as in `load_model`.
+
+    Raises:
+        ValueError: a file without a note.
+        IndexError: a component that the network does not have.
+    """
+    given = dict(note) if isinstance(note, Mapping) else _read(note)
+    load = functools.cache(lambda label: load_model(given["networks"][label], device=device))
+    find = load if models is None else models.__getitem__
+    image = source = _pixels(given["source"])[:, : given["channels"]]
+    for kept in given["strokes"]:
+        model = find(kept["network"])
+        ceiling = float("inf") if kept["ceiling"] is None else kept["ceiling"]
+        made = Stroke(**{**kept, "mask": _pixels(kept["mask"])[0, 0], "ceiling": ceiling})
+        *_, step = follow(model, made, image.to(model.device), source)
+        image = step.images.cpu()
+    return image
+
+
+def _entries(
+    label: str,
+    model: Model,
+    images: Images,
+    names: Sequence[str],
+    components: int | Sequence[int],
+    steps: int,
+    seed: int,
+) -> list[dict]:
+    """A network's part of the palette."""
+    features = represent(model, images)
+    known = [model.classes.index(name) if name in model.classes else -1 for name in names]
+    kinds = torch.tensor(known)
+    if (kinds < 0).all():
+        kinds = predict(model, images)
+    spread, found = features.std(0).clamp_min(1e-6), []
+    for kind in kinds[kinds >= 0].unique()[:10]:
+        apart = features[kinds == kind].mean(0) - features[kinds != kind].mean(0)
+        found.append(int((apart / spread).nan_to_num(-1).argmax()))
+    more = torch.randperm(model.components, generator=torch.Generator().manual_seed(seed)).tolist()
+    found += more[:components] if isinstance(components, int) else list(components)
+    found = list(dict.fromkeys(found))
+    start = noise_like(images, 1, seed).expand(len(found), -1, -1, -1)
+    *_, last = raised(model, torch.tensor(found), start, settings=PAINTING, steps=steps)
+    maps = features[:, :, None, None]
+    if model.averaged:
+        maps = represent(model, images, positions=True).unflatten(1, model.positions)
+    entries = []
+    for component, drawn in zip(found, last.images.cpu(), strict=True):
+        top = [model.classes[k] for k in kinds[features[:, component].topk(min(10, len(images))).indices] if k >= 0]
+        often = sorted(set(top), key=lambda name: -top.count(name))[:2]
+        entries.append(
+            {
+                "label": label,
+                "component": component,
+                "key": f"{model.name}:{component}",
+                "about": ", ".join(f"{name} {top.count(name)}" for name in often),
+                "thumbnail": _text(encode(drawn[None, None])),
+                "maps": maps[:, component].clone(),
+            }
+        )
+    return entries
+
+
+def _file() -> Path:
+    return files.cache_folder() / "component-names.json"
+
+
+def _kept() -> dict[str, str]:
+    try:
+        return {str(key): str(name) for key, name in json.loads(_file().read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError):  # none yet, or not of our making
+        return {}
+
+
+def _keep_names(names: Mapping[str, str]) -> None:
+    _file().parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(_file(), json.dumps({**_kept(), **names}, ensure_ascii=False, indent=1))
+
+
+def _read(path: str | os.PathLike[str]) -> dict:
+    with PIL.Image.open(path) as file:
+        text = getattr(file, "text", {}).get(KEY)
+    if text is None:
+        raise ValueError(f"note: {Path(path).name} has none; give a PNG that the canvas saved")
+    return json.loads(text)
+
+
+def _text(file: bytes) -> str:
+    return base64.b64encode(file).decode()
+
+
+def _pixels(text: str) -> Images:
+    with PIL.Image.open(io.BytesIO(base64.b64decode(text))) as picture:
+        pixels = torch.from_numpy(numpy.array(picture.convert("RGB"))).permute(2, 0, 1)[None] / 255
+    check_images(pixels)
+    return pixels

@@ -1,0 +1,98 @@
+"""Labels of one data set as the classes of a network that was trained on another."""
+
+import pytest
+import torch
+
+import nbhelpers as nb
+from nbhelpers.data.imagenet import RESTRICTED_IMAGENET, class_places
+from nbhelpers.data.images import labels_of
+from nbhelpers.training.checks import labels_for
+
+IMAGENET = nb.class_names("photographs")
+CIFAR10 = nb.class_names("cifar10-sample")
+TINY = ("goldfish", "koala", "lesser panda", "triumphal arch", "acorn")
+
+
+def named(labels, classes):
+    return [classes[k] if k >= 0 else "" for k in labels.tolist()]
+
+
+def test_equal_names_are_one_class():
+    _, labels = nb.load_images("photographs", size=8, classes=TINY)
+    own = named(nb.load_images("photographs", size=8)[1], IMAGENET)
+    found = named(labels, TINY)
+    assert found == [name if name in TINY else "" for name in own]
+    assert found.count("triumphal arch") == 2
+    assert class_places(("crane", "b"), ("crane", "a", "crane")).tolist() == [-1, -1]  # which of the two?
+    assert class_places(("Cardigan", "cardigan"), ("cardigan",)).tolist() == [-1, 0]  # a dog, a garment
+
+
+def test_groups_are_by_wordnet_and_no_gazelle_is_a_deer():
+    photographs = named(labels_of("photographs", classes=CIFAR10), CIFAR10)
+    own = named(labels_of("photographs"), IMAGENET)
+    assert {o: g for o, g in zip(own, photographs, strict=True) if g} == {
+        **dict.fromkeys(("hen", "macaw", "toucan", "spoonbill"), "bird"),
+        **{"German shepherd": "dog", "tabby": "cat", "sorrel": "horse"},
+    }
+    every = named(class_places(IMAGENET, CIFAR10), CIFAR10)
+    assert every.count("dog") == 118 and every.count("bird") == 59 and every.count("deer") == 0
+    assert {IMAGENET[i] for i, name in enumerate(every) if name == "automobile"} == {
+        *("ambulance", "beach wagon", "cab", "convertible", "jeep", "limousine", "minivan", "Model T", "racer"),
+        "sports car",
+    }
+    assert {IMAGENET[i] for i, name in enumerate(every) if name == "truck"} == {
+        *("fire engine", "garbage truck", "moving van", "tow truck", "trailer truck")
+    }
+    assert {IMAGENET[i] for i, name in enumerate(every) if name == "ship"} == {
+        *("aircraft carrier", "container ship", "liner", "pirate", "wreck")
+    }
+    assert {IMAGENET[i] for i, name in enumerate(every) if name in ("airplane", "frog", "cat")} == {
+        *("airliner", "warplane", "bullfrog", "tree frog", "tailed frog"),
+        *("tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"),
+    }
+
+
+def test_a_part_of_imagenet_falls_into_the_groups_too():
+    restricted = tuple(RESTRICTED_IMAGENET)
+    assert named(class_places(("tabby", "goldfish", "bee", "koala"), restricted), restricted) == [
+        *("cat", "", "insect", "")
+    ]
+    assert class_places(CIFAR10, CIFAR10).tolist() == list(range(10))
+    assert class_places((), CIFAR10).shape == (0,)
+
+
+def test_labels_stay_unknown_where_they_were(tmp_path):
+    array = torch.zeros(2, 3, 4, 4)
+    assert nb.load_images(array, classes=CIFAR10)[1].tolist() == [-1, -1]
+    assert nb.load_images("out-of-distribution", size=4, classes=CIFAR10)[1].tolist() == [-1] * 12
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return nb.load_pair("cifar10-l2-0.5", "cifar10-standard", "photographs", device="cpu")
+
+
+def test_a_pair_labels_what_its_networks_know(pair):
+    """Elsewhere the robust network's own answer stands in, and `known` leaves those images out."""
+    picked, images, labels = pair.draw(49, seed=1)
+    truth = labels_of("photographs", classes=CIFAR10)[picked]
+    assert pair.labelled and (truth >= 0).sum() == 7
+    assert torch.equal(labels, torch.where(truth < 0, nb.predict(pair.networks["robust"], images), truth))
+    rows, _, known = pair.draw(49, seed=1, known=True)
+    assert rows == [row for row, label in zip(picked, truth, strict=True) if label >= 0]
+    assert torch.equal(known, truth[truth >= 0])
+    assert len(pair.draw(3, seed=1, known=True)[0]) == 3
+
+
+def test_of_a_data_set_that_fits_nothing_changes(capsys):
+    pair = nb.load_pair("cifar10-l2-0.5", "cifar10-standard", "cifar10-sample", device="cpu")
+    assert capsys.readouterr().out == ""
+    one, other = pair.draw(5, seed=3), pair.draw(5, seed=3, known=True)
+    assert one[0] == other[0] and torch.equal(one[2], other[2])
+    robust = pair.networks["robust"]
+    assert torch.equal(labels_for(robust, "cifar10-sample"), labels_of("cifar10-sample"))
+
+
+def test_it_says_how_many_are_strange(capsys):
+    nb.load_pair("cifar10-l2-0.5", "cifar10-standard", "photographs", device="cpu")
+    assert capsys.readouterr().out.startswith("42 of 49 images of photographs have none of the networks' classes;")

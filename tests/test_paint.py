@@ -1,0 +1,156 @@
+"""The canvas without a browser: strokes one after the other, undo, eraser, and notes that paint the same again."""
+
+import json
+import math
+import time
+
+import PIL.Image
+import pytest
+import torch
+
+import nbhelpers as nb
+from nbhelpers import widgets
+from nbhelpers.widgets import paint as face
+from nbhelpers.widgets.paint import ERASE, KEY
+
+MASK = torch.zeros(32, 32)
+MASK[4:14, 6:20] = 1
+
+
+@pytest.fixture
+def demo(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
+    images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    images = (images * 255).round() / 255
+    models = {"standard": tiny_model, "robust": tiny_model}
+    return face(models, images, torch.arange(20) % 10, components=[5, 7], steps=4)
+
+
+def painted(live, *arguments, **options):
+    if thread := live.stroke(*arguments, **options):
+        thread.join(30)
+
+
+def settled(live):
+    for _ in range(1000):
+        if not live._busy and live.status["state"] != "running":
+            return
+        time.sleep(0.01)
+    pytest.fail(f"still running: {live.status}")
+
+
+def test_it_opens_with_a_stroke_and_paints_inside_the_mask_alone(demo):
+    live = demo.live
+    assert (live.done, live.status["state"]) == (1, "done") and {e["label"] for e in live.palette} == {
+        "robust",
+        "standard",
+    }
+    assert all(entry["about"] and entry["thumbnail"] for entry in live.palette)
+    before = live.image
+    painted(live, MASK, 2)
+    assert torch.equal(live.image[..., MASK == 0], before[..., MASK == 0]) and not torch.equal(live.image, before)
+    assert repr(demo) == "Demo(Paint)" and repr(live) == f"Paint({len(live.palette)} components)"
+
+
+def test_strokes_wait_for_each_other_and_all_are_done(demo):
+    live = demo.live
+    threads = [live.stroke(MASK.roll(k, 0), k) for k in range(4)]
+    for thread in filter(None, threads):
+        thread.join(30)
+    assert live.done == 5 and [stroke.component for stroke in live._strokes[1:]] == [
+        live.palette[k]["component"] for k in range(4)
+    ]
+    assert live.status["state"] == "done"
+
+
+def test_undo_and_eraser_bring_back_what_was(demo):
+    live = demo.live
+    before = live.image
+    painted(live, MASK, 1)
+    live.undo()
+    assert torch.equal(live.image, before) and live.done == 1
+    live._handle_custom_msg({"type": "stroke", "erase": True}, [memoryview((MASK * 255).byte().numpy().tobytes())])
+    settled(live)
+    assert live.done == 2 and torch.equal(live.image[..., MASK == 1], demo.pickers[0].pixels[:1][..., MASK == 1])
+    assert torch.equal(live.image[..., MASK == 0], before[..., MASK == 0])
+    for _ in range(3):
+        live.undo()
+    assert live.done == 0 and torch.equal(live.image, demo.pickers[0].pixels[:1])
+
+
+def test_a_stopped_stroke_is_kept_and_an_undone_one_is_not(demo, monkeypatch):
+    live = demo.live
+    live._steps = 500
+    for press in (live.stop, live.undo):
+        left, draw = [press], live._draw
+
+        def drawn(left=left, draw=draw):
+            while left:  # at the first frame
+                left.pop()()
+            return draw()
+
+        monkeypatch.setattr(live, "_draw", drawn)
+        painted(live, MASK, 0)
+        monkeypatch.undo()
+        assert live.done == 2 and live.status["state"] == "stopped" and not live._busy
+    assert 0 <= live._strokes[-1].until < 500
+    again = widgets.replay(live.note_of_picture(), models=live._models)
+    assert (again - live.image).abs().max() <= 3 / 255
+
+
+def test_a_saved_note_paints_the_same(demo, tmp_path):
+    live = demo.live
+    live.names = {live.palette[1]["key"]: "wheels"}
+    painted(live, MASK, 1, amount=5)
+    painted(live, MASK.roll(9, 1) * 0.5, 0)
+    painted(live, MASK.roll(4, 0), ERASE)
+    (tmp_path / "painted.png").write_bytes(live.export())
+    with PIL.Image.open(tmp_path / "painted.png") as picture:
+        note = json.loads(picture.text[KEY])
+    assert [stroke["name"] for stroke in note["strokes"]] == ["", "wheels", "", ""]
+    assert note["networks"] == {"robust": "tiny", "standard": "tiny"} and note["strokes"][1]["ceiling"] is None
+    again = widgets.replay(tmp_path / "painted.png", models=live._models)
+    assert (again - live.image).abs().max() <= 3 / 255
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    with pytest.raises(ValueError, match=r"note: plain\.png has none") as raised:
+        widgets.replay(tmp_path / "plain.png")
+    assert "\n" not in str(raised.value)
+    note["strokes"][0]["component"] = 99
+    with pytest.raises(IndexError, match="component: got 99, wanted 0 to 31"):
+        widgets.replay(note, models=live._models)
+
+
+def test_names_are_kept_for_the_next_time(demo, tiny_model):
+    demo.live.names = {"tiny:5": "beak"}
+    images = demo.pickers[0].pixels
+    again = face({"robust": tiny_model}, images, components=[5], steps=2)
+    assert "beak" in again.live.names.values()
+
+
+def test_another_image_starts_afresh_and_amounts_are_percentiles_of_the_region(demo):
+    live = demo.live
+    low, high = (live._ceiling(0, MASK, k) for k in (0, 4))
+    assert low < high < math.inf and live._ceiling(0, MASK, 5) == math.inf
+    demo.pickers[0].selected = 3
+    settled(live)
+    assert live.done == 0 and torch.equal(live.image, demo.pickers[0].pixels[3:4])
+
+
+@pytest.mark.parametrize(
+    "arguments, kind, said",
+    [
+        ((MASK * 0,), ValueError, "it is empty"),
+        ((MASK[:8],), ValueError, r"got shape \(8, 32\), wanted \(32, 32\)"),
+        ((MASK, 99), IndexError, "component: got 99, wanted 0 to"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(demo, arguments, kind, said):
+    with pytest.raises(kind, match=said) as raised:
+        demo.live.stroke(*arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_message_that_does_not_fit_is_shown(demo):
+    demo.live._handle_custom_msg({"type": "stroke"}, [bytes(1024)])
+    assert demo.live.status["state"] == "error" and "it is empty" in demo.live.status["text"]
+    assert nb.widgets.paint is face

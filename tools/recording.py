@@ -22,7 +22,7 @@ LIMIT = 3_000_000  # bytes
 BOX = """() => {
   const table = document.querySelector("#inversion .nb-table").getBoundingClientRect();
   const strip = document.querySelector("#inversion .nb-strip").getBoundingClientRect();
-  return { x: table.x - 8, y: table.y - 8 + scrollY, width: strip.width + 16, height: strip.height + 16 };
+  return { x: table.x - 8, y: table.y + scrollY, width: strip.width + 16, height: strip.height + 4 };
 }"""
 
 

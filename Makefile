@@ -25,7 +25,7 @@ test: .venv/.installed .peers/.installed  ## style, types, unit tests, the noteb
 lab: .venv/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
 
-gallery: .venv/.installed  ## write all demos, precomputed, into one page that needs no kernel
+gallery: .venv/.installed  ## write all demos into one page that needs no kernel and computes by itself
 	$(BIN)/nbhelpers gallery
 
 bench: .venv/.installed  ## measure speed against the peer and the floor

@@ -132,19 +132,19 @@ def _compute(
 
 
 def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
-    """All demos, with as few picks as a page and ten minutes can take."""
+    """All demos, with as few picks as ten megabytes and ten minutes can take."""
     images, labels = load_images(dataset, indices=range(500))
     strange, which = load_images("out-of-distribution", size=images.shape[-1])
     captions = class_names("out-of-distribution")
     others = {"out of distribution": (strange, [captions[k] for k in which])}
     free, which = load_images("photographs", indices=range(0, 49, 6), size=images.shape[-1])
     others["photographs"] = (free, [class_names("photographs")[k] for k in which])
-    few, sixteen = slice(0, 4), slice(0, 16)
+    few, twelve = slice(0, 4), slice(0, 12)
     made = [  # the blog's order
         blog.brittleness(models, images[few], labels[few]),
-        inversion(models, images[sixteen], labels[sixteen], others=others),
-        epsilon_series(radii, images[sixteen], labels[sixteen]),
-        blog.feature_visualization(models, images, labels, components=6),
+        inversion(models, images[twelve], labels[twelve], others=others),
+        epsilon_series(radii, images[twelve], labels[twelve]),
+        blog.feature_visualization(models, images, labels, components=5),
         blog.feature_manipulation(models, images, labels, components=3, sources=4),
         blog.interpolation(models, images[few], labels[few]),
         blog.misclassification(models, images, labels),

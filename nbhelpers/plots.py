@@ -17,7 +17,6 @@ from nbhelpers.types import Images, check_images
 
 PALETTE = ("#1769aa", "#d1571b", "#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d", "#c2476b", "#2f8f8f")
 COLOURS = {"robust": PALETTE[0], "standard": PALETTE[1], "random pairs": "#8a8a8a", "pixels": "#8a8a8a"}
-_MORE = PALETTE[2:6]
 _DPI, _FONT, _LINE = 100, 8.5, 13  # dots per inch, points, dots per line of text
 _METRICS, _STYLE = TextToPath(), FontProperties(size=_FONT)
 
@@ -157,7 +156,7 @@ def _axes(title: str, xlabel: str, ylabel: str, label: str):
 
 
 def _colour(label: str, index: int) -> str:
-    return next((colour for name, colour in COLOURS.items() if label.startswith(name)), _MORE[index % len(_MORE)])
+    return next((colour for name, colour in COLOURS.items() if label.startswith(name)), PALETTE[2 + index % 4])
 
 
 def _wrapped(text: str, width: float) -> str:

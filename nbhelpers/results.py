@@ -60,7 +60,6 @@ def save_result(
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in (figures or {}).items():
             figure.savefig(folder / f"{name}.png", dpi=figure.dpi)
-        packages = {name: version(name) for name in ("nbhelpers", "torch", "torchvision", "numpy")}
         text = json.dumps(
             {
                 "parameters": dict(parameters),
@@ -68,7 +67,7 @@ def save_result(
                 "device": str(pick_device(str(parameters.get("device", "auto")))),  # what "auto" was
                 "images": list(map(int, images)),
                 "numbers": {measure: dict(row) for measure, row in numbers.items()},
-                "versions": packages,
+                "versions": {name: version(name) for name in ("nbhelpers", "torch", "torchvision", "numpy")},
             },
             indent=1,
             ensure_ascii=False,

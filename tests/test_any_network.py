@@ -397,3 +397,20 @@ def test_timm_by_name(name):
         close(model.head(model.representation(noise(224, 1))), model(noise(224, 1)))
     with pytest.raises(ValueError, match=re.escape("got 'timm:resnet81', wanted for instance timm:resnet")):
         load_model("timm:resnet81", pretrained=False)
+
+
+def test_a_network_that_views_its_map_as_one_row():
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 8 * 8, 5)
+
+        def forward(self, x):
+            x = torch.relu(self.conv(x))
+            return self.head(x.view(len(x), -1))
+
+    network, images = Viewing().eval(), torch.rand(3, 3, 8, 8)
+    model = nb.Model(network, image_size=8)
+    assert torch.allclose(model(images), network(images), atol=1e-5)
+    assert model.representation(images).shape == (3, 256)
+    assert nb.minimize(model.representation, nb.match(model.representation(images)), nb.noise(3, size=8), steps=2)

@@ -7,10 +7,13 @@ QUIET := TQDM_DISABLE=1 OMP_WAIT_POLICY=PASSIVE
 # Two files at a time, a thread each: twice as fast on two cores as one after the other.
 ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test lab gallery bench notebooks format clean
+.PHONY: demo imagenet test lab gallery bench notebooks format clean
 
 demo: .venv/.installed  ## run the notebooks into runs/demo and show their numbers
 	$(BIN)/nbhelpers demo
+
+imagenet: .venv/.installed  ## the same on the paper's networks, downloaded at first use, and the photographs
+	$(BIN)/nbhelpers demo --preset imagenet
 
 test: .venv/.installed .peers/.installed  ## style, types, unit tests, the notebooks against their saved outputs
 	$(BIN)/ruff check .

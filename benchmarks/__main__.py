@@ -12,7 +12,7 @@ import os
 
 os.environ["TQDM_DISABLE"] = "1"  # bars would cut through the tables
 
-NAMES = ("step", "distance", "solver", "formats", "dataset", "notebooks", "scaling", "training", "latency")
+NAMES = ("step", "distance", "solver", "formats", "dataset", "notebooks", "scaling", "training", "latency", "frames")
 
 
 def main() -> None:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nbhelpers import checkpoints, data, networks, runs, training, widgets
     from nbhelpers.attack import perturb
-    from nbhelpers.data import class_names, count_images, iter_batches, load_images, random_indices, represent_set
+    from nbhelpers.data import (
+        class_names,
+        count_images,
+        iter_batches,
+        load_images,
+        psnr,
+        random_indices,
+        represent_set,
+        ssim,
+    )
     from nbhelpers.model import Model
     from nbhelpers.networks import load_model, region
     from nbhelpers.objectives import activate, leave, match, misclassify
@@ -26,10 +35,8 @@ if TYPE_CHECKING:
         interpolate,
         noise,
         predict,
-        psnr,
         random_partners,
         represent,
-        ssim,
         top_images,
     )
     from nbhelpers.results import print_numbers, save_result
@@ -42,7 +49,7 @@ if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         logging.getLogger(__name__).warning(
             "import nbhelpers before torch, or several kernels will slow each other down"
         )
-    os.environ["GOMP_SPINCOUNT"] = "1000"  # for this process, and for those that it starts
+    os.environ["GOMP_SPINCOUNT"] = "4000"  # for this process, and for those that it starts; why so many: docs/speed.md
 
 # The core first, then the wings; each loaded at its first use, so that nobody needs a package that they do not use.
 _NAMES = {
@@ -51,14 +58,17 @@ _NAMES = {
     "attack": ("perturb",),
     "model": ("Model",),
     "representation": (
-        *("TopImages", "contributions", "distance", "interpolate", "noise", "predict", "psnr"),
-        *("random_partners", "represent", "ssim", "top_images"),
+        *("TopImages", "contributions", "distance", "interpolate", "noise", "predict"),
+        *("random_partners", "represent", "top_images"),
     ),
     "plots": ("curves", "distributions", "image_grid"),
     "results": ("print_numbers", "save_result"),
     "networks": ("load_model", "region"),
     "training": ("load_pair",),
-    "data": ("class_names", "count_images", "iter_batches", "load_images", "random_indices", "represent_set"),
+    "data": (
+        *("class_names", "count_images", "iter_batches", "load_images"),
+        *("psnr", "random_indices", "represent_set", "ssim"),
+    ),
 }
 _WINGS = ("checkpoints", "data", "networks", "runs", "training", "widgets")
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}

@@ -189,12 +189,6 @@ class Model(nn.Module):
         )
 
 
-def best_precision(device: torch.device) -> Precision:
-    """bfloat16 where the device computes in it, so that nothing is lost but digits; else float32."""
-    native = {"cuda": lambda: torch.cuda.is_bf16_supported(), "cpu": torch.cpu._is_avx512_bf16_supported}
-    return "bfloat16" if native.get(device.type, lambda: False)() else "float32"
-
-
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """Turn "auto" into the best device there is.
 

@@ -7,9 +7,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from nbhelpers.passes import Passes, check_batch_size, fitting, losses_and_gradients
+from nbhelpers.passes import Passes, check_batch_size, fitting, losses_and_gradients, progress
 from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images, whole
 
 Schedule = Literal["cosine", "constant"]
@@ -244,7 +243,7 @@ def minimize(
     )
     steps, images, loss, history, stopped = whole(steps, "steps"), start, None, [], None
     try:
-        for step in tqdm(iterates, total=steps + 1, unit="step", delay=2, leave=False):
+        for step in progress(iterates, total=steps, initial=-1, unit="step"):  # the start is no step
             history.append(step.losses)
             if loss is None or keep == "last":
                 images, loss = step.images, step.losses

@@ -1,7 +1,8 @@
 """How many images go through a network at once, and what happens when memory runs out."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,12 @@ from nbhelpers.types import Features, Images, Labels, Objective, PerImage, check
 
 T = TypeVar("T")
 Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for memory, batch by batch
+
+
+def progress(items: Iterable[T] | None = None, **options: Any) -> tqdm:
+    """A progress bar after two seconds, which goes when all is done; in a notebook not on the red ground of errors."""
+    in_notebook = hasattr(sys.stdout, "pub_thread")  # the stream of a kernel, not a terminal's
+    return tqdm(items, delay=2, leave=False, file=sys.stdout if in_notebook else sys.stderr, **options)
 
 
 class Passes:
@@ -132,7 +139,7 @@ def stream(
         check_images(images)
         total, images = len(images), [images]
     passes: Passes | None = None
-    with torch.no_grad(), tqdm(total=total, unit="image", delay=2, leave=False) as bar:
+    with torch.no_grad(), progress(total=total, unit="image") as bar:
         for batch in images:
             full = batch if isinstance(batch, Tensor) else batch[0]
             # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as much again.

@@ -54,7 +54,7 @@ def image_grid(
         rows: row label → (n, 3, h, w) in [0, 1]; rows may differ in length and image size.
         columns: a heading for each column.
         captions: row label → a short text under each image of that row.
-        cell: longer side of a shown image, in dots.
+        cell: longer side of a shown image, in dots; up to twice that for images of more pixels.
         title: over the grid.
 
     Raises:
@@ -63,11 +63,12 @@ def image_grid(
     captions, gap = dict(captions or {}), 6
     if not rows or captions.keys() - rows.keys():
         raise ValueError(f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of rows")
+    cell = max(cell, min(2 * cell, max(max(images.shape[-2:]) for images in rows.values())))
     columns = [_wrapped(text, cell) for text in columns]
     captions = {label: [_wrapped(text, cell) for text in texts] for label, texts in captions.items()}
     left = 18 + max(8 * max(map(len, label.split("\n"))) for label in rows)
     count = max(len(images) for images in rows.values())
-    top = (_LINE + 12 if title else 4) + _LINE * (1 + max((text.count("\n") for text in columns), default=-1)) + 2
+    y = top = (_LINE + 12 if title else 4) + _LINE * (1 + max((text.count("\n") for text in columns), default=-1)) + 2
     heights = [cell + gap + _LINE * _lines(captions.get(label, ())) for label in rows]
     width, height = left + count * (cell + gap), top + sum(heights)
     canvas = numpy.ones((height, width, 3), dtype=numpy.float32)
@@ -75,7 +76,6 @@ def image_grid(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     style: Any = {"fontsize": _FONT, "linespacing": 1.1}
-    y = top
     for (label, images), row_height in zip(rows.items(), heights, strict=True):
         check_images(images, label)
         axes.text(left - 10, y + cell / 2, label, ha="right", va="center", **style)

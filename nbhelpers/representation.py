@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -173,27 +172,6 @@ def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
 def distance(features: Features, target: Features) -> PerImage:
     """Normalised distance ‖f − t‖ / ‖t‖ of each row, (n,)."""
     return torch.linalg.vector_norm(features - target, dim=1) / torch.linalg.vector_norm(target, dim=1).clamp_min(1e-12)
-
-
-def ssim(images: Images, others: Images) -> PerImage:
-    """Structural similarity of each pair of images, (n,), 1 for equal ones, from scikit-image.
-
-    Source: Wang et al., IEEE TIP 13(4), 2004.
-    """
-    from skimage.metrics import structural_similarity  # here: images in which networks are trained lack it
-
-    if images.shape != others.shape:
-        raise ValueError(f"ssim: got shapes {tuple(images.shape)} and {tuple(others.shape)}, wanted the same")
-    pairs = zip(images.detach().cpu().numpy(), others.detach().cpu().numpy(), strict=True)
-    return torch.tensor(
-        numpy.array([structural_similarity(a, b, channel_axis=0, data_range=1) for a, b in pairs], dtype=numpy.float32)
-    )
-
-
-def psnr(images: Images, others: Images) -> PerImage:
-    """Peak signal-to-noise ratio of each pair of images, (n,), in dB: 20 where pixels are 0.1 apart."""
-    error = (images - others.to(images.device)).square().flatten(1).mean(1)
-    return -10 * error.clamp_min(1e-10).log10()
 
 
 def _best(

@@ -45,7 +45,9 @@ def engine(chrome) -> Iterator:
 
 def sent(page, name: str, model: Model) -> None:
     """A network, exported to the page under a name."""
-    page.evaluate("([name, about]) => { networks[name] = new Engine.Network(about); }", [name, export_network(model)])
+    page.evaluate(
+        "async ([name, about]) => { networks[name] = await Engine.Network.load(about); }", [name, export_network(model)]
+    )
 
 
 def array(tensor: Tensor) -> dict:

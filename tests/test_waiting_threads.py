@@ -12,10 +12,10 @@ SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 @pytest.mark.parametrize(
     ("given", "code", "spins", "says"),
     [
-        ({}, "import nbhelpers, torch", "1000", False),
+        ({}, "import nbhelpers, torch", "4000", False),
         ({"GOMP_SPINCOUNT": "7"}, "import nbhelpers, torch", "7", False),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "import torch, nbhelpers", "None", False),
-        ({}, "import torch, nbhelpers; import nbhelpers", "1000", True),  # too late for this process, and it says so
+        ({}, "import torch, nbhelpers; import nbhelpers", "4000", True),  # too late for this process, and it says so
     ],
 )
 def test_the_setting_is_there_when_torch_loads_its_runtime(given, code, spins, says):

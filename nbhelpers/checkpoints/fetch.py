@@ -4,11 +4,13 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
@@ -114,7 +116,7 @@ def _convert(original: Path, ready: Path, about: Entry, expected: str) -> str:
 def _download(about: Entry, original: Path, ready: Path, expected: str) -> str:
     """Try each address in turn until one gives a file that can be checked and read."""
     failures = []
-    for url in about.urls:
+    for url in addresses(about.file, about.urls):
         try:
             download(url, original, size=about.size)
             digest = _convert(original, ready, about, expected)
@@ -130,6 +132,61 @@ def _download(about: Entry, original: Path, ready: Path, expected: str) -> str:
         f"checkpoint {about.name!r} was not found locally{tried}; get {about.file} by hand and put it into "
         f"{original.parent}"
     )
+
+
+def addresses(file: str, published: Sequence[str]) -> list[str]:
+    """Where a file is looked for, in order: in the folder $NBHELPERS_MIRROR, an address, if set; where published."""
+    mirror = os.environ.get("NBHELPERS_MIRROR", "").rstrip("/")
+    return [f"{mirror}/{file}"] * bool(mirror) + list(published)
+
+
+def library_place(url: str) -> Path:
+    """Where torch keeps a library's weights: $TORCH_HOME/hub/checkpoints, or the like."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def fetch_library(url: str) -> Path:
+    """torchvision's weights, downloaded at first use to where torch itself would put them, and checked.
+
+    Args:
+        url: whose file name ends in the first digits of its sha256, as in resnet50-11ad3fa6.pth.
+
+    Raises:
+        ValueError: the file there is another one.
+        OSError: every download failed; the message says where to put it by hand.
+    """
+    path = library_place(url)
+    found = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
+    digits = found[1] if found else ""
+    files.check_writable(path.parent)
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            if not sha256(path).startswith(digits):
+                raise ValueError(f"{path} is truncated or altered: its sha256 is not {digits}…; delete it")
+            return path
+        failures = []
+        for one in addresses(path.name, [url]):
+            try:
+                download(one, path)
+                if (digest := sha256(path)).startswith(digits):
+                    return path
+                raise ValueError(f"a wrong file: sha256 {digest[:12]}…, expected {digits}…")
+            except (OSError, ValueError) as error:
+                path.unlink(missing_ok=True)
+                failures.append(f"{one}: {error}")
+    raise FileNotFoundError(f"no weights ({'; '.join(failures)}); put {path.name} by hand into {path.parent}")
+
+
+def remote_size(url: str) -> int:
+    """Bytes of the file at an address, as its server says; 0 where it does not, or does not answer."""
+    import requests
+
+    try:
+        answer = requests.head(url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=_TIMEOUT)
+        length = answer.headers.get("Content-Length", "")
+        return int(length) if answer.ok and length.isdigit() else 0
+    except (OSError, ValueError):
+        return 0
 
 
 def download(url: str, path: Path, *, size: int = 0) -> None:

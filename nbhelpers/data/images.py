@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.data.cifar10 import CIFAR10_CLASSES, open_cifar10, open_sample
@@ -27,6 +26,7 @@ from nbhelpers.data.imagenet import (
     open_restricted_imagenet,
     open_tiny_imagenet,
 )
+from nbhelpers.passes import progress
 from nbhelpers.types import Images, Labels, Size, check_images, seeded, two_sides, whole
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
@@ -179,7 +179,7 @@ def _read(
     if images.pixels is not None and (sides is None or (images.margin == 1 and images.pixels.shape[2:] == sides)):
         return _coloured(images.pixels[indices].float() / 255, channels), images.labels[indices]
     pixels = torch.empty(0)
-    for place, index in enumerate(tqdm(indices, desc="reading images", delay=2, leave=False)):
+    for place, index in enumerate(progress(indices, desc="reading images", unit="image")):
         image = images.read(index)
         image = _fit(image.float() / 255 if image.dtype == torch.uint8 else image.float(), sides, images.margin)
         image = _coloured(image[None], channels)[0]

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nbhelpers.checkpoints.fetch import fetch
+from nbhelpers.checkpoints.fetch import fetch, fetch_library
 from nbhelpers.checkpoints.manifest import dataset_facts, imagenet_classes, manifest
 from nbhelpers.checkpoints.read import Weights, choose_prefix, is_scale, read_weights
-from nbhelpers.model import Model, best_precision, pick_device
+from nbhelpers.model import Model, Precision, pick_device
 from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
 from nbhelpers.sites import copied
 
@@ -164,10 +164,16 @@ def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
     network = build_network(name, None, {})
     weights = torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT
     if pretrained:
-        network.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        network.load_state_dict(torch.load(fetch_library(weights.url), map_location="cpu", weights_only=True))
     transforms = weights.transforms()
     about = {"mean": transforms.mean, "std": transforms.std, "image_size": transforms.crop_size[0]}
     return network, about | {"classes": weights.meta["categories"]}
+
+
+def best_precision(device: torch.device) -> Precision:
+    """bfloat16 where the device computes in it, so that nothing is lost but digits; else float32."""
+    native = {"cuda": lambda: torch.cuda.is_bf16_supported(), "cpu": torch.cpu._is_avx512_bf16_supported}
+    return "bfloat16" if native.get(device.type, lambda: False)() else "float32"
 
 
 def build_network(architecture: str, classes: int | None, arguments: dict[str, Any]) -> nn.Module:

@@ -25,8 +25,8 @@ from nbhelpers.checkpoints.manifest import Entry, dataset_facts, manifest
 from nbhelpers.checkpoints.read import read_weights
 from nbhelpers.data.images import class_names, identity, labels_of
 from nbhelpers.files import check_writable, save_tensors, write_text
-from nbhelpers.model import best_precision, pick_device
-from nbhelpers.networks.load import build_network
+from nbhelpers.model import pick_device
+from nbhelpers.networks.load import best_precision, build_network
 from nbhelpers.training.examples import Examples, augment
 from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.settings import Training, arguments_of, warn_of_radius, without_split

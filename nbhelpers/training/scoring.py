@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from nbhelpers.attack import attack, sensitivity
 from nbhelpers.model import Model
+from nbhelpers.passes import progress
 from nbhelpers.types import Images, Labels
 
 
@@ -59,7 +59,7 @@ def evaluate(
     robust: dict[str, float] = {}
     moved: dict[str, float] = {}
     for radius in eps:
-        bar = tqdm(parts, desc=f"eps {radius:g}", unit="batch", delay=2, leave=False)
+        bar = progress(parts, desc=f"eps {radius:g}", unit="batch")
         fooled, far = [], []
         for i, (x, y) in enumerate(bar):
             fooled.append(attack(model, x, y, radius, steps=steps, restarts=restarts, seed=seed + i))

@@ -11,7 +11,7 @@ from nbhelpers.optimize import Step, box, descend, l2_ball
 from nbhelpers.representation import represent
 from nbhelpers.types import Features, Images
 from nbhelpers.widgets.image_picker import ImagePicker
-from nbhelpers.widgets.parts import Models, noise_like
+from nbhelpers.widgets.parts import Models, noise_like, previewed
 from nbhelpers.widgets.settings import Settings
 
 
@@ -78,7 +78,8 @@ def raised(
     start = start.to(model.device)
     project = box if radius is None else l2_ball(start, radius)
     goal, step_size = activate(component, ceiling=ceiling), settings.step(steps, start)
-    return descend(model.representation, goal, start, steps=steps, step_size=step_size, project=project)
+    yield from previewed(start, steps)
+    yield from descend(model.representation, goal, start, steps=steps, step_size=step_size, project=project)
 
 
 def _standard(features: Features) -> Features:

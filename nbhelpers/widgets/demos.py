@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from nbhelpers.networks.series import series
-from nbhelpers.objectives import match
-from nbhelpers.optimize import Step, descend
+from nbhelpers.optimize import Step
 from nbhelpers.representation import contributions, interpolate, predict
 from nbhelpers.types import Images, Labels
 from nbhelpers.widgets.atlas import Atlas, raised
 from nbhelpers.widgets.inverting import epsilon_series, inversion
 from nbhelpers.widgets.live import Captions, Demo
 from nbhelpers.widgets.parts import (
+    SAYS,
     Draw,
     Models,
     Names,
@@ -28,15 +28,19 @@ from nbhelpers.widgets.parts import (
     live_of,
     matched,
     matches,
+    mixed,
     noise_like,
     note_of,
     pair_of,
     picker_of,
+    preview,
     robust_first,
+    said,
     seen,
     sheet,
     switched,
 )
+from nbhelpers.widgets.recipes import Recipe, chosen_of, controls_of
 from nbhelpers.widgets.settings import (
     BRITTLENESS,
     INTERPOLATION,
@@ -66,7 +70,7 @@ def brittleness(
     *,
     radius: float | None = None,
     positions: bool = True,
-    steps: int = BRITTLENESS.live,
+    steps: int | None = None,
 ) -> Demo:
     """Pick a source and a target; see how near each network's source can be moved to the target's representation.
 
@@ -75,7 +79,7 @@ def brittleness(
         radius: bound on the source's change, L2 over the image, pixel units; None is 1 for 32-pixel images, and
             grows with the side.
     """
-    models = robust_first(models)
+    models, steps = robust_first(models), BRITTLENESS.steps_for(images, steps)
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a target")
     bound = BRITTLENESS.ball(sources.pixels, radius)
 
@@ -96,7 +100,8 @@ def brittleness(
     columns = ["source", *(f"{label}, moved" for label in models), "target"]
     note = note_of(steps, f"the source, inside an L2 ball of radius {bound:.3g}")
     live = live_of(plan, [""], columns, about=BRITTLENESS.about, note=note)
-    return Demo("Brittleness", [sources, targets], switched(live, models, sources.pixels, positions))
+    recipe = Recipe("brittleness", models, BRITTLENESS, steps, {"radius": bound})
+    return Demo("Brittleness", [sources, targets], switched(live, models, sources.pixels, positions), recipe)
 
 
 def interpolation(
@@ -106,7 +111,7 @@ def interpolation(
     *,
     points: int = 7,
     positions: bool = True,
-    steps: int = INTERPOLATION.live,
+    steps: int | None = None,
 ) -> Demo:
     """Pick a source and a destination; see images on the straight line between their representations.
 
@@ -114,7 +119,7 @@ def interpolation(
         models, images, labels, positions, steps: as in `inversion`.
         points: of the strip, both ends included.
     """
-    models = robust_first(models)
+    models, steps = robust_first(models), INTERPOLATION.steps_for(images, steps)
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a destination")
     amounts = torch.linspace(0, 1, points)
 
@@ -122,17 +127,15 @@ def interpolation(
         mixes = interpolate(sources.pixels[first], targets.pixels[second], amounts)
         runs: list[Iterable[Step]] = []
         for model in models.values():
-            f, start = form(model, mode), mixes.to(model.device)
-            with torch.no_grad():
-                ends = f(start[[0, -1]])
-            goal = match(interpolate(ends[0], ends[1], amounts))
-            runs.append(descend(f, goal, start, steps=steps, step_size=INTERPOLATION.step(steps, start)))
-        says = [[f"{label}: {name}" for name in seen(model, mixes)] for label, model in models.items()]
-        mixed = ["\n".join(names) for names in zip(*says, strict=True)]
+            runs.append(mixed(form(model, mode), mixes.to(model.device), amounts, settings=INTERPOLATION, steps=steps))
+        says: list[str] = []
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             texts = [matches({label: models[label]}, [step]) for label, step in zip(models, now, strict=True)]
-            return sheet([mixes], *([step.images] for step in now)), [mixed, *texts]
+            if not says and not preview(now[0]):
+                names = [[f"{label}: {name}" for name in seen(model, mixes)] for label, model in models.items()]
+                says.extend("\n".join(column) for column in zip(*names, strict=True))
+            return sheet([mixes], *([step.images] for step in now)), [says or [""] * points, *texts]
 
         return runs, draw
 
@@ -140,7 +143,8 @@ def interpolation(
     note = note_of(steps, "the mixed pixels")
     live = live_of(plan, rows, columns, slider="λ =", about=INTERPOLATION.about, note=note)
     live.at = points // 2
-    return Demo("Interpolation", [sources, targets], switched(live, models, sources.pixels, positions))
+    recipe = Recipe("interpolation", models, INTERPOLATION, steps, {"amounts": amounts.tolist()})
+    return Demo("Interpolation", [sources, targets], switched(live, models, sources.pixels, positions), recipe)
 
 
 def feature_visualization(
@@ -150,7 +154,7 @@ def feature_visualization(
     *,
     components: int | Sequence[int] = 8,
     k: int = 5,
-    steps: int = VISUALIZATION.live,
+    steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
     """Pick a component; see images made to activate it, and those of the set that do so most and least.
@@ -165,6 +169,7 @@ def feature_visualization(
         seed: of noise and components.
     """
     models, images, k = robust_first(models), fitted(models, images), min(k, len(images))
+    steps = VISUALIZATION.steps_for(images, steps)
     names = captions_of(models, labels, len(images))
     atlas = Atlas(models, images, components, settings=VISUALIZATION, steps=steps, seed=seed)
     starts = torch.cat([noise_like(images, max(k - 1, 1), seed), images[:1].cpu()])[:k]
@@ -175,7 +180,7 @@ def feature_visualization(
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             # Row by row, the networks beside each other: made, highest, lowest.
-            texts = [[f"{value:.2f}" for value in (-step.losses).tolist()] for step in now]
+            texts = [["" if preview(step) else f"{-loss:.2f}" for loss in step.losses.tolist()] for step in now]
             for (_, text), line in zip(chosen.values(), texts, strict=True):
                 line[0] += "\n" + text
             rows = [step.images for step in now]
@@ -195,7 +200,11 @@ def feature_visualization(
     rows = [f"{label}: {what}" for what in ("made", "highest in the set", "lowest in the set") for label in models]
     note = note_of(steps, "noise and an image")
     live = live_of(plan, rows, [""] * k, about=VISUALIZATION.about, note=note + " Numbers are activations.")
-    return Demo("Feature visualization", [atlas.picker], live)
+    chosen = chosen_of(atlas.chosen, len(atlas.picker.pixels))
+    numbers = {"starts": starts, "chosen": chosen, "seeded": True}
+    return Demo(
+        "Feature visualization", [atlas.picker], live, Recipe("visualization", models, VISUALIZATION, steps, numbers)
+    )
 
 
 def feature_manipulation(
@@ -205,7 +214,7 @@ def feature_manipulation(
     *,
     components: int | Sequence[int] = 6,
     sources: int = 12,
-    steps: int = MANIPULATION.live,
+    steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
     """Pick a component and a source image; see the feature added to it, with a slider over the amount.
@@ -216,24 +225,28 @@ def feature_manipulation(
         sources: the first so many images can be picked.
     """
     models, images = robust_first(models), fitted(models, images)
-    names = captions_of(models, labels, len(images))[:sources]
+    steps, names = MANIPULATION.steps_for(images, steps), captions_of(models, labels, len(images))[:sources]
     atlas = Atlas(models, images, components, settings=MANIPULATION, steps=steps, seed=seed)
     picker = picker_of(models, images[:sources], names, label="Choose a source", columns=6)
+
+    def ceiling(label: str, i: int) -> Tensor:
+        values = atlas.features[label][:, i]
+        return torch.quantile(values, torch.tensor(PERCENTILES, dtype=values.dtype) / 100)
 
     def plan(index: int, source: int) -> tuple[list[Iterable[Step]], Draw]:
         chosen, runs = atlas.chosen(index), []
         start = picker.pixels[source : source + 1].expand(len(PERCENTILES), -1, -1, -1)
         for label, (i, _) in chosen.items():
-            values = atlas.features[label][:, i]
-            ceiling = torch.quantile(values, torch.tensor(PERCENTILES, dtype=values.dtype) / 100)
-            runs.append(raised(models[label], i, start, settings=MANIPULATION, steps=steps, ceiling=ceiling))
+            end = ceiling(label, i)
+            runs.append(raised(models[label], i, start, settings=MANIPULATION, steps=steps, ceiling=end))
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             texts = [
-                [
-                    f"activation {-loss:.2f}\nthis network says: {name}\n{text}"
-                    for loss, name in zip(step.losses.tolist(), seen(models[label], step.images), strict=True)
-                ]
+                said(
+                    models[label],
+                    step,
+                    lambda _, loss, name, text=text: f"activation {-loss:.2f}\n{SAYS}{name}\n{text}",
+                )
                 for (label, (_, text)), step in zip(chosen.items(), now, strict=True)
             ]
             return sheet([start], *([step.images] for step in now)), [[""] * len(PERCENTILES), *texts]
@@ -244,7 +257,13 @@ def feature_manipulation(
     slider = "activation raised to the set's percentile"
     live = live_of(plan, ["source", *models], columns, slider=slider, about=MANIPULATION.about, note=note)
     live.at, live.fixed = len(columns) - 1, 1
-    return Demo("Feature manipulation", [atlas.picker, picker], live)
+    recipe = {"chosen": chosen_of(atlas.chosen, len(atlas.picker.pixels), ceiling)}
+    return Demo(
+        "Feature manipulation",
+        [atlas.picker, picker],
+        live,
+        Recipe("manipulation", models, MANIPULATION, steps, recipe),
+    )
 
 
 def misclassification(
@@ -254,7 +273,7 @@ def misclassification(
     *,
     top: int = 3,
     radius: float | None = None,
-    steps: int = MISCLASSIFICATION.live,
+    steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
     """Pick an image that every network gets wrong; see the components that speak most for the error turned up.
@@ -272,6 +291,7 @@ def misclassification(
     """
     models, images, labels = robust_first(models), fitted(models, images), torch.as_tensor(labels).cpu()
     captions_of(models, labels, len(images))
+    steps = MISCLASSIFICATION.steps_for(images, steps)
     fooled = torch.stack([predict(model, images) != labels for model in models.values()]).all(0) & (labels >= 0)
     wrong = fooled.nonzero()[:SHOWN, 0]
     if not len(wrong):
@@ -295,14 +315,10 @@ def misclassification(
         says = [f"{label} says: {seen(model, image)[0]}" for label, model in models.items()]
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
+            first = f"{true} · " * bool(true)
             texts = [
-                [
-                    " · ".join(filter(None, [true, f"this network says: {name}"])) + f"\ncomponent {i} at {-loss:.2f}"
-                    for i, loss, name in zip(
-                        parts.tolist(), step.losses.tolist(), seen(model, step.images), strict=True
-                    )
-                ]
-                for model, parts, step in zip(models.values(), chosen, now, strict=True)
+                said(m, step, lambda k, loss, name, of=of: f"{first}{SAYS}{name}\ncomponent {of[k]} at {-loss:.2f}")
+                for m, of, step in zip(models.values(), chosen, now, strict=True)
             ]
             original = "\n".join(filter(None, [true, *says]))
             return sheet([start], *([step.images] for step in now)), [[original] * (top + 1), *texts]
@@ -313,4 +329,7 @@ def misclassification(
     note = note_of(steps, f"the image, inside an L2 ball of radius {bound:.3g}")
     live = live_of(plan, ["original", *models], columns, slider="component", about=MISCLASSIFICATION.about, note=note)
     live.buttons, live.fixed = True, 1
-    return Demo("Misclassification", [picker], live)
+    numbers = {"top": top, "controls": controls_of(list(models.values()), seed), "radius": bound, "known": len(wrong)}
+    return Demo(
+        "Misclassification", [picker], live, Recipe("misclassification", models, MISCLASSIFICATION, steps, numbers)
+    )

@@ -298,24 +298,46 @@ const Engine = (() => {
     for (let k = 0; k < halves.length; k++) values[k] = HALVES[halves[k]] * worth[k % worth.length];
     return values;
   };
-  const tensorOf = ({ shape, offset, scales }, buffer) => {
-    if (scales === undefined) return tf.tensor(new Float32Array(buffer, offset, count(shape)).slice(), shape);
-    const halves = new Uint16Array(buffer, offset, count(shape));
-    const worth = new Float32Array(buffer, scales, shape.at(-1));
-    return tf.tensor(weighed(halves, worth), shape);
+  const tensorOf = ({ shape, floats, halves }, numbers) => {
+    if (halves === undefined) return tf.tensor(numbers.floats.slice(floats, floats + count(shape)), shape);
+    const worth = numbers.floats.subarray(floats, floats + shape.at(-1));
+    return tf.tensor(weighed(numbers.halves.subarray(halves, halves + count(shape)), worth), shape);
+  };
+  // Seven bits a letter, see export_network.py.
+  const unpacked = async (text) => {
+    const bytes = new Uint8Array(Math.floor((text.length * 7) / 8));
+    for (let k = 0, at = 0, held = 0, bits = 0; k < text.length; k++) {
+      held = (held << 7) | (text.charCodeAt(k) & 127);
+      bits += 7;
+      if (bits < 8) continue;
+      bits -= 8;
+      bytes[at++] = held >> bits;
+      held &= (1 << bits) - 1;
+    }
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  };
+  const numbersOf = async ({ weights, floats, halves }) => {
+    const bytes = await unpacked(weights);
+    const [low, high] = [bytes.subarray(4 * floats, 4 * floats + halves), bytes.subarray(4 * floats + halves)];
+    return { floats: new Float32Array(bytes.buffer, 0, floats), halves: Uint16Array.from(low, (byte, k) => byte | (high[k] << 8)) };
   };
 
   class Network {
-    constructor(about) {
+    // `load` makes one.
+    constructor(about, numbers) {
       Object.assign(this, { classes: about.classes, sides: about.sides, components: about.components });
       this.places = { map: about.map, features: about.features, logits: about.logits };
-      const { buffer } = bytesOf(about.weights);
-      const tensors = about.tensors.map((tensor) => tensorOf(tensor, buffer));
+      const tensors = about.tensors.map((tensor) => tensorOf(tensor, numbers));
       this.mean = tf.tensor(about.mean);
       this.std = tf.tensor(about.std);
       this.nodes = fused(about.nodes.map((node) => ({ ...node })), Object.values(this.places));
       this.own = this.nodes.map((node) => OPS[node.op]?.prepare?.(node, tensors));
       this.head = this.own[about.logits];
+    }
+
+    static async load(about) {
+      return new Network(about, await numbersOf(about));
     }
 
     // The values of all nodes that the wanted ones need.
@@ -491,5 +513,7 @@ const Engine = (() => {
     return true;
   };
 
-  return { OPS, Network, match, activate, descend, minimize, firstStep, begin, bytesOf };
+  const floats = (halves) => Float32Array.from(halves, (half) => HALVES[half]);
+
+  return { Network, match, activate, descend, minimize, firstStep, begin, bytesOf, floats };
 })();

@@ -199,14 +199,14 @@ function renderPicker({ model, el, signal }) {
     button.type = remove.type = "button";
     const said = make("span", "nb-said");
     said.setAttribute("role", "status");
-    const hint = "or drop or paste one here";
+    const hint = model.get("hint") || "or drop or paste one here";
     let awaited;
     const say = (text) => {
       clearTimeout(awaited);
       said.textContent = text || hint;
     };
     const wait = () => {
-      say("waiting for the kernel…");
+      say(model.get("waits") || "waiting for the kernel…");
       awaited = setTimeout(() => say(NO_ANSWER), PATIENCE);
     };
     const send = async (chosen) => {
@@ -374,7 +374,7 @@ function renderLive({ model, el, signal }) {
     if (model.get("still")) return;
     el.dataset.state = "waiting";
     stop.setAttribute("aria-disabled", "true");
-    wait("waiting for the kernel…");
+    wait(model.get("waits") || "waiting for the kernel…");
   }
 
   function halt() {
@@ -429,7 +429,8 @@ function renderLive({ model, el, signal }) {
 
   async function show(bytes, texts) {
     const mine = ++order;
-    const next = await createImageBitmap(new Blob([bytesOf(bytes)]));
+    // A kernel sends files; the page, which computes by itself, pixels.
+    const next = await createImageBitmap(bytes instanceof ImageData ? bytes : new Blob([bytesOf(bytes)]));
     if (mine < drawn || signal.aborted) return next.close();
     drawn = mine;
     sheet?.close();

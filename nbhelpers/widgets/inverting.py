@@ -25,6 +25,7 @@ from nbhelpers.widgets.parts import (
     sheet,
     switched,
 )
+from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import INVERSION, LARGE, SERIES, STARTS
 
 
@@ -35,7 +36,7 @@ def inversion(
     *,
     others: Others | None = None,
     positions: bool = True,
-    steps: int = INVERSION.live,
+    steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
     """Pick an image; see it rebuilt, from noise, from its representation in each network.
@@ -50,14 +51,14 @@ def inversion(
         others: more images of the same size under their titles, such as "out of distribution"; alone, or with a
             text for each.
         positions: begin with the representation that keeps its positions; a switch changes it.
-        steps: gradient steps; half as many for each of the sixteen.
+        steps: gradient steps, half as many for each of the sixteen; None is 100, and 25 above 64 pixels.
         seed: of the noise to start from.
 
     Raises:
         ValueError: a label beyond the classes, images that do not fit the networks.
     """
     models = robust_first(models)
-    picker = picker_of(models, images, labels, others=others)
+    picker, steps = picker_of(models, images, labels, others=others), INVERSION.steps_for(images, steps)
     starts = noise_like(picker.pixels, STARTS if max(images.shape[-2:]) <= LARGE else 1, seed)
     means = len(starts) > 1
 
@@ -87,7 +88,8 @@ def inversion(
     rows = ["from one start", f"what the solutions from {STARTS} starts share: their mean"] if means else [""]
     note = note_of(steps, "noise") + (f" The means: {(steps + 1) // 2} steps each." if means else "")
     live = live_of(plan, rows, ["original", *models], about=INVERSION.about, note=note)
-    return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions))
+    recipe = Recipe("inversion", models, INVERSION, steps, {"starts": starts, "means": means, "seeded": True})
+    return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions), recipe)
 
 
 def epsilon_series(
@@ -97,7 +99,7 @@ def epsilon_series(
     *,
     others: Others | None = None,
     positions: bool = True,
-    steps: int = SERIES.live,
+    steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
     """Pick an image; see it rebuilt by networks trained at several ε, with a slider over them.
@@ -107,7 +109,7 @@ def epsilon_series(
         images, labels, others, positions, steps, seed: as in `inversion`.
     """
     networks = series(models) if isinstance(models, str) else models
-    picker = picker_of(networks, images, labels, others=others)
+    picker, steps = picker_of(networks, images, labels, others=others), SERIES.steps_for(images, steps)
     start = noise_like(picker.pixels, 1, seed)
 
     def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
@@ -126,7 +128,8 @@ def epsilon_series(
     rows, note = ["original", "reconstruction"], note_of(steps, "noise")
     live = live_of(plan, rows, list(networks), slider="trained with ε =", about=SERIES.about, note=note)
     live.at, live.fixed = len(networks) - 1, 1
-    return Demo("Inversion by training radius ε", [picker], switched(live, networks, picker.pixels, positions))
+    recipe = Recipe("series", networks, SERIES, steps, {"starts": start, "seeded": True})
+    return Demo("Inversion by training radius ε", [picker], switched(live, networks, picker.pixels, positions), recipe)
 
 
 def _slowed(run: Iterable[Step], steps: int) -> Iterator[Step]:

@@ -19,6 +19,7 @@ from traitlets import Bool, Dict, Int, List, Unicode
 
 from nbhelpers.plots import Figure, image_grid
 from nbhelpers.widgets.image_picker import HERE, ImagePicker, encode
+from nbhelpers.widgets.recipes import Recipe
 
 Captions = list[list[str]]  # a text under each picture, row by row
 STILL_NOTE = (HERE / "still.html").read_text(encoding="utf-8")
@@ -201,14 +202,15 @@ class Demo(ipywidgets.VBox):
         title: names the demo.
         pickers: each with an image selected; the job gets their indices.
         live: what to show.
+        recipe: the same for the exported page; None where it can only show what was computed beforehand.
     """
 
-    def __init__(self, title: str, pickers: Sequence[ImagePicker], live: Live):
+    def __init__(self, title: str, pickers: Sequence[ImagePicker], live: Live, recipe: Recipe | None = None):
         row = ipywidgets.Box(list(pickers)).add_class("nb-pickers")
         # A box of its own inside: a style sheet asks only an outer box how wide it is.
         super().__init__([ipywidgets.Box([row, live]).add_class("nb-parts")])
         self.add_class("nb-demo")
-        self.title, self.pickers, self.live = title, tuple(pickers), live
+        self.title, self.pickers, self.live, self.recipe = title, tuple(pickers), live, recipe
         self.live.compute(self.pick)
         for picker in pickers:
             picker.observe(self._go, "selected")

@@ -1,11 +1,10 @@
-"""One HTML file with every demo, computed beforehand: no kernel, no network."""
+"""One HTML file with every demo: results computed beforehand, and an engine that computes others. No network."""
 
-import base64
 import hashlib
-import html
 import itertools
 import json
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,9 +20,11 @@ from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.networks.series import series
 from nbhelpers.widgets import demos as blog
-from nbhelpers.widgets.image_picker import HERE, ImagePicker, compress
+from nbhelpers.widgets.image_picker import HERE, compress
 from nbhelpers.widgets.inverting import epsilon_series, inversion
-from nbhelpers.widgets.live import Demo, Live
+from nbhelpers.widgets.library import library
+from nbhelpers.widgets.live import Demo
+from nbhelpers.widgets.page_html import html_page, text_of
 
 
 def export_page(
@@ -33,8 +34,10 @@ def export_page(
     dataset: str = "cifar10-sample",
     demos: Mapping[str, Demo] | None = None,
     work: str | os.PathLike[str] | None = None,
+    live: bool = True,
+    notebooks: str = "",
 ) -> Path:
-    """Write demos, precomputed for all of their picks, into one HTML file.
+    """Write demos, precomputed for all of their picks, into one HTML file that also computes other picks by itself.
 
     Results are kept in a work folder by what they depend on, so that a run cut short goes on where it was.
 
@@ -44,9 +47,12 @@ def export_page(
         dataset: name of the images, see `load_images`.
         demos: by heading; None for all seven on `models` and `dataset`.
         work: folder of results; None for one in the cache.
+        live: bring the networks and TensorFlow.js along (from the npm registry, kept in the cache). Where that cannot
+            be had, the page has precomputed results only, and a line says so.
+        notebooks: address of the folder of notebooks, to link to.
 
     Raises:
-        ValueError: the file cannot be written.
+        ValueError: the file cannot be written, or a network has an operation that the page does not know.
     """
     path = Path(path)
     try:
@@ -59,6 +65,7 @@ def export_page(
         models = {label: load_model(name, device="cpu") for label, name in names.items()}
     folder = Path(work) if work else cache_folder() / "gallery"
     folder.mkdir(parents=True, exist_ok=True)
+    files, why = _library() if live else ({}, "so it was asked for")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # these networks are small: a core each for two picks beats two for one
     try:
@@ -70,8 +77,18 @@ def export_page(
         parts = _compute(demos, models, folder, workers=threads)
     finally:
         torch.set_num_threads(threads)
-    write_text(path, _page(models, dataset, demos, parts))
+    page = html_page(models, dataset, demos, parts, files=files, why=why, notebooks=notebooks)
+    write_text(path, page)
     return path
+
+
+def _library() -> tuple[Mapping[str, bytes], str]:
+    """TensorFlow.js, or nothing and why."""
+    try:
+        return library(), ""
+    except (ValueError, OSError) as error:
+        print(f"The page will hold precomputed results only: {error}.", file=sys.stderr)
+        return {}, str(error)
 
 
 def _compute(
@@ -98,7 +115,7 @@ def _compute(
         file = folder / f"{key.hexdigest()[:32]}.json"
         if not file.exists():
             result = demo.live.compute(pick)
-            kept = {"sheet": _text(compress(result["sheet"])), "captions": result["captions"]}
+            kept = {"sheet": text_of(compress(result["sheet"])), "captions": result["captions"]}
             write_text(file, json.dumps(kept))
         return json.loads(file.read_text(encoding="utf-8"))
 
@@ -120,77 +137,16 @@ def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str
     strange, which = load_images("out-of-distribution", size=images.shape[-1])
     captions = class_names("out-of-distribution")
     others = {"out of distribution": (strange, [captions[k] for k in which])}
-    few, sixteen = slice(0, 5), slice(0, 16)
-    made = [
+    free, which = load_images("photographs", indices=range(0, 49, 6), size=images.shape[-1])
+    others["photographs"] = (free, [class_names("photographs")[k] for k in which])
+    few, sixteen = slice(0, 4), slice(0, 16)
+    made = [  # the blog's order
+        blog.brittleness(models, images[few], labels[few]),
         inversion(models, images[sixteen], labels[sixteen], others=others),
         epsilon_series(radii, images[sixteen], labels[sixteen]),
-        blog.brittleness(models, images[few], labels[few]),
+        blog.feature_visualization(models, images, labels, components=6),
+        blog.feature_manipulation(models, images, labels, components=3, sources=4),
         blog.interpolation(models, images[few], labels[few]),
-        blog.feature_visualization(models, images, labels),
-        blog.feature_manipulation(models, images, labels, components=3, sources=6),
         blog.misclassification(models, images, labels),
     ]
     return {demo.title: demo for demo in made}
-
-
-def _page(models: Mapping[str, Model], dataset: str, demos: Mapping[str, Demo], parts: Mapping[str, dict]) -> str:
-    sections, states = [], []
-    for k, (title, demo) in enumerate(demos.items()):
-        sections.append(f"<section><h2>{html.escape(title)}</h2><div id=demo{k} class=demo></div></section>")
-        states.append(
-            {
-                "id": f"demo{k}",
-                "pickers": [_state(picker) for picker in demo.pickers],
-                "live": _state(demo.live),
-                "results": parts[title],
-            }
-        )
-    # "</" would end the script element.
-    state = json.dumps({"source": ImagePicker._esm, "demos": states}, ensure_ascii=False).replace("</", "<\\/")
-    networks = "; ".join(f"{label}: <code>{html.escape(model.name)}</code>" for label, model in models.items())
-    script = (HERE / "page.js").read_text(encoding="utf-8")
-    allowed = {"script-src": "blob:", "style-src": ""}
-    style = (HERE / "page.css").read_text(encoding="utf-8") + ImagePicker._css
-    for kind, text in (("script-src", script), ("style-src", style)):
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        allowed[kind] = f"'sha256-{digest}' {allowed[kind]}".strip()
-    policy = "; ".join(["default-src 'none'", "img-src blob:", *(f"{kind} {what}" for kind, what in allowed.items())])
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width">
-<title>What a network's representation holds</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>What a network's representation holds</h1>
-<p>Pick images, by mouse or keyboard, and see what a standard and an adversarially robust network make of them, after
-Engstrom et al., <cite>Adversarial Robustness as a Prior for Learned Representations</cite>, arXiv:1906.00945.</p>
-<p>Every picture was computed beforehand with nbhelpers by gradient descent on the pixels, with no image prior; the
-line under each demo says from where and how many steps. Networks: {networks}. Images:
-<code>{html.escape(dataset)}</code> and out-of-distribution pictures. Seed 0 for noise and components.
-In JupyterLab the same demos run alive.</p>
-<noscript><p>This page needs JavaScript, but no network.</p></noscript>
-{chr(10).join(sections)}
-</main>
-<script type="application/json" id="state">{state}</script>
-<script type="module">{script}</script>
-</body>
-</html>
-"""
-
-
-def _state(widget: ImagePicker | Live) -> dict:
-    """The widget's own synchronised traits, files as text."""
-    kind = ImagePicker if isinstance(widget, ImagePicker) else Live  # anywidget makes each instance a class of its own
-    state = {name: getattr(widget, name) for name in kind.class_own_traits(sync=True) if name[0] != "_"}
-    if isinstance(widget, ImagePicker):
-        return state | {"thumbnails": [_text(compress(file)) for file in widget.thumbnails], "upload": False}
-    return state | {"still": True, "result": {}, "status": {}, "switch": []}  # one way is computed beforehand
-
-
-def _text(file: bytes) -> str:
-    return base64.b64encode(file).decode()

@@ -1,5 +1,6 @@
 """What the demos are made of: pickers with captions, runs in step, sheets of pictures, and what networks say."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -9,11 +10,11 @@ from torch import Tensor
 from nbhelpers.model import Model
 from nbhelpers.objectives import match
 from nbhelpers.optimize import Step, box, descend, l2_ball
-from nbhelpers.representation import noise
+from nbhelpers.representation import interpolate, noise
 from nbhelpers.types import Features, Images, Labels
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Captions, Frame, Live
-from nbhelpers.widgets.settings import Settings
+from nbhelpers.widgets.settings import LARGE, Settings
 
 Models = Mapping[str, Model]
 Names = Labels | Sequence[str] | None  # class indices (−1: unknown), or a text for each image
@@ -21,6 +22,7 @@ Others = Mapping[str, Images | tuple[Images, Sequence[str]]]
 Draw = Callable[[Sequence[Step]], tuple[Tensor, Captions]]
 Plan = Callable[..., tuple[list[Iterable[Step]], Draw]]
 
+SAYS = "this network says: "
 FORMS = ("with positions", "averaged")  # of a representation, in the order of the switch
 
 
@@ -145,10 +147,33 @@ def matched(
     radius: float | None = None,
 ) -> Iterable[Step]:
     """From `start` towards the target's representation; all on the representation's device."""
+    yield from previewed(start, steps)
     with torch.no_grad():
         goal = match(f(target))
     project = box if radius is None else l2_ball(start, radius)
-    return descend(f, goal, start, steps=steps, step_size=settings.step(steps, start), project=project)
+    yield from descend(f, goal, start, steps=steps, step_size=settings.step(steps, start), project=project)
+
+
+def mixed(
+    f: Callable[[Images], Features], start: Images, amounts: Tensor, *, settings: Settings, steps: int
+) -> Iterable[Step]:
+    """From mixed pixels towards the mixes of the representations of both ends; all on the representation's device."""
+    yield from previewed(start, steps)
+    with torch.no_grad():
+        ends = f(start[[0, -1]])
+    goal = match(interpolate(ends[0], ends[1], amounts))
+    yield from descend(f, goal, start, steps=steps, step_size=settings.step(steps, start))
+
+
+def previewed(start: Images, steps: int) -> Iterable[Step]:
+    """Large start images as a step of their own, without losses: there before the first pass has ended."""
+    if max(start.shape[-2:]) > LARGE:
+        yield Step(0, steps, start, start.new_full((len(start),), math.nan))
+
+
+def preview(step: Step) -> bool:
+    """Whether it is one of `previewed`: no network has seen its images yet."""
+    return step.index == 0 and bool(step.losses.isnan().all())
 
 
 def sheet(*rows: Sequence[Images]) -> Tensor:
@@ -165,7 +190,15 @@ def seen(model: Model, images: Images) -> list[str]:
 def matches(models: Models, now: Sequence[Step]) -> list[str]:
     """Distance and class of every picture, network by network."""
     return [
-        f"distance {loss:.2f}\nthis network says: {name}"
+        text
         for model, step in zip(models.values(), now, strict=True)
-        for loss, name in zip(step.losses.tolist(), seen(model, step.images), strict=True)
+        for text in said(model, step, lambda _, loss, name: f"distance {loss:.2f}\n{SAYS}{name}")
     ]
+
+
+def said(model: Model, step: Step, text: Callable[..., str]) -> list[str]:
+    """A text for every picture, out of its place, its loss and the class that the network gives it; "" in a preview."""
+    if preview(step):
+        return [""] * len(step.images)
+    pairs = zip(step.losses.tolist(), seen(model, step.images), strict=True)
+    return [text(k, loss, name) for k, (loss, name) in enumerate(pairs)]

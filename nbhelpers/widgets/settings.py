@@ -13,8 +13,12 @@ class Settings:
     steps: int  # gradient steps in the notebook
     step_size: float  # L2 length of the first step, pixel units
     radius: float | None = None  # L2 radius around the start, pixel units; None for no ball
-    live: int = 100  # gradient steps in the demo
+    live: int = 100  # gradient steps in the demo, for small images
     about: str = ""
+
+    def steps_for(self, images: Images, steps: int | None) -> int:
+        """The steps that were given, or the demo's own: fewer for large images, while somebody waits."""
+        return steps if steps is not None else self.live if max(images.shape[-2:]) <= LARGE else min(self.live, FEWER)
 
     def step(self, steps: int, images: Images) -> float:
         """Length of the first step of a run of so many steps: fewer steps are longer, as in `descend`."""
@@ -85,3 +89,4 @@ PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the 
 SHOWN = 16  # misclassified images to pick from
 STARTS = 16  # of which the mean solution is shown
 LARGE = 64  # pixels a side; above, so many starts take too long while somebody waits
+FEWER = 25  # gradient steps above that

@@ -1,0 +1,206 @@
+"""Presets: parameters for all notebooks together, what has to be downloaded for them, and how long they may take."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from nbhelpers import files
+from nbhelpers.checkpoints.fetch import addresses, fetch, fetch_library, library_place, remote_size
+from nbhelpers.checkpoints.manifest import dataset_facts, entry, manifest
+from nbhelpers.data.images import SETS, count_images
+from nbhelpers.model import Model, pick_device
+from nbhelpers.networks.load import build_network
+from nbhelpers.objectives import match
+from nbhelpers.optimize import minimize
+from nbhelpers.representation import noise
+from nbhelpers.runs.named import DOWNLOADED
+from nbhelpers.types import two_sides
+
+FOLDER = files.NOTEBOOKS / "presets"
+UNKNOWN = 10_000  # images of a data set that is not counted before it is there
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """A preset's parameters, by its name in notebooks/presets or by the path of a YAML file.
+
+    Raises:
+        ValueError: no such preset, or not lines of `parameter: value`.
+    """
+    place = next((path for path in (FOLDER / f"{name}.yaml", Path(name).expanduser()) if path.is_file()), None)
+    if place is None:
+        known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+        raise ValueError(f"no preset {name!r}, and no such file; there are {known}")
+    try:
+        values = yaml.safe_load(place.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{place} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{place}: wanted lines of `parameter: value`")
+    return {str(key): value for key, value in values.items()}
+
+
+def parts_of(preset: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a preset's values that a notebook has parameters for.
+
+    A notebook of several `checkpoints` gets the baseline and the checkpoint, where the preset names none for it.
+    """
+    given = dict(preset)
+    if {"checkpoint", "baseline"} <= given.keys():
+        given.setdefault("checkpoints", list(dict.fromkeys([given["baseline"], given["checkpoint"]])))
+    return {name: value for name, value in given.items() if name in known and name != "out"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network that a preset needs."""
+
+    name: str
+    size: int  # bytes to download; 0: it is here
+    exact: bool  # the server told the size; else it is that of the weights alone
+    address: str  # where it comes from; "" where it is here
+    seconds: float  # of one image and step: there and back through the network, and the step
+
+
+def survey(preset: Mapping[str, Any], device: str = "auto") -> list[Weights]:
+    """The networks of a preset: what is to be downloaded, and how fast such a network is on this device.
+
+    Nothing is downloaded: servers are asked for sizes, and two steps are timed on random weights.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    names = [preset.get("checkpoint"), preset.get("baseline"), *preset.get("checkpoints", [])]
+    found, timed = [], dict[str, tuple[float, int]]()
+    for name in dict.fromkeys(str(name) for name in names if name):
+        file, published, kind = _source(name)
+        if kind not in timed:
+            timed[kind] = _timed(name, kind, device)
+        seconds, weight = timed[kind]
+        size, exact, address = 0, True, ""
+        if published:
+            tried = addresses(file, published)
+            size, address = next(((n, url) for url in tried if (n := remote_size(url))), (0, tried[0]))
+            size, exact = size or weight, bool(size)
+        found.append(Weights(name, size, exact, address, seconds))
+    return found
+
+
+def obtain(name: str) -> None:
+    """Download a network of `survey` with a bar: size, time left, going on where an earlier call broke off."""
+    if name in manifest():
+        fetch(name)
+    elif name.startswith("torchvision:"):
+        fetch_library(_torchvision(name))
+
+
+def _torchvision(name: str) -> str:
+    import torchvision.models  # here, as it takes seconds
+
+    return torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT.url
+
+
+def _source(name: str) -> tuple[str, list[str], str]:
+    """A network's file, where it is published ([] where it is here already), and its architecture."""
+    known = manifest()
+    if name in known:
+        about, cache = known[name], files.cache_folder()
+        places = (files.CHECKPOINTS / about.file, cache / f"{name}.safetensors", cache / about.file)
+        here = any(place.exists() for place in places)
+        return about.file, [] if here else list(about.urls), f"{about.architecture} {dict(about.arguments)}"
+    if name.startswith("torchvision:"):
+        place = library_place(_torchvision(name))
+        return place.name, [] if place.exists() else [_torchvision(name)], f"{name} {{}}"
+    return name, [], name  # a file, or timm's, which downloads by itself
+
+
+def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
+    """Seconds for one image and step, over two steps of a network with random weights, and the weights' bytes."""
+    place = pick_device(device)
+    if name in manifest():
+        known = entry(name)
+        size: Any = known.image_size or 32
+        network = build_network(known.architecture, len(known.classes) or None, dict(known.arguments))
+        model = Model(network, image_size=size)
+    elif name.startswith("torchvision:"):
+        size = dataset_facts("imagenet")["image_size"]
+        model = Model(build_network(name, None, {}), image_size=size)
+    else:
+        from nbhelpers.networks.load import load_model  # a file of the user's own: what it is only loading tells
+
+        model = load_model(name, device="cpu")
+        size = model.image_size or 32
+    weight = sum(4 * tensor.numel() for tensor in model.parameters())
+    model = model.to(place)
+    few = 2 if max(two_sides(size)) > 64 else 8
+    images = noise(few, size=size, channels=model.channels, seed=0).to(place)
+    goal = match(model.representation(noise(few, size=size, channels=model.channels, seed=1).to(place)).detach())
+    minimize(model.representation, goal, images, steps=1)  # the first one sets things up
+    began = time.perf_counter()
+    minimize(model.representation, goal, images, steps=2, keep="last")
+    if place.type == "cuda":
+        torch.cuda.synchronize()
+    # Two steps there and back, and a pass that scores the last image.
+    return (time.perf_counter() - began) / (2 + 1 / 3) / few, weight
+
+
+def estimate(notebook: str, values: Mapping[str, Any], seconds: Mapping[str, float]) -> float:
+    """Seconds that a notebook may take, the start of its kernel included.
+
+    Args:
+        notebook: its name, such as 2_inversion.
+        values: all its parameters.
+        seconds: of one image and step, by network, as `survey` finds them.
+    """
+    dataset = str(values.get("dataset", ""))
+    counted = dataset in SETS and dataset not in DOWNLOADED
+    total = count_images(dataset) if counted else UNKNOWN
+    about = {"n_images": 8, "steps": 100, **values, "total": total}
+    names = values.get("checkpoints") or [values.get("checkpoint"), values.get("baseline")]
+    work = WORK.get(notebook.partition("_")[0], lambda v: 2 * v["n_images"] * v["steps"])(about)
+    return 15 + 1.1 * work * sum(seconds.get(str(name), 0.0) for name in names)
+
+
+def _series(v: Mapping[str, Any]) -> float:
+    n, steps = min(v["n_images"], v["total"]), min(v["steps"], 100)
+    return n * v["attack_steps"] * 2 * len(v["radii"]) + 6 * v["steps"] + 6 * v["attack_steps"] + steps
+
+
+def _brittleness(v: Mapping[str, Any]) -> float:
+    n, steps = v["n_images"], v["steps"]
+    return 2 * (n * steps + 11 * -(-n // 3) * min(steps, 30)) + min(steps, 60)
+
+
+def _inversion(v: Mapping[str, Any]) -> float:
+    n, steps = v["n_images"], v["steps"]
+    return 2 * ((n + min(v["n_shown"], 6) + 3) * steps + 2 * v["n_starts"] * (steps // 2)) + 9 * min(steps, 100)
+
+
+def _visualization(v: Mapping[str, Any]) -> float:
+    drawn = 0.75 * v["n_components"] * (2 + v["n_images"]) * v["steps"] + 48 * (v["steps"] // 2)
+    return drawn + 5 * min(v["steps"], 60) + 1.2 * v["total"]  # a pass without gradient is a third of a step
+
+
+def _manipulation(v: Mapping[str, Any]) -> float:
+    raised = (v["n_components"] * v["n_images"] + min(32, v["total"])) * v["steps"]
+    return raised + 5 * min(v["steps"], 60) + 0.7 * min(v["total"], 2000)
+
+
+def _interpolation(v: Mapping[str, Any]) -> float:
+    return 2 * v["n_images"] * v["n_points"] * v["steps"] + 7 * min(v["steps"], 60)
+
+
+def _misclassification(v: Mapping[str, Any]) -> float:
+    mistakes = min(32, max(1, v["total"] // 3))
+    return mistakes * (v["n_components"] + 1) * v["steps"] + 4 * min(v["steps"], 60) + 0.7 * min(v["total"], 2000)
+
+
+# Images times steps that a notebook takes through each network, by the number it begins with.
+WORK: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    **{"0": _series, "1": _brittleness, "2": _inversion, "3": _visualization},
+    **{"4": _manipulation, "5": _interpolation, "6": _misclassification},
+}

@@ -1,0 +1,229 @@
+// What a pick of each demo means: the plans of demos.py and inverting.py, on the engine. A plan has stages one after
+// the other; a stage has a run for each network, in step, and draws a moment of them as cells of the table.
+
+const Recipes = (() => {
+  const argmax = (values) => values.reduce((best, value, k) => (value > values[best] ? k : best), 0);
+  const says = (network, { logits }, k = 0) => {
+    const width = network.classes.length;
+    return network.classes[argmax(logits.subarray(k * width, (k + 1) * width))];
+  };
+  const matches = (network, now, k = 0) => `distance ${now.losses[k].toFixed(2)}\nthis network says: ${says(network, now, k)}`;
+  const picture = ({ images, shape }, k = 0) => images.subarray((k * images.length) / shape[0], ((k + 1) * images.length) / shape[0]);
+  const cell = (row, column, pixels, text = "") => ({ row, column, pixels, text });
+
+  // Dim grey noise as `nb.noise` draws it, from a generator of its own: seed 0 is the one the page brings along.
+  const noise = (shape, seed) => {
+    let state = (seed * 2654435761) >>> 0;
+    const uniform = () => {
+      state = (state + 0x6d2b79f5) >>> 0;
+      let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+      mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+      return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+    };
+    const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+    const size = shape.reduce((a, b) => a * b, 1);
+    return Float32Array.from({ length: size }, () => Math.min(1, Math.max(0, normal() / 20 + 0.5)));
+  };
+
+  // What a plan is made from: tensors that end with it, and the runs of the demo's length and first step.
+  class Kitchen {
+    constructor({ recipe, networks, images, shape, positions, seed, steps, pick, captions }) {
+      Object.assign(this, { recipe, networks, positions, seed, steps, pick, captions, shape });
+      this.pictures = images;
+      this.kept = [];
+      this.labels = recipe.networks.map(([label]) => label);
+    }
+    keep(x) {
+      this.kept.push(x);
+      return x;
+    }
+    end() {
+      this.kept.forEach((x) => (x.dispose ? x.dispose() : tf.dispose(x)));
+      this.kept = [];
+    }
+    tensor(values, shape) {
+      return this.keep(tf.tensor(values, shape));
+    }
+    image(k, copies = 1) {
+      const one = this.pictures[k];
+      const all = new Float32Array(one.length * copies);
+      for (let n = 0; n < copies; n++) all.set(one, n * one.length);
+      return this.tensor(all, [copies, ...this.shape]);
+    }
+    // The first `n` starts; of another seed all but the last `own`, which are no noise.
+    starts(n, own = 0) {
+      const { shape, values } = this.recipe.starts;
+      const size = values.length / shape[0];
+      const all = values.slice(0, n * size);
+      if (this.seed) all.set(noise([n - own, ...shape.slice(1)], this.seed));
+      return this.tensor(all, [n, ...shape.slice(1)]);
+    }
+    run(network, goal, start, { steps = this.steps, positions = this.positions, radius } = {}) {
+      const { size, full } = this.recipe;
+      const stepSize = Engine.firstStep(size, full, steps, start.shape);
+      return Engine.descend(network, goal, start, { positions, steps, stepSize, radius });
+    }
+    // Runs towards a target image's representation.
+    towards(target, start, options) {
+      return this.networks.map((network) => {
+        const features = network.representation(target, this.positions);
+        const goal = this.keep(Engine.match(features));
+        features.dispose();
+        return this.run(network, goal, start, options);
+      });
+    }
+    raised(network, components, start, { ceilings, radius } = {}) {
+      const goal = this.keep(Engine.activate(components, ceilings));
+      return this.run(network, goal, start, { positions: false, radius });
+    }
+  }
+
+  const stage = (steps, runs, draw, note = "") => ({ steps, runs, draw, note });
+
+  function inversion(kitchen) {
+    const { networks, recipe, steps, pictures } = kitchen;
+    const target = kitchen.image(0);
+    const stages = [
+      stage(steps, () => kitchen.towards(target, kitchen.starts(1)), (now) => [
+        cell(0, 0, pictures[0]),
+        ...now.map((step, k) => cell(0, k + 1, picture(step), matches(networks[k], step))),
+      ]),
+    ];
+    if (!recipe.means) return stages;
+    const [count] = recipe.starts.shape;
+    const half = Math.ceil(steps / 2);
+    const mean = (step) => {
+      const sum = new Float32Array(picture(step).length);
+      for (let n = 0; n < count; n++) picture(step, n).forEach((value, k) => (sum[k] += value / count));
+      return sum;
+    };
+    const draw = (now) => [cell(1, 0, pictures[0]), ...now.map((step, k) => cell(1, k + 1, mean(step)))];
+    const runs = () => kitchen.towards(target, kitchen.starts(count), { steps: half });
+    return [...stages, stage(half, runs, draw, `the mean of ${count}: `)];
+  }
+
+  function series(kitchen) {
+    const { networks, steps, pictures } = kitchen;
+    const draw = (now) =>
+      now.flatMap((step, k) => [cell(0, k, pictures[0]), cell(1, k, picture(step), matches(networks[k], step))]);
+    return [stage(steps, () => kitchen.towards(kitchen.image(0), kitchen.starts(1)), draw)];
+  }
+
+  function brittleness(kitchen) {
+    const { networks, recipe, steps, pictures } = kitchen;
+    const [source, target] = pictures;
+    const moved = (one) => Math.sqrt(one.reduce((sum, value, k) => sum + (value - source[k]) ** 2, 0)).toFixed(2);
+    const draw = (now) => [
+      cell(0, 0, source),
+      ...now.map((step, k) => cell(0, k + 1, picture(step), `${matches(networks[k], step)}\nmoved by ${moved(picture(step))}`)),
+      cell(0, networks.length + 1, target),
+    ];
+    return [stage(steps, () => kitchen.towards(kitchen.image(1), kitchen.image(0), { radius: recipe.radius }), draw)];
+  }
+
+  function interpolation(kitchen) {
+    const { networks, recipe, steps, pictures, labels, shape, positions } = kitchen;
+    const { amounts } = recipe;
+    const [first, second] = pictures;
+    const mixes = amounts.map((amount) => first.map((value, k) => value + amount * (second[k] - value)));
+    const all = Float32Array.from(mixes.flatMap((mix) => Array.from(mix)));
+    let texts;
+    const runs = () => {
+      const start = kitchen.tensor(all, [amounts.length, ...shape]);
+      const seen = networks.map((network) => {
+        const scores = network.logits(start);
+        const logits = scores.dataSync().slice();
+        scores.dispose();
+        return amounts.map((_, k) => says(network, { logits }, k));
+      });
+      texts = amounts.map((_, k) => labels.map((label, i) => `${label}: ${seen[i][k]}`).join("\n"));
+      return networks.map((network) => {
+        const goal = tf.tidy(() => {
+          const features = network.representation(start, positions);
+          const flat = tf.reshape(features, [amounts.length, -1]);
+          const [from, to] = [0, amounts.length - 1].map((k) => tf.slice(flat, [k, 0], [1, flat.shape[1]]));
+          const share = tf.tensor2d(amounts, [amounts.length, 1]);
+          return tf.add(from, tf.mul(share, tf.sub(to, from)));
+        });
+        const objective = kitchen.keep(Engine.match(goal));
+        goal.dispose();
+        return kitchen.run(network, objective, start);
+      });
+    };
+    const draw = (now) => [
+      ...mixes.map((mix, k) => cell(0, k, mix, texts[k])),
+      ...now.flatMap((step, i) => mixes.map((_, k) => cell(i + 1, k, picture(step, k), matches(networks[i], step, k)))),
+    ];
+    return [stage(steps, runs, draw)];
+  }
+
+  function visualization(kitchen) {
+    const { networks, recipe, steps, pick } = kitchen;
+    const chosen = recipe.chosen[pick[0]];
+    const [count] = recipe.starts.shape;
+    const draw = (now) =>
+      now.flatMap((step, i) =>
+        Array.from(step.losses, (loss, k) => cell(i, k, picture(step, k), (-loss).toFixed(2) + (k ? "" : `\n${chosen[i][1]}`))),
+      );
+    const runs = () => networks.map((network, i) => kitchen.raised(network, [chosen[i][0]], kitchen.starts(count, 1)));
+    return [stage(steps, runs, draw)];
+  }
+
+  function manipulation(kitchen) {
+    const { networks, recipe, steps, pick, pictures } = kitchen;
+    const chosen = recipe.chosen[pick[0]];
+    const count = chosen[0][2].length;
+    const text = (network, step, k, name) => `activation ${(-step.losses[k]).toFixed(2)}\nthis network says: ${says(network, step, k)}\n${name}`;
+    const draw = (now) => [
+      ...chosen[0][2].map((_, k) => cell(0, k, pictures[1])),
+      ...now.flatMap((step, i) =>
+        Array.from(step.losses, (_, k) => cell(i + 1, k, picture(step, k), text(networks[i], step, k, chosen[i][1]))),
+      ),
+    ];
+    const runs = () => {
+      const start = kitchen.image(1, count);
+      return networks.map((network, i) => kitchen.raised(network, [chosen[i][0]], start, { ceilings: chosen[i][2] }));
+    };
+    return [stage(steps, runs, draw)];
+  }
+
+  // The components that add most to the logit of the class that is said, and a random one.
+  function contributors(network, image, top, control) {
+    const [features, logits] = tf.tidy(() => {
+      const values = network.values(image, [network.places.features, network.places.logits]);
+      return [values[network.places.features], values[network.places.logits]].map((x) => x.dataSync().slice());
+    });
+    const weights = network.head.weight.dataSync(); // (components, classes)
+    const said = argmax(logits);
+    const parts = Array.from(features, (value, i) => value * weights[i * network.classes.length + said]);
+    const order = parts.map((_, i) => i).sort((a, b) => parts[b] - parts[a]);
+    return { parts: [...order.slice(0, top), control], said: network.classes[said] };
+  }
+
+  function misclassification(kitchen) {
+    const { networks, recipe, steps, pick, pictures, labels, captions } = kitchen;
+    const { top, controls, radius, known } = recipe;
+    const truth = pick[0] < known ? `true: ${captions[0]}` : "";
+    let found;
+    const text = (i, step, k) => {
+      const said = [truth, `this network says: ${says(networks[i], step, k)}`].filter(Boolean).join(" · ");
+      return `${said}\ncomponent ${found[i].parts[k]} at ${(-step.losses[k]).toFixed(2)}`;
+    };
+    const draw = (now) => {
+      const original = [truth, ...labels.map((label, i) => `${label} says: ${found[i].said}`)].filter(Boolean).join("\n");
+      return [
+        ...Array.from({ length: top + 1 }, (_, k) => cell(0, k, pictures[0], original)),
+        ...now.flatMap((step, i) => Array.from(step.losses, (_, k) => cell(i + 1, k, picture(step, k), text(i, step, k)))),
+      ];
+    };
+    const runs = () => {
+      found = networks.map((network, i) => contributors(network, kitchen.image(0), top, controls[i]));
+      const start = kitchen.image(0, top + 1);
+      return networks.map((network, i) => kitchen.raised(network, found[i].parts, start, { radius }));
+    };
+    return [stage(steps, runs, draw)];
+  }
+
+  const plans = { inversion, series, brittleness, interpolation, visualization, manipulation, misclassification };
+  return { Kitchen, plan: (kitchen) => plans[kitchen.recipe.kind](kitchen) };
+})();

@@ -23,7 +23,7 @@ test: .venv/.installed .peers/.installed  ## style, types, unit tests, the noteb
 	$(ABREAST) --nbval --nbval-cell-timeout=600 -p no:randomly -W default $(NOTEBOOKS)
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
 
 gallery: .venv/.installed  ## write all demos, precomputed, into one page that needs no kernel
 	$(BIN)/nbhelpers gallery

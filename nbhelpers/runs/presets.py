@@ -172,7 +172,7 @@ def _series(v: Mapping[str, Any]) -> float:
 
 def _brittleness(v: Mapping[str, Any]) -> float:
     n, steps = v["n_images"], v["steps"]
-    return 2 * (n * steps + 11 * -(-n // 3) * min(steps, 30)) + min(steps, 60)
+    return 2 * (n * steps + 11 * -(-n // 3) * min(steps, 20)) + min(steps, 100)
 
 
 def _inversion(v: Mapping[str, Any]) -> float:

@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "4_feature_manipulation": settings.MANIPULATION,
     "5_interpolation": settings.INTERPOLATION,
     "6_misclassification": settings.MISCLASSIFICATION,
+    "7_paint_with_features": settings.PAINTING,
 }
 
 

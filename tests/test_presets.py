@@ -91,7 +91,8 @@ def test_a_run_says_first_what_it_would_do(server, home, capsys):
     size = round((server.folder / "resnet18_l2_eps3.ckpt").stat().st_size / 1e6)
     assert said[0] == f"imagenet-resnet18-l2-3: to download, {size} MB, from {server.address}/resnet18_l2_eps3.ckpt"
     assert re.match(
-        r"7 notebooks into .*: perhaps (\d+ h )?\d+ min on this cpu \([\d.e+]+ ms and [\d.e+]+ ms per", said[2]
+        rf"{len(NOTEBOOKS)} notebooks into .*: perhaps (\d+ h )?\d+ min on this cpu \([\d.e+]+ ms and [\d.e+]+ ms per",
+        said[2],
     )
     assert {method for method, *_ in server.asked} == {"HEAD"} and not server.sent
     assert not (home / "out").exists() and not list(home.rglob("*.safetensors"))

@@ -199,8 +199,17 @@ def _misclassification(v: Mapping[str, Any]) -> float:
     return mistakes * (v["n_components"] + 1) * v["steps"] + 4 * min(v["steps"], 60) + 0.7 * min(v["total"], 2000)
 
 
+def _painting(v: Mapping[str, Any]) -> float:
+    return (4 * v["n_images"] + 60) * v["steps"] + 0.3 * min(v["total"], 1000)
+
+
+def _distances(v: Mapping[str, Any]) -> float:
+    return v["n_images"] * (v["steps"] + 5 * v["n_strengths"]) + 0.7 * min(v["total"], 500)
+
+
 # Images times steps that a notebook takes through each network, by the number it begins with.
 WORK: dict[str, Callable[[Mapping[str, Any]], float]] = {
     **{"0": _series, "1": _brittleness, "2": _inversion, "3": _visualization},
     **{"4": _manipulation, "5": _interpolation, "6": _misclassification},
+    **{"7": _painting, "8": _distances},
 }

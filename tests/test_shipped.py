@@ -1,5 +1,6 @@
 """The shipped networks are what the manifest says: four of one recipe, their accuracies reproduced here."""
 
+import functools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from nbhelpers import checkpoints, files
 from nbhelpers.training.scoring import evaluate
 
 SERIES = ("cifar10-standard", "cifar10-l2-0.25", "cifar10-l2-0.5", "cifar10-l2-1.0")
+TINY = ("tiny-standard", "tiny-l2-2.0")
 N = 500
 
 
@@ -52,3 +54,20 @@ def test_an_independent_attack_agrees(name):
     confirmed = said["autoattack"]
     assert confirmed["n"] >= 1000
     assert abs(confirmed["accuracy"] - said["l2"][str(confirmed["eps"])]) <= 2
+
+
+def test_the_64_pixel_networks_are_each_best_where_they_should_be():
+    plain, robust = (checkpoints.entry(name).accuracy for name in TINY)
+    assert plain["clean"] > robust["clean"] > 40 and robust["l2"]["2.0"] > plain["l2"]["2.0"] + 10
+    assert all(checkpoints.entry(name).training["dataset"] == "tiny-imagenet-train" for name in TINY)
+
+
+def test_the_robust_64_pixel_network_gives_photographs_back():
+    images, _ = nb.load_images("photographs", indices=range(0, 49, 8), size=64)
+    likeness = {}
+    for name in TINY:
+        model = nb.load_model(name, device="cpu")
+        f = functools.partial(model.representation, positions=True)
+        found = nb.minimize(f, nb.match(f(images)), nb.noise(len(images), size=64), steps=60, step_size=0.8)
+        likeness[name] = nb.ssim(found.images, images).mean().item()
+    assert likeness["tiny-l2-2.0"] > 0.35 and likeness["tiny-standard"] < 0.15

@@ -3,6 +3,7 @@
 screenshots   the demos in JupyterLab as pictures, docs/demo-*.png
 picture       docs/speed.png out of what the benchmarks wrote, and a figure of each notebook
 recording     one inversion in the exported page, docs/inversion.webp
+photographs   photographs inverted by the 64-pixel networks, docs/photographs64.png
 series        the model card's table, and docs/series.png, out of the manifest
 autoattack    torchattacks' AutoAttack on a shipped network; `autoattack --help` tells more
 """
@@ -10,7 +11,7 @@ autoattack    torchattacks' AutoAttack on a shipped network; `autoattack --help`
 import importlib
 import sys
 
-NAMES = ("screenshots", "picture", "recording", "series", "autoattack")
+NAMES = ("screenshots", "picture", "recording", "photographs", "series", "autoattack")
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ images, labels = nb.load_images("cifar10-sample", indices=range(4))
 assert nb.load_images("out-of-distribution", size=32)[0].shape == (12, 3, 32, 32)
 demo = nb.widgets.inversion({"robust": model}, images, labels, steps=1)
 assert demo.figure()._repr_png_().startswith(b"\\x89PNG")
-assert len(list(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))) == 7
+assert len(list(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))) == 9
 """
 
 

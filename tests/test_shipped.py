@@ -68,6 +68,6 @@ def test_the_robust_64_pixel_network_gives_photographs_back():
     for name in TINY:
         model = nb.load_model(name, device="cpu")
         f = functools.partial(model.representation, positions=True)
-        found = nb.minimize(f, nb.match(f(images)), nb.noise(len(images), size=64), steps=60, step_size=0.8)
+        found = nb.minimize(f, nb.match(f(images)), nb.noise(len(images), size=64), steps=100, step_size=0.8)
         likeness[name] = nb.ssim(found.images, images).mean().item()
-    assert likeness["tiny-l2-2.0"] > 0.35 and likeness["tiny-standard"] < 0.15
+    assert likeness["tiny-l2-2.0"] > 0.35 and likeness["tiny-standard"] < 0.15, likeness

@@ -24,6 +24,7 @@ from nbhelpers.training.checks import TEST_IMAGES_OF, labels_for, self_check
 from nbhelpers.training.loop import train
 from nbhelpers.training.scoring import evaluate
 from nbhelpers.training.settings import Training, options, size_from_text, without_split
+from nbhelpers.types import whole
 
 
 def train_command(argv: Sequence[str]) -> int:
@@ -90,7 +91,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     if source is None:
         raise ValueError("--dataset: which labelled images? A name, such as cifar10-sample, or a folder per class")
     order, truth = random_indices(source, count_images(source), seed=args.seed), labels_for(model, source)
-    picked = [row for row in order if truth[row] >= 0][: args.n] or order[: args.n]  # of the network's own classes
+    n = whole(args.n, "n", least=1)
+    picked = [row for row in order if truth[row] >= 0][:n] or order[:n]  # of the network's own classes
     images, labels = load_images(source, indices=picked, size=model.image_size)
     labels = torch.where(truth[picked] >= 0, truth[picked], labels)
     print(f"{model}\n{len(picked)} images of {source}, seed {args.seed}, {model.device}")

@@ -145,6 +145,16 @@ def page():
             pytest.skip(str(error))
 
 
+def in_half_precision(network, *, fresh=True):
+    """A network with weights that the page stores as they are; drawn anew where `fresh`, so that the seed counts."""
+    for module in network.modules():
+        if fresh and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for weight in network.parameters():
+        weight.data = weight.data.half().float()
+    return network
+
+
 GRADIENT = """([name, images, weights, positions]) => tf.tidy(() => {
   const network = networks[name];
   const place = network.places[positions ? "map" : "features"];
@@ -174,8 +184,7 @@ def check(page, model, *, size=16, positions=False):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_has_the_gradient_of_pytorch(page, name):
     torch.manual_seed(0)
-    operation = OPERATIONS[name]
-    network = Around(operation, out=12 if name == "cat" else 6)
+    network = in_half_precision(Around(OPERATIONS[name], out=12 if name == "cat" else 6))
     check(page, nb.Model(network, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), image_size=16))
 
 
@@ -186,11 +195,7 @@ def test_a_linear_layer_over_positions(page):
 
 @pytest.fixture(scope="module")
 def halved(tiny_model):
-    """The tiny network as a checkpoint of half precision would be."""
-    model = copy.deepcopy(tiny_model)
-    for weight in model.parameters():
-        weight.data = weight.data.half().float()
-    return model
+    return in_half_precision(copy.deepcopy(tiny_model), fresh=False)
 
 
 @pytest.mark.parametrize("positions", (False, True))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.model import pick_device
+from nbhelpers.networks.load import pick_device
 from nbhelpers.networks.resnet import resnet
 
 ROUNDS = 5

@@ -9,7 +9,7 @@ import torch
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.model import pick_device
+from nbhelpers.networks.load import pick_device
 from nbhelpers.networks.resnet import resnet
 
 ROUNDS, STEPS = 5, 2

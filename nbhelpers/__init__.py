@@ -11,35 +11,27 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nbhelpers import checkpoints, data, networks, runs, training, widgets
+    from nbhelpers import checkpoints, data, figures, networks, runs, training, widgets
     from nbhelpers.attack import perturb
     from nbhelpers.data import (
+        TopImages,
         class_names,
         count_images,
         iter_batches,
         load_images,
         psnr,
         random_indices,
+        random_partners,
         represent_set,
         ssim,
+        top_images,
     )
+    from nbhelpers.figures import curves, distributions, image_grid, print_numbers, save_result
     from nbhelpers.model import Model
     from nbhelpers.networks import load_model, region
     from nbhelpers.objectives import activate, leave, match, misclassify
     from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize, within
-    from nbhelpers.plots import curves, distributions, image_grid
-    from nbhelpers.representation import (
-        TopImages,
-        contributions,
-        distance,
-        interpolate,
-        noise,
-        predict,
-        random_partners,
-        represent,
-        top_images,
-    )
-    from nbhelpers.results import print_numbers, save_result
+    from nbhelpers.representation import contributions, distance, interpolate, noise, predict, represent
     from nbhelpers.training import load_pair
 
 # Threads of OpenMP that wait keep a core busy, which beside another kernel makes everything ten times slower. They
@@ -57,20 +49,16 @@ _NAMES = {
     "objectives": ("activate", "leave", "match", "misclassify"),
     "attack": ("perturb",),
     "model": ("Model",),
-    "representation": (
-        *("TopImages", "contributions", "distance", "interpolate", "noise", "predict"),
-        *("random_partners", "represent", "top_images"),
-    ),
-    "plots": ("curves", "distributions", "image_grid"),
-    "results": ("print_numbers", "save_result"),
+    "representation": ("contributions", "distance", "interpolate", "noise", "predict", "represent"),
+    "figures": ("curves", "distributions", "image_grid", "print_numbers", "save_result"),
     "networks": ("load_model", "region"),
     "training": ("load_pair",),
     "data": (
-        *("class_names", "count_images", "iter_batches", "load_images"),
-        *("psnr", "random_indices", "represent_set", "ssim"),
+        *("TopImages", "class_names", "count_images", "iter_batches", "load_images", "psnr"),
+        *("random_indices", "random_partners", "represent_set", "ssim", "top_images"),
     ),
 }
-_WINGS = ("checkpoints", "data", "networks", "runs", "training", "widgets")
+_WINGS = ("checkpoints", "data", "figures", "networks", "runs", "training", "widgets")
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [*_WHERE, *_WINGS]

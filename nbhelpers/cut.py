@@ -20,11 +20,7 @@ _POOLS: tuple = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Dropout, nn.
 _POOLS += (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.dropout, torch.flatten, torch.mean)
 _POOLS += (torch.reshape, torch.squeeze, torch.permute, torch.transpose, operator.getitem, "flatten", "view", "reshape")
 _POOLS += ("mean", "squeeze", "permute", "transpose", "contiguous")
-
-
 _RELUS: tuple = (nn.ReLU, functional.relu, functional.relu_, torch.relu, torch.relu_, "relu", "relu_")
-
-
 _HOOKING = threading.Lock()  # two threads' hooks on one module would see each other's passes
 
 

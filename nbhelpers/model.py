@@ -138,10 +138,12 @@ class Model(nn.Module):
             TypeError, ValueError: images of the wrong kind, shape, range or device.
         """
         if positions and self.positions[1:] != (1, 1):
-            found = self._passed(self._cut.maps, images, fake_relu).flatten(1)
-            return self._of_length(found, math.prod(self.positions), images)
-        found = self._pooled(self._passed(self._cut.features, images, fake_relu))
-        return self._of_length(found, self.components, images)
+            found, length = self._passed(self._cut.maps, images, fake_relu).flatten(1), math.prod(self.positions)
+        else:
+            found, length = self._pooled(self._passed(self._cut.features, images, fake_relu)), self.components
+        if found.shape[1] != length:
+            raise self._other_size(images, f"{found.shape[1]} components in place of {length}")
+        return found
 
     def forward(self, images: Images) -> Features:
         """Logits, (n, classes)."""
@@ -167,11 +169,6 @@ class Model(nn.Module):
             f"images: {self.name} is set up for {height}×{width} pixels, got {given} (use size={size}): {why}"
         )
 
-    def _of_length(self, found: Tensor, length: int, images: Images) -> Features:
-        if found.shape[1] != length:
-            raise self._other_size(images, f"{found.shape[1]} components in place of {length}")
-        return found
-
     def _normalised(self, images: Images) -> Tensor:
         if not images.requires_grad:  # the optimiser's own iterates were checked once, and a check would stall a GPU
             check_images(images)
@@ -191,21 +188,3 @@ class Model(nn.Module):
         size = f", {size} pixels" if size else ""
         counts = f"{self.components} components{where}, {len(self.classes)} classes{size}"
         return f"Model({self.name}: {counts}; {self.note})"
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn "auto" into the best device there is.
-
-    Raises:
-        ValueError: the device is unknown or not there.
-    """
-    if device == "auto":
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device("cuda" if torch.cuda.is_available() else mps)
-    try:
-        picked = torch.device(device)
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError) as error:
-        why = f"got {str(device)!r}, which this machine does not offer; use 'auto' or 'cpu'"
-        raise ValueError(f"device: {why}") from error
-    return picked

@@ -15,7 +15,8 @@ import torch
 
 from nbhelpers import files
 from nbhelpers.data import cifar10
-from nbhelpers.data.images import class_names, iter_batches, load_images, random_indices
+from nbhelpers.data.images import class_names, iter_batches, load_images
+from nbhelpers.data.selection import random_indices
 
 COLORS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers.model import Model, pick_device
-from nbhelpers.networks.load import best_precision, load_model
+from nbhelpers.model import Model
+from nbhelpers.networks.load import best_precision, load_model, pick_device
 from nbhelpers.networks.resnet import resnet
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

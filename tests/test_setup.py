@@ -24,8 +24,8 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 PACKAGE = ROOT / "nbhelpers"
 CORE = ["types", "files", "optimize", "passes", "objectives", "attack"]
-CORE += ["sites", "cut", "model", "representation", "plots", "results"]
-WINGS = ["checkpoints", "data", "networks", "training", "runs", "widgets"]  # each may import those before it
+CORE += ["sites", "cut", "model", "representation"]
+WINGS = ["checkpoints", "data", "networks", "figures", "training", "runs", "widgets"]  # each may import those before it
 PUBLIC = """
     Model Result Step TopImages activate box class_names contributions count_images curves descend distance
     distributions image_grid interpolate iter_batches l2_ball leave linf_ball load_images load_model match minimize
@@ -93,7 +93,7 @@ def test_there_are_no_circles() -> None:
 
 def test_the_core_is_thin_and_no_file_is_long() -> None:
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert sum(lines[PACKAGE / f"{name}.py"] for name in CORE) <= 2050  # of which sites.py, for foreign networks, 230
+    assert sum(lines[PACKAGE / f"{name}.py"] for name in CORE) <= 1700
     assert not [path.name for path, count in lines.items() if count > 420]
 
 

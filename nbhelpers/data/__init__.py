@@ -1,14 +1,16 @@
 """Images by name, by path or from arrays."""
 
 from nbhelpers.data.distortions import DISTORTIONS, distort, distort_to, interval, rank_correlation
-from nbhelpers.data.images import class_names, count_images, identity, iter_batches, load_images, random_indices
+from nbhelpers.data.images import class_names, count_images, identity, iter_batches, load_images
 from nbhelpers.data.judgements import Judgements, between, load_judgements
 from nbhelpers.data.likeness import psnr, ssim
 from nbhelpers.data.represented import represent_set
+from nbhelpers.data.selection import TopImages, random_indices, random_partners, top_images
 
 __all__ = [
     "DISTORTIONS",
     "Judgements",
+    "TopImages",
     "between",
     "class_names",
     "count_images",
@@ -21,7 +23,9 @@ __all__ = [
     "load_judgements",
     "psnr",
     "random_indices",
+    "random_partners",
     "rank_correlation",
     "represent_set",
     "ssim",
+    "top_images",
 ]

@@ -27,7 +27,7 @@ from nbhelpers.data.imagenet import (
     open_tiny_imagenet,
 )
 from nbhelpers.passes import progress
-from nbhelpers.types import Images, Labels, Size, check_images, seeded, two_sides, whole
+from nbhelpers.types import Images, Labels, Size, check_images, two_sides, whole
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
 HASHED_BYTES = 2**26  # of a larger data set, files' sizes and dates stand for their content
@@ -88,14 +88,6 @@ def iter_batches(
     images = _margined(_open(source), margin)
     chosen = choose(indices, len(images.labels))
     return (_read(images, chosen[i : i + batch_size], size, channels) for i in range(0, len(chosen), batch_size))
-
-
-def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
-    """`n` different indices of `source`, drawn with `seed`: a choice of images that nobody has picked."""
-    total, n = count_images(source), whole(n, "n")
-    if not 1 <= n <= total:
-        raise ValueError(f"n: got {n}, wanted 1 to {total}")
-    return torch.randperm(total, generator=seeded(seed))[:n].tolist()
 
 
 def count_images(source: Source) -> int:

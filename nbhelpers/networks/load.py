@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nbhelpers.checkpoints.fetch import fetch, fetch_library
 from nbhelpers.checkpoints.manifest import dataset_facts, imagenet_classes, manifest
 from nbhelpers.checkpoints.read import Weights, choose_prefix, is_scale, read_weights
-from nbhelpers.model import Model, Precision, pick_device
+from nbhelpers.model import Model, Precision
 from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
 from nbhelpers.sites import copied
 
@@ -174,6 +174,24 @@ def best_precision(device: torch.device) -> Precision:
     """bfloat16 where the device computes in it, so that nothing is lost but digits; else float32."""
     native = {"cuda": lambda: torch.cuda.is_bf16_supported(), "cpu": torch.cpu._is_avx512_bf16_supported}
     return "bfloat16" if native.get(device.type, lambda: False)() else "float32"
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn "auto" into the best device there is.
+
+    Raises:
+        ValueError: the device is unknown or not there.
+    """
+    if device == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else mps)
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        why = f"got {str(device)!r}, which this machine does not offer; use 'auto' or 'cpu'"
+        raise ValueError(f"device: {why}") from error
+    return picked
 
 
 def build_network(architecture: str, classes: int | None, arguments: dict[str, Any]) -> nn.Module:

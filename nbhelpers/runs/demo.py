@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.commands import command_parser
+from nbhelpers.figures.results import print_numbers
 from nbhelpers.files import write_text
-from nbhelpers.model import pick_device
-from nbhelpers.results import print_numbers
+from nbhelpers.networks.load import pick_device
 from nbhelpers.runs.grid import defaults
 from nbhelpers.runs.pages import notebook_page
 from nbhelpers.runs.presets import Weights, estimate, obtain, parts_of, read_preset, survey

@@ -13,8 +13,8 @@ from nbhelpers import files
 from nbhelpers.checkpoints.fetch import addresses, fetch, fetch_library, library_place, remote_size
 from nbhelpers.checkpoints.manifest import dataset_facts, entry, manifest
 from nbhelpers.data.images import SETS, count_images
-from nbhelpers.model import Model, pick_device
-from nbhelpers.networks.load import build_network
+from nbhelpers.model import Model
+from nbhelpers.networks.load import build_network, pick_device
 from nbhelpers.objectives import match
 from nbhelpers.optimize import minimize
 from nbhelpers.representation import noise

@@ -19,8 +19,8 @@ import PIL.Image
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nbhelpers.figures.plots import PALETTE
 from nbhelpers.files import write_text
-from nbhelpers.plots import PALETTE
 from nbhelpers.runs.pages import notebook_page
 
 INK = "#010203"  # stands for the page's own text colour until the figure is in the page

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nbhelpers import files
 from nbhelpers.checkpoints.manifest import Entry, imagenet_classes, manifest
-from nbhelpers.data.images import class_names, count_images, labels_of, load_images, random_indices
+from nbhelpers.data.images import class_names, count_images, labels_of, load_images
+from nbhelpers.data.selection import random_indices
 from nbhelpers.model import Model
 from nbhelpers.training.scoring import accuracy
 from nbhelpers.types import Images, Labels, Size

@@ -17,7 +17,8 @@ from nbhelpers.checkpoints.fetch import save_checkpoint
 from nbhelpers.checkpoints.manifest import manifest, write_entry
 from nbhelpers.checkpoints.read import read_weights
 from nbhelpers.commands import command_parser
-from nbhelpers.data.images import count_images, load_images, random_indices
+from nbhelpers.data.images import count_images, load_images
+from nbhelpers.data.selection import random_indices
 from nbhelpers.files import check_writable, write_text
 from nbhelpers.networks.load import load_model
 from nbhelpers.training.checks import TEST_IMAGES_OF, labels_for, self_check

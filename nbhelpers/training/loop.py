@@ -25,8 +25,7 @@ from nbhelpers.checkpoints.manifest import Entry, dataset_facts, manifest
 from nbhelpers.checkpoints.read import read_weights
 from nbhelpers.data.images import class_names, identity, labels_of
 from nbhelpers.files import check_writable, save_tensors, write_text
-from nbhelpers.model import pick_device
-from nbhelpers.networks.load import best_precision, build_network
+from nbhelpers.networks.load import best_precision, build_network, pick_device
 from nbhelpers.training.examples import Examples, augment
 from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.settings import Training, arguments_of, warn_of_radius, without_split
@@ -296,7 +295,7 @@ class Run:
         half = {k: t.half() if t.is_floating_point() else t for k, t in self.average.state_dict().items()}
         save_checkpoint(self.output / "weights.safetensors", half, about)
         try:
-            from nbhelpers.plots import curves
+            from nbhelpers.figures.plots import curves
         except ImportError:
             print("no curve.png: matplotlib is not installed")
             return

@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from nbhelpers.data.images import count_images, load_images, random_indices
+from nbhelpers.data.images import count_images, load_images
+from nbhelpers.data.selection import random_indices
 from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.optimize import relative_diagonal

@@ -17,7 +17,7 @@ from IPython.display import display
 from torch import Tensor
 from traitlets import Bool, Dict, Int, List, Unicode
 
-from nbhelpers.plots import Figure, image_grid
+from nbhelpers.figures.plots import Figure, image_grid
 from nbhelpers.widgets.image_picker import HERE, ImagePicker, encode
 from nbhelpers.widgets.recipes import Recipe
 

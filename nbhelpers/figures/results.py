@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nbhelpers.files import write_text
-from nbhelpers.model import pick_device
+from nbhelpers.networks.load import pick_device
 
 Numbers = Mapping[str, Mapping[str, float]]  # measure → network (or null) → value
 

@@ -28,6 +28,18 @@ def test_small_images_are_enlarged_by_whole_pixels() -> None:
     assert any(close)
 
 
+@pytest.mark.parametrize("size, other, shown", [(64, 32, 128), (32, 32, 96), (32, 28, 96), (300, 64, 192)])
+def test_images_fill_their_cells_by_whole_pixels_and_smaller_ones_stand_in_the_middle(size, other, shown) -> None:
+    black = {"a": torch.zeros(2, 3, size, size), "b": torch.zeros(1, 3, other, other)}
+    dark = pixels(nb.image_grid(black)).max(2)[:, 20:] < 8  # right of the labels
+    columns, rows = (numpy.flatnonzero(dark.any(axis)) for axis in (0, 1))
+    gap, small = 6, other * (shown // other)
+    assert len(columns) == 2 * shown and columns[-1] - columns[0] == 2 * shown + gap - 1
+    assert len(rows) == shown + small
+    second = numpy.flatnonzero(dark[rows[-1]])
+    assert len(second) == small and second[0] - columns[0] == (shown - small) // 2
+
+
 @pytest.mark.parametrize("size", [32, 224])
 def test_grids_take_any_size_and_repeat_exactly(size: int) -> None:
     images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))

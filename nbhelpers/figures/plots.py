@@ -53,7 +53,8 @@ def image_grid(
         rows: row label → (n, 3, h, w) in [0, 1]; rows may differ in length and image size.
         columns: a heading for each column.
         captions: row label → a short text under each image of that row.
-        cell: longer side of a shown image, in dots; up to twice that for images of more pixels.
+        cell: about the longer side of a shown image, in dots: the nearest multiple of its pixels; up to twice that for
+            images of more.
         title: over the grid.
 
     Raises:
@@ -62,7 +63,8 @@ def image_grid(
     captions, gap = dict(captions or {}), 6
     if not rows or captions.keys() - rows.keys():
         raise ValueError(f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of rows")
-    cell = max(cell, min(2 * cell, max(max(images.shape[-2:]) for images in rows.values())))
+    longest = max(max(images.shape[-2:]) for images in rows.values())
+    cell = longest * round(cell / longest) if longest <= cell else min(2 * cell, longest)
     columns = [_wrapped(text, cell) for text in columns]
     captions = {label: [_wrapped(text, cell) for text in texts] for label, texts in captions.items()}
     left = 18 + max(8 * max(map(len, label.split("\n"))) for label in rows)
@@ -79,8 +81,9 @@ def image_grid(
         check_images(images, label)
         axes.text(left - 10, y + cell / 2, label, ha="right", va="center", **style)
         for column, picture in enumerate(_enlarge(images, cell)):
-            x, (high, wide) = left + column * (cell + gap), picture.shape[:2]
-            canvas[y : y + high, x : x + wide] = picture
+            high, wide = picture.shape[:2]
+            x, above = left + column * (cell + gap) + (cell - wide) // 2, y + (cell - high) // 2
+            canvas[above : above + high, x : x + wide] = picture
         for column, text in enumerate(captions.get(label, ())):
             middle = left + column * (cell + gap) + cell / 2
             base = y + cell + 12 + _LINE * text.count("\n")  # of its last line: descenders must not shift a text

@@ -115,7 +115,7 @@ def distributions(samples: Mapping[str, Tensor], *, xlabel: str, title: str = ""
         axes.axvline(numpy.median(numbers), color=colour, linewidth=1.5)
     if log:
         axes.set_xscale("log")
-    axes.legend(frameon=False, fontsize=_FONT)
+    _legend(axes)
     return figure
 
 
@@ -141,8 +141,10 @@ def curves(
             numbers = numbers.mean(1)
         look: dict[str, Any] = {"linestyle": "--" if repeated else "-", "marker": "o" if len(positions) < 16 else None}
         axes.plot(positions, numbers, color=colour, markersize=4, label=label, **look)
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    axes.legend(frameon=False, fontsize=_FONT)
+    axes.xaxis.get_major_locator().set_params(integer=bool((positions == positions.round()).all()))
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0, low), high + 0.04 * (high - min(0, low)))  # above the highest point, too
+    _legend(axes)
     return figure
 
 
@@ -156,6 +158,11 @@ def _axes(title: str, xlabel: str, ylabel: str, label: str):
     if title:
         axes.set_title(title, fontsize=10.5, fontweight="bold", loc="left")
     return figure, axes
+
+
+def _legend(axes) -> None:
+    """Where it hides least, and readable over a line all the same."""
+    axes.legend(framealpha=0.9, edgecolor="none", fontsize=_FONT)
 
 
 def _colour(label: str, index: int) -> str:

@@ -126,7 +126,7 @@ def epsilon_series(
         return runs, draw
 
     rows, note = ["original", "reconstruction"], note_of(steps, "noise")
-    live = live_of(plan, rows, list(networks), slider="trained with ε =", about=SERIES.about, note=note)
+    live = live_of(plan, rows, list(networks), slider="trained at ε =", about=SERIES.about, note=note)
     live.at, live.fixed = len(networks) - 1, 1
     recipe = Recipe("series", networks, SERIES, steps, {"starts": start, "seeded": True})
     return Demo("Inversion by training radius ε", [picker], switched(live, networks, picker.pixels, positions), recipe)

@@ -9,6 +9,7 @@ import argparse
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000, help="images; no more than the data set has")
     parser.add_argument("--shard", type=int, default=100, help="images inverted and saved at a time")
     parser.add_argument("--steps", type=int, default=200, help="gradient steps")
+    parser.add_argument("--step-size", type=float, help="L2 length of the first step; the default's where not given")
+    parser.add_argument("--seed", type=int, default=0, help="picks the images, and with each shard's number its noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -38,15 +41,17 @@ def main() -> None:
     judge = nb.load_model(JUDGE, device=given.device)
     total = nb.count_images(given.dataset)
     # In random order, so that the first shards are a fair sample of all.
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))[: given.n]
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(given.seed))[: given.n]
     mean = torch.stack([images.mean(0) for images, _ in nb.iter_batches(given.dataset)]).mean(0)
     shards = []
     for number, indices in enumerate(order.split(given.shard)):
         path = given.out / f"{number:04d}.pt"
         if not path.exists():
             images, labels = nb.load_images(given.dataset, indices=indices.tolist())
-            rebuilt = _invert(networks, images.to(judge.device), steps=given.steps, seed=number)
-            partners = nb.random_partners(labels, seed=number)
+            start = nb.noise(len(images), size=images.shape[-1], seed=given.seed + number)
+            options = {"steps": given.steps, "step_size": given.step_size}
+            rebuilt = _invert(networks, images.to(judge.device), start.to(judge.device), options)
+            partners = nb.random_partners(labels, seed=given.seed + number)
             rebuilt |= {"random pairs": images[partners], "plain grey": torch.full_like(images, 0.5)}
             rebuilt |= {"the mean image": mean.expand_as(images)}
             scores = {name: _score(judge, images, pictures.cpu()) for name, pictures in rebuilt.items()}
@@ -56,13 +61,12 @@ def main() -> None:
         print(_table(shards, given.steps), flush=True)
 
 
-def _invert(networks: dict[str, nb.Model], images: Tensor, *, steps: int, seed: int) -> dict[str, Tensor]:
-    start = nb.noise(len(images), size=images.shape[-1], seed=seed).to(images.device)
+def _invert(networks: dict[str, nb.Model], images: Tensor, start: Tensor, options: dict[str, Any]) -> dict[str, Tensor]:
     rebuilt = {}
     for name, network in networks.items():
         for kind, positions in KINDS.items():
             f: Callable[[Tensor], Tensor] = functools.partial(network.representation, positions=positions)
-            rebuilt[f"{name}, {kind}"] = nb.minimize(f, nb.match(f(images)), start, steps=steps).images
+            rebuilt[f"{name}, {kind}"] = nb.minimize(f, nb.match(f(images)), start, **options).images
     return rebuilt
 
 

@@ -1,6 +1,7 @@
 """Distortions of images, of growing strength or of one length; and how alike two rankings are."""
 
 import io
+import warnings
 from collections.abc import Callable
 
 import numpy
@@ -59,18 +60,18 @@ def distort_to(images: Images, kind: str, length: float, *, seed: int = 0) -> Im
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> PerImage:
-    """Spearman's ρ of each row of two tables, (n,), ties sharing their mean rank; 0 where a row is all the same.
+    """SciPy's Spearman's ρ of each row of two tables, (n,), on the CPU; 0 where a row is all the same.
 
     Args:
-        first, second: (n, m); one may be (1, m), or (m,).
-
-    Source: Spearman, The American Journal of Psychology 15(1), 1904.
+        first, second: (n, m), finite; one may be (1, m), or (m,).
     """
-    first, second = torch.broadcast_tensors(torch.atleast_2d(first), torch.atleast_2d(second))
-    one, other = (_ranks(table.double()) for table in (first, second))
-    one, other = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
-    length = one.norm(dim=1) * other.norm(dim=1)
-    return torch.where(length > 0, (one * other).sum(1) / length.clamp_min(1e-12), 0).float()
+    from scipy.stats import ConstantInputWarning, spearmanr  # here: networks are trained without it
+
+    rows = [table.detach().cpu().numpy() for table in torch.broadcast_tensors(*map(torch.atleast_2d, (first, second)))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        found = [spearmanr(one, other).statistic for one, other in zip(*rows, strict=True)]
+    return torch.tensor(found, dtype=torch.float32).nan_to_num(0)
 
 
 def interval(values: PerImage, *, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:
@@ -87,13 +88,6 @@ def interval(values: PerImage, *, seed: int = 0, draws: int = 1000) -> tuple[flo
     again = torch.randint(len(values), (draws, len(values)), generator=seeded(seed))
     low, high = values[again].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return values.mean().item(), low, high
-
-
-def _ranks(table: Tensor) -> Tensor:
-    """The rank of each value in its row; equal ones share the mean of theirs."""
-    below = (table[:, None, :] < table[:, :, None]).sum(2)
-    same = (table[:, None, :] == table[:, :, None]).sum(2)
-    return below + (same - 1) / 2
 
 
 def _shift(images: Images, strength: float, _: int) -> Images:

@@ -1,28 +1,10 @@
 // The one front-end: "picker" shows thumbnails to choose from, "live" shows pictures as they form.
 // It runs on a kernel (JupyterLab, Notebook, VS Code) and, on page.js's tiny model, in the exported page.
 
-const make = (tag, className, text) => {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== undefined) element.textContent = text;
-  return element;
-};
-// JupyterLab's shortcuts look at the focused element itself, so every focusable one carries this.
-const keepKeys = (element) => {
-  element.dataset.lmSuppressShortcuts = "true";
-  return element;
-};
 const PATIENCE = 5000; // ms
 const NO_ANSWER = "No answer. Is another cell running? Otherwise run this cell again.";
 const SIDE = 512; // pixels of an upload: a picker shows far fewer
 const LARGEST = 8e6; // bytes: a Jupyter server drops a message of more than 10 MB without a word
-const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-const listen = (model, handlers, signal) => {
-  for (const [name, handler] of Object.entries(handlers)) {
-    model.on(name, handler);
-    signal.addEventListener("abort", () => model.off(name, handler));
-  }
-};
 
 // One button of several, pressed; the arrow keys move as in a row of radio buttons.
 const choice = (name, labels, chosen) => {

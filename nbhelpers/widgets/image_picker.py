@@ -20,6 +20,11 @@ HERE = Path(__file__).parent
 YOUR_OWN = "your own"
 
 
+def front_end(*names: str) -> str:
+    """Files beside this one as one: a browser gets a widget's module, or its style sheet, as a single text."""
+    return "".join((HERE / name).read_text(encoding="utf-8") for name in names)
+
+
 def encode(sheet: Tensor) -> bytes:
     """One PNG file of a sheet of images, (rows, columns, 3, h, w) in [0, 1]."""
     rows, columns, _, h, w = sheet.shape
@@ -57,8 +62,8 @@ class ImagePicker(anywidget.AnyWidget):
         TraitError: `selected` is outside −1 … n − 1, at any time.
     """
 
-    _esm = (HERE / "image_picker.js").read_text(encoding="utf-8")
-    _css = (HERE / "image_picker.css").read_text(encoding="utf-8")
+    _esm = front_end("elements.js", "image_picker.js")
+    _css = front_end("image_picker.css")
     kind = Unicode("picker").tag(sync=True)
     label = Unicode().tag(sync=True)
     thumbnails = List(Bytes()).tag(sync=True)

@@ -1,16 +1,5 @@
 // The canvas of paint.py: a brush, a palette, and the picture that forms under the stroke.
 
-const make = (tag, className, text) => {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== undefined) element.textContent = text;
-  return element;
-};
-// JupyterLab's shortcuts look at the focused element itself, so every focusable one carries this.
-const keepKeys = (element) => {
-  element.dataset.lmSuppressShortcuts = "true";
-  return element;
-};
 const button = (text, press) => {
   const made = keepKeys(make("button", "nb-button", text));
   made.type = "button";
@@ -36,10 +25,6 @@ const asFile = (text) => new Blob([Uint8Array.from(atob(text), (letter) => lette
 function render({ model, el }) {
   const controller = new AbortController();
   const { signal } = controller;
-  const listen = (name, handler) => {
-    model.on(name, handler);
-    signal.addEventListener("abort", () => model.off(name, handler));
-  };
   const [height, width] = model.get("size");
   let urls = [];
   let size = Math.max(1, Math.round(width / 3)); // of the brush, pixels
@@ -250,7 +235,7 @@ function render({ model, el }) {
   const say = (text) => (said.textContent = text);
   async function show(bytes) {
     const mine = ++asked;
-    const sheet = await createImageBitmap(new Blob([new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)]));
+    const sheet = await createImageBitmap(new Blob([bytesOf(bytes)]));
     if (mine > drawn && !signal.aborted) {
       drawn = mine;
       source.getContext("2d").drawImage(sheet, 0, 0, width, height, 0, 0, width, height);
@@ -271,26 +256,29 @@ function render({ model, el }) {
     say([text, `${strokes} ${strokes === 1 ? "stroke" : "strokes"}`].filter(Boolean).join(", "));
   }
   const whole = () => model.get("result").sheet && show(model.get("result").sheet);
-  listen("change:result", whole);
-  listen("change:status", status);
-  listen("change:done", status);
-  listen("change:palette", build);
-  listen("change:names", mark);
-  listen("change:at", showAmount);
-  listen("msg:custom", (message, buffers) => {
-    if (message.type === "frame") {
-      show(buffers[0]);
-      progress.max = message.total;
-      progress.value = message.step;
-      step.textContent = message.text;
-    } else if (message.type === "file") {
-      const link = Object.assign(make("a"), { download: message.name });
-      link.href = URL.createObjectURL(new Blob([buffers[0]], { type: "image/png" }));
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-      say(`saved ${message.name}, with the note of what was done`);
-    }
-  });
+  const heard = {
+    "change:result": whole,
+    "change:status": status,
+    "change:done": status,
+    "change:palette": build,
+    "change:names": mark,
+    "change:at": showAmount,
+    "msg:custom": (message, buffers) => {
+      if (message.type === "frame") {
+        show(buffers[0]);
+        progress.max = message.total;
+        progress.value = message.step;
+        step.textContent = message.text;
+      } else if (message.type === "file") {
+        const link = Object.assign(make("a"), { download: message.name });
+        link.href = URL.createObjectURL(new Blob([buffers[0]], { type: "image/png" }));
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+        say(`saved ${message.name}, with the note of what was done`);
+      }
+    },
+  };
+  listen(model, heard, signal);
   el.classList.add("nb-widget", "nb-paint");
   el.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;

@@ -26,7 +26,7 @@ from nbhelpers.optimize import Step, descend, within
 from nbhelpers.representation import predict, represent
 from nbhelpers.types import Images, check_images
 from nbhelpers.widgets.atlas import raised
-from nbhelpers.widgets.image_picker import HERE, ImagePicker, encode
+from nbhelpers.widgets.image_picker import ImagePicker, encode, front_end
 from nbhelpers.widgets.live import Demo, Frame, Live, _picture
 from nbhelpers.widgets.parts import Models, Names, captions_of, fitted, noise_like, picker_of, robust_first
 from nbhelpers.widgets.settings import PAINTING, PERCENTILES
@@ -78,8 +78,8 @@ class Paint(Live):
     Source: feature addition, Engstrom et al., arXiv:1906.00945, §4.2, under a mask.
     """
 
-    _esm = (HERE / "paint.js").read_text(encoding="utf-8")
-    _css = (HERE / "image_picker.css").read_text(encoding="utf-8") + (HERE / "paint.css").read_text(encoding="utf-8")
+    _esm = front_end("elements.js", "paint.js")
+    _css = front_end("image_picker.css", "paint.css")
     kind = Unicode("paint").tag(sync=True)
     palette: List = List().tag(sync=True)  # label, component, about, thumbnail (base64 of a picture file)
     names: Dict = Dict().tag(sync=True)  # "checkpoint:component" → what the user calls it

@@ -1,0 +1,20 @@
+// What every front-end here is made of. Python puts this before each of them: a widget is one module, without a build.
+
+const make = (tag, className, text) => {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+};
+// JupyterLab's shortcuts look at the focused element itself, so every focusable one carries this.
+const keepKeys = (element) => {
+  element.dataset.lmSuppressShortcuts = "true";
+  return element;
+};
+const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+const listen = (model, handlers, signal) => {
+  for (const [name, handler] of Object.entries(handlers)) {
+    model.on(name, handler);
+    signal.addEventListener("abort", () => model.off(name, handler));
+  }
+};

@@ -1,4 +1,4 @@
-"""The exported page computing by itself: seconds until it is there, to a pick's first frame, and to 100 steps."""
+"""The exported page computing by itself: seconds until it is there, to a first frame, and to 100 steps; memory."""
 
 import os
 import statistics
@@ -40,6 +40,42 @@ TIMED = """(option) => new Promise((resolve) => {
   requestAnimationFrame(look);
 })"""
 
+MEMORY_AT = (10, 100)  # picks
+# Picks an image and waits until its run shows frames.
+PICKED = """([option, frames]) => new Promise((resolve) => {
+  const live = document.querySelector("#inversion [data-state]");
+  const seen = +live.dataset.drawn;
+  const look = () => (live.dataset.drawn >= seen + frames ? resolve() : requestAnimationFrame(look));
+  option.click();
+  look();
+})"""
+
+
+def memory(chrome, page) -> dict[int, dict[str, float]]:
+    """Megabytes after so many picks, each of which ends the run before it: tensors, the page's objects, the process."""
+    devtools, found = page.context.new_cdp_session(page), {}
+    options = page.locator("#inversion [role=option]").element_handles()
+    for k in range(1, max(MEMORY_AT) + 1):
+        page.evaluate(PICKED, [options[k % 12], 3])
+        if k in MEMORY_AT:
+            page.locator("#inversion").get_by_role("button", name="Stop").click()
+            page.wait_for_selector("#inversion [data-state=stopped]")
+            devtools.send("HeapProfiler.collectGarbage")
+            found[k] = {
+                "tensors": page.workers[0].evaluate("() => tf.memory().numBytes") / 1e6,
+                "objects": devtools.send("Runtime.getHeapUsage")["usedSize"] / 1e6,
+                "process": _largest_renderer(chrome),
+            }
+    return found
+
+
+def _largest_renderer(chrome) -> float:
+    """Resident megabytes, where the system tells; the page's process is the largest that draws."""
+    processes = chrome.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    files = [Path(f"/proc/{one['id']}/status") for one in processes if one["type"] == "renderer"]
+    texts = [file.read_text() for file in files if file.exists()]
+    return max((int(text.partition("VmRSS:")[2].split()[0]) / 1000 for text in texts), default=float("nan"))
+
 
 def small_page(folder: Path) -> Path:
     """A page with the two inversions, of which one step is computed beforehand and a hundred in the browser."""
@@ -78,6 +114,7 @@ def main() -> None:
             page.wait_for_selector("#inversion [data-state=stopped]")
             option = page.locator("#inversion [role=option]").nth(k).element_handle()
             runs.append({"page": there, "engine": engine, **page.evaluate(TIMED, option)})
+            held = memory(chrome, page) if k == PICKS[-1] else {}
             page.context.close()
     about |= {"load after": round(os.getloadavg()[0], 1)}
     print(f"chromium {chrome.version}  load after {about['load after']}")
@@ -87,4 +124,7 @@ def main() -> None:
         middle, aim = statistics.median(seconds), AIMS.get(what, "")
         rows.append({"what": what, "median": middle, "least": min(seconds), "most": max(seconds), "aim": aim})
     measure.table(rows)
-    measure.save("page", {"about": about, "rows": rows, "runs": runs})
+    print("megabytes after so many picks:")
+    kinds = list(held[MEMORY_AT[0]])
+    measure.table([{"what": kind, **{f"pick {k}": held[k][kind] for k in MEMORY_AT}} for kind in kinds])
+    measure.save("page", {"about": about, "rows": rows, "runs": runs, "memory": held})

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[1-7]_*.ipynb"))
 # Chromium calls home at every start unless told not to; the tests need no network but loopback.
@@ -116,6 +118,24 @@ PIXELS = """(canvas) => {
 def chromium() -> str | None:
     """The system's browser, if any."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def axe(folder: Path) -> str:
+    """The script of axe-core, which finds faults of accessibility; the test is skipped where it cannot be had."""
+    if shutil.which("npm") is None:
+        pytest.skip("no npm to fetch axe-core with")
+    packed = subprocess.run(["npm", "pack", "axe-core"], cwd=folder, capture_output=True, text=True, timeout=120)
+    files = list(folder.glob("axe-core-*.tgz"))
+    if not files:
+        pytest.skip(f"axe-core cannot be fetched: {packed.stderr[-200:]}")
+    with tarfile.open(files[0]) as archive:
+        return archive.extractfile("package/axe.min.js").read().decode()  # type: ignore[union-attr]
+
+
+def serious(page) -> list[tuple[str, str]]:
+    """The serious faults that axe finds on a page that has it: what, and the first element's text."""
+    violations = page.evaluate("async () => (await axe.run()).violations")
+    return [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")]
 
 
 @contextmanager

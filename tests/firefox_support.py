@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ class Firefox:
                 if message["type"] == "error":
                     raise RuntimeError(f"{method}: {message['message']}")
                 return message["result"]
+
+    def close(self) -> None:
+        self._socket.close()
 
     def open(self, path: Path) -> None:
         self.call("browsingContext.navigate", context=self._context, url=path.as_uri(), wait="complete")
@@ -90,7 +93,8 @@ def firefox(folder: Path) -> Iterator[Firefox]:
                 if process.poll() is not None:
                     raise RuntimeError(f"Firefox ended with {process.returncode}") from None
                 time.sleep(0.1)
-        yield Firefox(f"ws://127.0.0.1:{port}/session")
+        with closing(Firefox(f"ws://127.0.0.1:{port}/session")) as page:
+            yield page
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # a session of its own: nothing but this Firefox
         process.wait(30)

@@ -164,19 +164,40 @@ GRADIENT = """([name, images, weights, positions]) => tf.tidy(() => {
 })"""
 
 
+def gradient(model, images, positions):
+    """Features, and the gradient of a fixed weighting of them."""
+    images = images.clone().requires_grad_()
+    features = model.representation(images, positions=positions)
+    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
+    (slope,) = torch.autograd.grad((features * weights).sum(), images)
+    return features.detach(), weights, slope
+
+
+def steady(model, size, positions):
+    """Images where no ReLU is so near its kink that another processor's rounding could switch it."""
+    for seed in range(1, 100):
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.rand(2, 3, size, size, generator=generator)
+        slopes = [
+            gradient(model, images + moved, positions)[2]
+            for moved in (0, 1e-5 * torch.randn(images.shape, generator=generator), 1e-5, -1e-5)
+        ]
+        if all((one - slopes[0]).abs().max() <= 3e-4 * slopes[0].abs().max() for one in slopes):
+            return images
+    raise AssertionError("none in a hundred")
+
+
 def check(page, model, *, size=16, positions=False):
     """Representation, logits and a gradient through them, in the page and in PyTorch."""
     sent(page, "one", model)
-    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    features = model.representation(images, positions=positions)
-    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
-    (wanted,) = torch.autograd.grad((features * weights).sum(), images)
+    images = steady(model, size, positions)
+    features, weights, wanted = gradient(model, images, positions)
     if positions:
         features, weights = features.unflatten(1, model.positions), weights.unflatten(1, model.positions)
-    found = [tensor(one) for one in page.evaluate(GRADIENT, ["one", array(images.detach()), array(weights), positions])]
+    found = [tensor(one) for one in page.evaluate(GRADIENT, ["one", array(images), array(weights), positions])]
     with torch.no_grad():
         logits = model(images)
-    for got, want in zip(found, (features.detach(), wanted, logits), strict=True):
+    for got, want in zip(found, (features, wanted, logits), strict=True):
         assert got.shape == want.shape
         assert (got - want).abs().max() <= 1e-3 * want.abs().max()
 
@@ -190,7 +211,7 @@ def test_every_operation_has_the_gradient_of_pytorch(page, name):
 
 def test_a_linear_layer_over_positions(page):
     torch.manual_seed(0)
-    check(page, nb.Model(Flattened(), image_size=16))
+    check(page, nb.Model(in_half_precision(Flattened()), image_size=16))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy
 import PIL.Image
 import pytest
 import torch
-from browser_support import FLAGS, PIXELS, chromium
+from browser_support import FLAGS, PIXELS, axe, chromium, serious
 from test_widgets import CALLS
 
 from nbhelpers import widgets
@@ -128,20 +128,63 @@ def test_other_noise_more_steps_and_the_other_representation(page):
     wait(page, 0, "computed beforehand")
 
 
+# Every value that the bar of a demo shows, as the browser sees it: one looked for later may have come and gone.
+RECORD = """() => {
+  const bar = document.querySelector("#demo0 progress");
+  globalThis.bars = [];
+  new MutationObserver(() => globalThis.bars.push(bar.value)).observe(bar, { attributes: true });
+}"""
+
+
 def test_a_new_pick_ends_the_run_before_and_stop_keeps_what_there_is(page):
     inversion, live = page.locator("#demo0"), page.locator("#demo0 [data-state]")
-    inversion.locator("select").nth(0).evaluate("(select) => select.add(new Option(2000, 2000))")
-    inversion.locator("select").nth(0).select_option("2000")
-    page.wait_for_selector("#demo0 [data-state=running] progress[value]")
+    page.evaluate(RECORD)
+    inversion.locator("select").nth(0).evaluate("(select) => select.add(new Option(100000, 100000))")  # without an end
+    inversion.locator("select").nth(0).select_option("100000")
+    page.wait_for_function("() => globalThis.bars.at(-1) > 10")
     inversion.get_by_role("option").nth(1).click()
-    page.wait_for_function(  # from the start again
-        "() => document.querySelector('#demo0 progress').value < 100 && document.querySelector('#demo0 progress').value"
-    )
+    page.wait_for_function("() => globalThis.bars.some((value, k) => value < globalThis.bars[k - 1])")  # begun again
+    page.wait_for_function("() => globalThis.bars.at(-1) > 0")
     assert inversion.get_by_role("option").nth(1).get_attribute("aria-selected") == "true"
     live.get_by_role("button", name="Stop").click()
     page.wait_for_selector("#demo0 [data-state=stopped]")
     assert "(stopped)" in live.locator("[role=status]").inner_text()
     watch(page, 2)  # and the next run is not kept waiting
+
+
+# Presses Stop as soon as the sixteen starts are under way.
+STOP_THE_MEAN = """() => new Promise((resolve) => {
+  const live = document.querySelector("#demo0 [data-state]");
+  const look = () => {
+    if (!live.querySelector(".nb-said").textContent.startsWith("the mean of 16")) return requestAnimationFrame(look);
+    resolve(live.querySelector("progress").value);
+    [...live.querySelectorAll("button")].find((button) => button.textContent === "Stop").click();
+  };
+  look();
+})"""
+
+
+def test_the_mean_of_sixteen_starts_says_how_far_it_is_and_can_be_stopped(page):
+    inversion = page.locator("#demo0")
+    inversion.locator("select").nth(0).evaluate("(select) => select.add(new Option(200, 200))")
+    inversion.locator("select").nth(0).select_option("200")
+    assert page.evaluate(STOP_THE_MEAN) >= 200
+    wait(page, 0, "(stopped)")
+    said = inversion.locator("[data-state] [role=status]").inner_text()
+    assert re.match(r"the mean of 16: \d+ of 100 steps", said)
+
+
+@pytest.mark.parametrize("width", (1280, 390))
+def test_after_a_run_in_every_demo_nothing_is_unreadable_or_cut_off(page, width, tmp_path):
+    source = axe(tmp_path)
+    page.set_viewport_size({"width": width, "height": 900})
+    for k in range(len(CALLS)):
+        watch(page, k)
+    page.evaluate(source)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert not serious(page), scheme
+    assert page.evaluate("() => document.documentElement.scrollWidth") == width
 
 
 def test_memory_stays_flat_over_a_hundred_picks(page):

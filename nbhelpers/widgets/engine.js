@@ -443,6 +443,16 @@ const Engine = (() => {
     return objective;
   };
 
+  // An objective of what a map has in a region: each position counts by its share, (1, h, w, 1), the sum of all 1.
+  const region = (shares, objective) => {
+    const own = (map) => {
+      const { losses, slope } = objective(tf.sum(tf.mul(map, shares), [1, 2]));
+      return { losses, slope: tf.mul(tf.reshape(slope, [slope.shape[0], 1, 1, slope.shape[1]]), shares) };
+    };
+    own.dispose = () => objective.dispose();
+    return own;
+  };
+
   // --- descent --------------------------------------------------------------------------------------------------------
 
   const perImage = (x) => tf.maximum(tf.sqrt(tf.sum(tf.square(x), [1, 2, 3], true)), EPSILON);
@@ -452,16 +462,22 @@ const Engine = (() => {
     const share = tf.minimum(tf.div(radius, perImage(offset)), 1);
     return tf.clipByValue(tf.add(center, tf.mul(offset, share)), 0, 1);
   };
+  // As `within` in optimize.py: where the mask is 0, a pixel stays as it is, bit for bit.
+  const within = (low, high) => (images) => {
+    const clamped = (x) => tf.maximum(tf.minimum(x, high), low);
+    return clamped(box(clamped(images)));
+  };
 
   // The length of the first step, as in optimize.py: fewer steps are longer, and lengths grow with the diagonal.
   const firstStep = (size, full, steps, shape) =>
     size * Math.min(Math.max(full / steps, 1), 2) * Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1) / 3072);
 
   // Yields every iterate, the start included: { index, total, images, losses, logits }, arrays of their own.
-  function* descend(network, objective, start, { positions, steps, stepSize, momentum = 0.8, radius }) {
+  function* descend(network, objective, start, { positions, steps, stepSize, momentum = 0.8, radius, mask }) {
     let images = tf.clone(start);
     let velocity = tf.zerosLike(start);
-    const project = radius === undefined || radius === null ? box : ball(start, radius);
+    const bounds = mask ? [tf.sub(start, mask), tf.add(start, mask)] : [];
+    const project = mask ? within(...bounds) : radius === undefined || radius === null ? box : ball(start, radius);
     try {
       for (let index = 0; index <= steps; index++) {
         const { losses, logits, gradient } = network.evaluate(images, objective, positions, index < steps);
@@ -480,7 +496,7 @@ const Engine = (() => {
         yield now;
       }
     } finally {
-      tf.dispose([images, velocity]);
+      tf.dispose([images, velocity, ...bounds]);
     }
   }
 
@@ -515,5 +531,5 @@ const Engine = (() => {
 
   const floats = (halves) => Float32Array.from(halves, (half) => HALVES[half]);
 
-  return { Network, match, activate, descend, minimize, firstStep, begin, bytesOf, floats };
+  return { Network, match, activate, region, descend, minimize, firstStep, begin, bytesOf, floats };
 })();

@@ -411,8 +411,7 @@ function renderLive({ model, el, signal }) {
 
   async function show(bytes, texts) {
     const mine = ++order;
-    // A kernel sends files; the page, which computes by itself, pixels.
-    const next = await createImageBitmap(bytes instanceof ImageData ? bytes : new Blob([bytesOf(bytes)]));
+    const next = await bitmapOf(bytes);
     if (mine < drawn || signal.aborted) return next.close();
     drawn = mine;
     sheet?.close();

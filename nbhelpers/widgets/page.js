@@ -1,7 +1,7 @@
 // The exported page. Each widget gets its state from the page; what answers a pick is its precomputed result, or, where
 // WebAssembly is there, the engine in a worker.
 const textOf = (id) => document.getElementById(id).textContent;
-const { source, demos, networks } = JSON.parse(textOf("state"));
+const { sources, demos, networks } = JSON.parse(textOf("state"));
 const said = document.getElementById("engine");
 
 const bytesOf = (text) => {
@@ -138,19 +138,24 @@ const choice = (label, values, shown) => {
   return { select, whole: element("label", {}, label, select) };
 };
 
+const computes = ({ recipe }) => Boolean(recipe) && Boolean(textOf("library"));
+
+// `start` shows it; what is computed has `table` for a front-end.
 class Demo {
-  constructor({ id, pickers, live, results, recipe }, index, widget) {
+  constructor({ id, pickers, live, results, recipe }, index, widget, table = widget) {
     Object.assign(this, { index, results, recipe, place: document.getElementById(id) });
-    this.alive = Boolean(recipe) && Boolean(textOf("library"));
+    this.alive = computes({ recipe });
     const parts = pickers.map((state) => ({ ...state, thumbnails: state.thumbnails.map(bytesOf) }));
     const own = { hint: "or drop or paste one here; it never leaves this device", waits: "reading…" };
     // A component is no picture, and cannot be one's own.
     parts.forEach((state) => Object.assign(state, own, { upload: this.alive && state.takes }));
-    this.parts = parts.map((state) => this.add(state, widget));
+    this.side = element("div", { className: "side" });
+    if (parts.length) this.place.append(this.side);
+    this.parts = parts.map((state) => this.add(state, widget, this.side));
     this.normal = live.mode; // the way that was computed beforehand
     if (this.alive) this.order();
     const shown = { ...live, still: !this.alive, switch: this.alive ? live.switch : [], waits: "computing…" };
-    this.shown = this.add(shown, widget);
+    this.shown = this.add(shown, table, this.place);
     this.pixels = parts.map(() => new Map()); // by thumbnail
     this.run = 0;
     this.parts.forEach(({ model }) => {
@@ -158,15 +163,18 @@ class Demo {
       model.receive = (content, buffers) => this.heard(model, content, buffers);
     });
     this.shown.model.on("change:mode", () => this.go());
-    this.shown.model.receive = ({ type }) => type === "stop" && this.stop();
+    this.shown.model.receive = (content, buffers) => this.asked(content, buffers);
+  }
+
+  start() {
     this.go();
     [...this.parts, this.shown].forEach(({ draw }) => draw());
     if (navigator.mediaDevices?.getUserMedia) this.parts.forEach((part) => part.model.get("upload") && camera(part));
   }
 
-  add(state, widget) {
+  add(state, widget, place) {
     const el = element("div");
-    this.place.append(el);
+    place.append(el);
     const model = new Model(state);
     return { el, model, draw: () => widget.render({ model, el }) };
   }
@@ -186,7 +194,7 @@ class Demo {
     [count.select, seed.select, each].forEach((input) => input.addEventListener("change", change));
     const bar = element("div", { className: "orders nb-widget" }, button, count.whole, ...(seeded ? [seed.whole] : []));
     bar.append(element("label", {}, each, "compute every pick here"));
-    this.place.append(bar);
+    this.side.append(bar);
     this.wishes = { button, each, count: count.select, seed: seed.select };
     begun.then((there) => {
       if (there) return button.setAttribute("aria-disabled", "false");
@@ -227,12 +235,16 @@ class Demo {
   cancel() {
     if (!this.run) return;
     busy.delete(this.run);
-    worker.postMessage({ type: "leave", id: this.run });
+    worker?.postMessage({ type: "leave", id: this.run });
     this.run = 0;
   }
 
+  asked({ type }) {
+    if (type === "stop") this.stop();
+  }
+
   stop() {
-    if (this.run) worker.postMessage({ type: "stop", id: this.run });
+    if (this.run) worker?.postMessage({ type: "stop", id: this.run });
   }
 
   async picture(k) {
@@ -365,12 +377,3 @@ function camera({ el, model }) {
     await video.play();
   });
 }
-
-const { default: widget } = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-let start;
-begun = new Promise((resolve) => (start = resolve)).then(begin);
-const shown = demos.map((demo, k) => new Demo(demo, k, widget));
-document.body.dataset.ready = "true";
-// The page first: the engine takes a second of one core.
-requestAnimationFrame(() => setTimeout(start));
-begun.then((there) => (document.body.dataset.engine = String(there)));

@@ -25,6 +25,11 @@ from nbhelpers.widgets.inverting import epsilon_series, inversion
 from nbhelpers.widgets.library import library
 from nbhelpers.widgets.live import Demo
 from nbhelpers.widgets.page_html import html_page, text_of
+from nbhelpers.widgets.paint import Paint, paint
+from nbhelpers.widgets.paint_recipe import for_page
+from nbhelpers.widgets.parts import robust_first
+
+PAINTED = 100  # images that give the canvas's amounts their meaning: the page brings their maps along
 
 
 def export_page(
@@ -45,7 +50,7 @@ def export_page(
         path: of the file.
         models: networks by name; None for the standard and the robust network shipped.
         dataset: name of the images, see `load_images`.
-        demos: by heading; None for all seven on `models` and `dataset`.
+        demos: by heading; None for all on `models` and `dataset`. Of a canvas only its opening stroke is computed.
         work: folder of results; None for one in the cache.
         live: bring the networks and TensorFlow.js along (from the npm registry, kept in the cache). Where that cannot
             be had, the page has precomputed results only, and a line says so.
@@ -72,7 +77,7 @@ def export_page(
         if demos is None:
             name = list(models.values())[-1].name
             radii = series(name, device="cpu") if name in manifest() else {}
-            demos = _seven(models, radii or models, dataset)
+            demos = _all(models, radii or models, dataset)
             models = {**models, **{f"ε {eps}": model for eps, model in radii.items()}}
         parts = _compute(demos, models, folder, workers=threads)
     finally:
@@ -103,6 +108,7 @@ def _compute(
     tasks = [
         (title, pick)
         for title, demo in demos.items()
+        if not isinstance(demo.live, Paint)
         for pick in itertools.product(*(range(len(picker.pixels)) for picker in demo.pickers))
     ]
 
@@ -120,6 +126,10 @@ def _compute(
         return json.loads(file.read_text(encoding="utf-8"))
 
     parts: dict[str, dict[str, dict]] = {title: {} for title in demos}
+    for title, demo in demos.items():
+        if isinstance(demo.live, Paint):
+            shown = demo.live.result
+            parts[title][""] = {"sheet": text_of(compress(shown["sheet"])), "captions": shown["captions"]}
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         runs = [pool.submit(work_on, task) for task in tasks]
         try:
@@ -131,7 +141,7 @@ def _compute(
     return parts
 
 
-def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
+def _all(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
     """All demos, with as few picks as ten megabytes and ten minutes can take."""
     images, labels = load_images(dataset, indices=range(500))
     strange, which = load_images("out-of-distribution", size=images.shape[-1])
@@ -144,9 +154,10 @@ def _seven(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str
         blog.brittleness(models, images[few], labels[few]),
         inversion(models, images[twelve], labels[twelve], others=others),
         epsilon_series(radii, images[twelve], labels[twelve]),
-        blog.feature_visualization(models, images, labels, components=5),
-        blog.feature_manipulation(models, images, labels, components=3, sources=4),
+        blog.feature_visualization(models, images, labels, components=4),
+        blog.feature_manipulation(models, images, labels, components=3, sources=3),
         blog.interpolation(models, images[few], labels[few]),
         blog.misclassification(models, images, labels),
     ]
-    return {demo.title: demo for demo in made}
+    canvas = for_page(paint(models, images[:PAINTED], labels[:PAINTED], components=2), robust_first(models))
+    return {**{demo.title: demo for demo in made}, "Paint with features": canvas}

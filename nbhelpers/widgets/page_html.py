@@ -13,9 +13,10 @@ from typing import Any
 from nbhelpers.data.represented import digest
 from nbhelpers.model import Model
 from nbhelpers.widgets.export_network import export_network
-from nbhelpers.widgets.image_picker import HERE, ImagePicker, compress
+from nbhelpers.widgets.image_picker import ImagePicker, compress, front_end
 from nbhelpers.widgets.library import VERSION
 from nbhelpers.widgets.live import Demo, Live
+from nbhelpers.widgets.paint import Paint
 
 _NOTEBOOKS = {
     "Brittleness": "1_brittleness",
@@ -25,6 +26,7 @@ _NOTEBOOKS = {
     "Feature manipulation": "4_feature_manipulation",
     "Interpolation": "5_interpolation",
     "Misclassification": "6_misclassification",
+    "Paint with features": "7_paint_with_features",
 }
 
 
@@ -80,13 +82,13 @@ def html_page(
         )
     # "</" would end the script element.
     weights = {name: network.pop("weights") for name, network in networks.items()}
-    whole = {"source": ImagePicker._esm, "demos": states, "networks": networks}
+    whole = {"sources": [ImagePicker._esm, Paint._esm], "demos": states, "networks": networks}
     state = json.dumps(whole, ensure_ascii=False).replace("</", "<\\/")
-    script, style = _file("page.js"), _file("page.css") + ImagePicker._css
+    script, style = front_end("page.js", "page_paint.js", "page_start.js"), front_end("page.css") + Paint._css
     credit = f"TensorFlow.js {VERSION}, © Google LLC, Apache License 2.0, computes in this page."
     status = "The engine starts…" if files else f"This page holds precomputed results only: {html.escape(why)}."
     named = "; ".join(f"{html.escape(label)}: <code>{html.escape(m.name)}</code>" for label, m in models.items())
-    return Template(_file("page.html")).substitute(
+    return Template(front_end("page.html")).substitute(
         policy=_policy(script, style, alive=bool(files)),
         style=style,
         intro=texts["intro"],
@@ -111,8 +113,8 @@ def text_of(file: bytes) -> str:
 def _engine(files: Mapping[str, bytes]) -> str:
     """The worker's script, with the library before it, and its WebAssembly, both deflated."""
     names = ("tf-core.min.js", "tf-backend-wasm.min.js")
-    own = [_file(name).encode() for name in ("engine.js", "recipes.js", "worker.js")]
-    code = b"\n".join([*(files[name] for name in names), *own])
+    own = front_end("engine.js", "recipes.js", "worker.js").encode()
+    code = b"\n".join([*(files[name] for name in names), own])
     wasm = files["tfjs-backend-wasm-simd.wasm"]
     return json.dumps({"code": text_of(zlib.compress(code, 9)), "wasm": text_of(zlib.compress(wasm, 9))})
 
@@ -128,7 +130,7 @@ def _policy(script: str, style: str, *, alive: bool) -> str:
 
 
 def _explanations() -> dict[str, str]:
-    found = re.findall(r'<template title="(.*?)">(.*?)</template>', _file("explained.html"), re.DOTALL)
+    found = re.findall(r'<template title="(.*?)">(.*?)</template>', front_end("explained.html"), re.DOTALL)
     return {title: text.strip() for title, text in found}
 
 
@@ -141,14 +143,11 @@ def _notebook(title: str, address: str) -> str:
     return f"<p class='more'>With numbers and their baselines: notebook {shown}.</p>"
 
 
-def _file(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
-
-
 def _state(widget: ImagePicker | Live) -> dict:
     """The widget's own synchronised traits, files as text."""
-    kind = ImagePicker if isinstance(widget, ImagePicker) else Live  # anywidget makes each instance a class of its own
-    state = {name: getattr(widget, name) for name in kind.class_own_traits(sync=True) if name[0] != "_"}
+    kinds = [kind for kind in (ImagePicker, Live, Paint) if isinstance(widget, kind)]
+    names = {name for kind in kinds for name in kind.class_own_traits(sync=True) if name[0] != "_"}
+    state = {name: getattr(widget, name) for name in sorted(names)}
     if isinstance(widget, ImagePicker):
         files = [text_of(compress(file)) for file in widget.thumbnails]
         return state | {"thumbnails": files, "upload": False, "takes": widget.upload}

@@ -235,7 +235,7 @@ function render({ model, el }) {
   const say = (text) => (said.textContent = text);
   async function show(bytes) {
     const mine = ++asked;
-    const sheet = await createImageBitmap(new Blob([bytesOf(bytes)]));
+    const sheet = await bitmapOf(bytes);
     if (mine > drawn && !signal.aborted) {
       drawn = mine;
       source.getContext("2d").drawImage(sheet, 0, 0, width, height, 0, 0, width, height);
@@ -255,11 +255,16 @@ function render({ model, el }) {
     const strokes = model.get("done");
     say([text, `${strokes} ${strokes === 1 ? "stroke" : "strokes"}`].filter(Boolean).join(", "));
   }
-  const whole = () => model.get("result").sheet && show(model.get("result").sheet);
+  let latest = Promise.resolve(); // the picture that came last
+  const whole = () => {
+    const { sheet } = model.get("result");
+    if (sheet) latest = show(sheet);
+  };
+  const told = () => latest.then(status, status); // "done" is said once the picture is there
   const heard = {
     "change:result": whole,
-    "change:status": status,
-    "change:done": status,
+    "change:status": told,
+    "change:done": told,
     "change:palette": build,
     "change:names": mark,
     "change:at": showAmount,

@@ -27,8 +27,8 @@ const Recipes = (() => {
 
   // What a plan is made from: tensors that end with it, and the runs of the demo's length and first step.
   class Kitchen {
-    constructor({ recipe, networks, images, shape, positions, seed, steps, pick, captions }) {
-      Object.assign(this, { recipe, networks, positions, seed, steps, pick, captions, shape });
+    constructor({ recipe, networks, images, shape, positions, seed, steps, pick, captions, stroke }) {
+      Object.assign(this, { recipe, networks, positions, seed, steps, pick, captions, stroke, shape });
       this.pictures = images;
       this.kept = [];
       this.labels = recipe.networks.map(([label]) => label);
@@ -58,10 +58,10 @@ const Recipes = (() => {
       if (this.seed) all.set(noise([n - own, ...shape.slice(1)], this.seed));
       return this.tensor(all, [n, ...shape.slice(1)]);
     }
-    run(network, goal, start, { steps = this.steps, positions = this.positions, radius } = {}) {
+    run(network, goal, start, { steps = this.steps, positions = this.positions, radius, mask } = {}) {
       const { size, full } = this.recipe;
       const stepSize = Engine.firstStep(size, full, steps, start.shape);
-      return Engine.descend(network, goal, start, { positions, steps, stepSize, radius });
+      return Engine.descend(network, goal, start, { positions, steps, stepSize, radius, mask });
     }
     // Runs towards a target image's representation.
     towards(target, start, options) {
@@ -78,7 +78,8 @@ const Recipes = (() => {
     }
   }
 
-  const stage = (steps, runs, draw, note = "") => ({ steps, runs, draw, note });
+  // `result`, of the last moment: what the answer has beside pictures.
+  const stage = (steps, runs, draw, note = "", result = () => ({})) => ({ steps, runs, draw, note, result });
 
   function inversion(kitchen) {
     const { networks, recipe, steps, pictures } = kitchen;
@@ -224,6 +225,47 @@ const Recipes = (() => {
     return [stage(steps, runs, draw)];
   }
 
-  const plans = { inversion, series, brittleness, interpolation, visualization, manipulation, misclassification };
+  // The share of a mask in each of h × w squares of the picture, as `region_shares`.
+  function sharesOf(mask, [height, width], [h, w]) {
+    const edges = (k, from, to) => [Math.floor((k * from) / to), Math.ceil(((k + 1) * from) / to)];
+    const found = new Float32Array(h * w);
+    for (let i = 0; i < h; i++)
+      for (let j = 0; j < w; j++) {
+        const [[top, bottom], [left, right]] = [edges(i, height, h), edges(j, width, w)];
+        let sum = 0;
+        for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) sum += mask[y * width + x];
+        found[i * w + j] = sum / ((bottom - top) * (right - left));
+      }
+    const all = found.reduce((a, b) => a + b, 0);
+    return found.map((value) => value / all);
+  }
+  function quantile(values, share) {
+    const sorted = Float64Array.from(values).sort();
+    const place = share * (sorted.length - 1);
+    const [low, high] = [sorted[Math.floor(place)], sorted[Math.ceil(place)]];
+    return low + (place - Math.floor(place)) * (high - low);
+  }
+
+  // One stroke of the canvas: paint.py's `follow`, and its ceiling.
+  function painting(kitchen) {
+    const { networks, recipe, steps, pick, pictures, shape, stroke } = kitchen;
+    const { network, component, maps } = recipe.palette[pick[0]];
+    const [n, h, w] = maps.shape;
+    const [here, source] = [networks[network], pictures[1]];
+    const shares = sharesOf(stroke.mask, shape, [h, w]);
+    const held = Array.from({ length: n }, (_, i) => shares.reduce((sum, share, k) => sum + share * maps.values[i * h * w + k], 0));
+    const percentile = recipe.percentiles[stroke.amount];
+    const ceiling = percentile === undefined ? null : quantile(held, percentile / 100);
+    const draw = ([step]) => [cell(0, 0, source), cell(0, 1, picture(step))];
+    const runs = () => {
+      const raised = kitchen.keep(Engine.activate([component], ceiling === null ? undefined : [ceiling]));
+      const positions = h * w > 1;
+      const goal = positions ? Engine.region(kitchen.tensor(shares, [1, h, w, 1]), raised) : raised;
+      return [kitchen.run(here, goal, kitchen.image(0), { positions, mask: kitchen.tensor(stroke.mask, [1, shape[0], shape[1], 1]) })];
+    };
+    return [stage(steps, runs, draw, "", ([step]) => ({ image: picture(step), until: step.index, ceiling }))];
+  }
+
+  const plans = { painting, inversion, series, brittleness, interpolation, visualization, manipulation, misclassification };
   return { Kitchen, plan: (kitchen) => plans[kitchen.recipe.kind](kitchen) };
 })();

@@ -21,7 +21,7 @@ class Recipe:
     models: Mapping[str, Model]  # in the order of the columns or rows
     settings: Settings
     steps: int
-    numbers: Mapping[str, Any] = field(default_factory=dict)  # JSON, and tensors of images (n, c, h, w)
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # JSON with tensors of images, (n, c, h, w), in it
 
     def state(self, name_of: Callable[[Model], str]) -> dict[str, Any]:
         """The recipe as JSON.
@@ -31,8 +31,7 @@ class Recipe:
         """
         networks = [[label, name_of(model)] for label, model in self.models.items()]
         own = {"size": self.settings.step_size, "full": self.settings.steps, "steps": self.steps}
-        numbers = {key: _packed(value) if isinstance(value, Tensor) else value for key, value in self.numbers.items()}
-        return {"kind": self.kind, "networks": networks, **own, **numbers}
+        return {"kind": self.kind, "networks": networks, **own, **_plain(self.numbers)}
 
 
 def chosen_of(
@@ -51,6 +50,15 @@ def controls_of(models: Sequence[Model], seed: int) -> list[int]:
     return [
         int(torch.randint(model.components, (1,), generator=torch.Generator().manual_seed(seed))) for model in models
     ]
+
+
+def _plain(value: Any) -> Any:
+    """A value with its tensors packed, at any depth."""
+    if isinstance(value, Tensor):
+        return _packed(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
 def _packed(images: Images) -> dict[str, Any]:

@@ -40,21 +40,21 @@ function paint(sheet, width, { row, column, pixels }, [h, w, c]) {
     }
 }
 
-async function run({ id, demo, pick, images, mode, seed, steps, base, captions, rows, columns }) {
+async function run({ id, demo, pick, images, mode, seed, steps, base, captions, rows, columns, stroke }) {
   const recipe = recipes[demo];
   const began = performance.now();
   const used = await Promise.all(recipe.networks.map(([, name]) => network(name)));
   const shape = [...images.sides, used[0].mean.shape[0]]; // of a picture: height, width, channels
   const pictures = images.values.map((rgb) => (shape[2] === 3 ? rgb : rgb.filter((_, k) => k % 3 === 0)));
   const kitchen = new Recipes.Kitchen({
-    recipe, networks: used, images: pictures, shape, positions: mode === 0, seed, steps, pick, captions,
+    recipe, networks: used, images: pictures, shape, positions: mode === 0, seed, steps, pick, captions, stroke,
   });
   const width = columns * shape[1];
   const sheet = base?.pixels ?? new Uint8ClampedArray(4 * width * rows * shape[0]);
   const texts = base?.captions ?? Array.from({ length: rows }, () => Array(columns).fill(""));
   const stages = Recipes.plan(kitchen);
   const total = stages.reduce((sum, { steps: own }) => sum + own, 0);
-  let [done, shown, note, step] = [0, 0, "", 0];
+  let [done, shown, note, step, result] = [0, 0, "", 0, {}];
   const post = (type, extra) => {
     const pixels = sheet.slice();
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
@@ -72,15 +72,21 @@ async function run({ id, demo, pick, images, mode, seed, steps, base, captions, 
   try {
     for (const stage of stages) {
       note = stage.note;
-      runs.push(...stage.runs());
-      const mine = runs.slice(-used.length);
+      const mine = stage.runs();
+      runs.push(...mine);
       for (let k = 0; k <= stage.steps; k++) {
-        const now = mine.map((one) => one.next().value);
+        const now = [];
+        for (const one of mine) {
+          if (now.length) await pause(); // a step of sixteen pictures takes a while
+          if (newest !== id) return postMessage({ type: "left", id, demo });
+          now.push(one.next().value);
+        }
         step = now[0];
         const ends = stopped === id;
         if (ends || k === stage.steps || performance.now() - shown >= FRAME) {
           draw(now, stage);
-          if (ends) return post("done", { stopped: true });
+          if (ends) return post("done", { stopped: true, ...stage.result(now) });
+          if (k === stage.steps) result = stage.result(now);
           shown = performance.now();
           if (k < stage.steps || stage !== stages.at(-1)) post("frame");
         }
@@ -90,7 +96,7 @@ async function run({ id, demo, pick, images, mode, seed, steps, base, captions, 
       done += stage.steps;
     }
     done -= step.total;
-    post("done", { stopped: false });
+    post("done", { stopped: false, ...result });
   } finally {
     runs.forEach((one) => one.return());
     kitchen.end();
@@ -113,7 +119,11 @@ const answers = {
     waiting.set(name, about);
   },
   recipes({ recipes: given }) {
-    given.forEach((recipe) => recipes.push(recipe && { ...recipe, ...(recipe.starts ? { starts: halves(recipe.starts) } : {}) }));
+    for (const recipe of given) {
+      if (recipe?.starts) recipe.starts = halves(recipe.starts);
+      recipe?.palette?.forEach((entry) => (entry.maps = halves(entry.maps)));
+      recipes.push(recipe);
+    }
   },
   run(job) {
     newest = job.id;

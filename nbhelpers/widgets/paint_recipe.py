@@ -1,0 +1,33 @@
+"""The canvas as data for the exported page, whose engine then paints without Python."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nbhelpers.widgets.live import Demo
+from nbhelpers.widgets.paint import Paint
+from nbhelpers.widgets.parts import Models
+from nbhelpers.widgets.recipes import Recipe
+from nbhelpers.widgets.settings import PAINTING, PERCENTILES
+
+
+def for_page(demo: Demo, models: Models) -> Demo:
+    """The demo of `paint` with a recipe: per component what the set has of it at each position, in half precision.
+
+    Args:
+        demo: as `paint` made it, with the stroke that it opens on.
+        models: the networks that it was made of.
+
+    Raises:
+        ValueError: not a demo of `paint`.
+    """
+    live = demo.live
+    if not isinstance(live, Paint):
+        raise ValueError(f"demo: {demo.title} is no canvas; give what `paint` returns")
+    order, note = list(models), live.note_of_picture()
+    palette = [
+        {"network": order.index(entry["label"]), "component": entry["component"], "maps": maps[:, None]}
+        for entry, maps in zip(live.palette, live._maps, strict=True)
+    ]
+    numbers: Mapping[str, Any] = {"palette": palette, "percentiles": list(PERCENTILES), "note": note}
+    demo.recipe = Recipe("painting", models, PAINTING, live._steps, numbers)
+    return demo

@@ -1,5 +1,6 @@
 """The canvas without a browser: strokes one after the other, undo, eraser, and notes that paint the same again."""
 
+import io
 import json
 import math
 import time
@@ -11,7 +12,8 @@ import torch
 import nbhelpers as nb
 from nbhelpers import widgets
 from nbhelpers.widgets import paint as face
-from nbhelpers.widgets.paint import ERASE, KEY
+from nbhelpers.widgets.settings import PAINTING
+from nbhelpers.widgets.strokes import ERASE, KEY, as_text, read_note, signed
 
 MASK = torch.zeros(32, 32)
 MASK[4:14, 6:20] = 1
@@ -78,7 +80,7 @@ def test_undo_and_eraser_bring_back_what_was(demo):
     assert live.done == 0 and torch.equal(live.image, demo.pickers[0].pixels[:1])
 
 
-def test_a_stopped_stroke_is_kept_and_an_undone_one_is_not(demo, monkeypatch):
+def test_a_stopped_stroke_is_kept_and_an_undone_one_is_not(demo, monkeypatch, tmp_path):
     live = demo.live
     live._steps = 500
     for press in (live.stop, live.undo):
@@ -94,7 +96,8 @@ def test_a_stopped_stroke_is_kept_and_an_undone_one_is_not(demo, monkeypatch):
         monkeypatch.undo()
         assert live.done == 2 and live.status["state"] == "stopped" and not live._busy
     assert 0 <= live._strokes[-1].until < 500
-    again = widgets.replay(live.note_of_picture(), models=live._models)
+    (path := tmp_path / "stopped.png").write_bytes(live.export())
+    again = widgets.replay(path, models=live._models)
     assert (again - live.image).abs().max() <= 3 / 255
 
 
@@ -118,6 +121,105 @@ def test_a_saved_note_paints_the_same(demo, tmp_path):
     note["strokes"][0]["component"] = 99
     with pytest.raises(IndexError, match="component: got 99, wanted 0 to 31"):
         widgets.replay(note, models=live._models)
+
+
+def opened(live, file, name="painted.png"):
+    live._handle_custom_msg({"type": "open", "name": name}, [memoryview(file)])
+    settled(live)
+
+
+def test_an_opened_note_paints_the_same_on_the_canvas_and_goes_on(demo, tiny_model):
+    live, picker = demo.live, demo.pickers[0]
+    picker.selected = 3
+    settled(live)
+    for k in range(3):
+        painted(live, MASK.roll(3 * k, 0), ERASE if k == 1 else k)
+    file, wanted, source = live.export(), live.image, live._pictures[0]
+    picker.selected = 1
+    settled(live)
+    assert not torch.equal(live.image, wanted)
+    opened(live, file)
+    assert (live.done, live.status["state"], picker.selected) == (3, "done", -1)
+    assert torch.equal(live._pictures[0], source) and (live.image - wanted).abs().max() <= 3 / 255
+    painted(live, MASK, 0)
+    live.undo()
+    assert live.done == 3 and (live.image - wanted).abs().max() <= 3 / 255
+    picker.selected = 2  # a source of the picker again
+    settled(live)
+    assert live.done == 0 and torch.equal(live.image, picker.pixels[2:3])
+    renamed = face({"mine": tiny_model}, picker.pixels, components=[5], steps=1).live  # the label is not the network
+    opened(renamed, file)
+    assert renamed.done == 3 and (renamed.image - wanted).abs().max() <= 3 / 255
+
+
+def test_a_note_opened_while_a_stroke_forms_takes_its_place(demo, monkeypatch):
+    live = demo.live
+    file, wanted, left, draw = live.export(), live.image, [1], live._draw
+    live._steps = 500
+
+    def drawn():
+        while left:
+            left.pop()
+            live.reopen(file, "painted.png")
+        return draw()
+
+    monkeypatch.setattr(live, "_draw", drawn)
+    painted(live, MASK, 0)
+    settled(live)
+    assert live.done == 1 and (live.image - wanted).abs().max() <= 3 / 255
+
+
+def picture(size=8):
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (size, size)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def changed(live, **others):
+    note = read_note(live.export(), "")
+    for key, value in others.items():
+        (note["strokes"][0] if key in note["strokes"][0] else note)[key] = value
+    return signed(picture(), note)
+
+
+OPENED = {
+    "a text": (lambda live: b"hello", "note: it has none; give a PNG that the canvas saved"),
+    "a plain picture": (lambda live: picture(), "note: it has none; give a PNG that the canvas saved"),
+    "another network": (
+        lambda live: changed(live, networks={"robust": "cifar10-l2-1.0"}),
+        "note: it was painted with cifar10-l2-1.0; here are tiny",
+    ),
+    "other weights": (
+        lambda live: changed(live, weights={"robust": "0" * 12}),
+        "note: it was painted with tiny; it has other weights here",
+    ),
+    "a component": (lambda live: changed(live, component=99), "component: got 99, wanted 0 to 31 of robust"),
+    "damage": (lambda live: changed(live, source=None), "note: it is damaged (TypeError: "),
+    "no strokes": (lambda live: changed(live, strokes=[{}]), "note: it is damaged (KeyError: "),
+    "another size": (
+        lambda live: changed(live, source=as_text(picture()), strokes=[]),
+        "note: it is of 3 × 8 × 8 numbers, this canvas of 3 × 32 × 32",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OPENED)
+def test_what_is_no_note_of_these_networks_is_told_in_one_line(demo, kind):
+    file, said = OPENED[kind]
+    before, content = demo.live.image, file(demo.live)
+    opened(demo.live, content, "it")
+    assert demo.live.status["state"] == "error" and demo.live.status["text"].startswith(said)
+    assert "\n" not in demo.live.status["text"] and torch.equal(demo.live.image, before) and demo.live.done == 1
+
+
+def test_a_stroke_keeps_to_its_ball(tiny_model):
+    images = torch.rand(4, 3, 32, 32)
+    live = face({"robust": tiny_model}, images, steps=20, radius=0.5).live
+    assert "by 0.5 at most (L2)" in live.note and live._strokes[0].radius == 0.5
+    assert (live.image - live._pictures[0]).norm() <= 0.5 + 1e-4
+    assert face({"robust": tiny_model}, images, steps=1).live._strokes[0].radius == PAINTING.radius
+    free = face({"robust": tiny_model}, images, steps=1, radius=math.inf).live
+    assert "at most" not in free.note and read_note(free.export(), "")["strokes"][0]["radius"] is None
 
 
 def test_names_are_kept_for_the_next_time(demo, tiny_model):

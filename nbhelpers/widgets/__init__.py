@@ -13,7 +13,8 @@ from nbhelpers.widgets.demos import (
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
 from nbhelpers.widgets.page import export_page
-from nbhelpers.widgets.paint import Paint, paint, replay
+from nbhelpers.widgets.paint import Paint, paint
+from nbhelpers.widgets.strokes import replay
 
 __all__ = [
     "Demo",

@@ -1,4 +1,7 @@
 // The canvas of paint.py: a brush, a palette, and the picture that forms under the stroke.
+// Whoever answers is its kernel. It sends {type: "stroke", erase} with the mask's bytes, "undo", "stop", "export", and
+// {type: "open", name} with a file's; it sets `chosen`, `at` and `names`; and it shows what comes: `result` (a sheet of
+// source and picture side by side), `status` (state, text), `done` (strokes), and the messages "frame" and "file".
 
 const button = (text, press) => {
   const made = keepKeys(make("button", "nb-button", text));
@@ -20,6 +23,7 @@ const slider = (name, most, value, moved) => {
   };
   return { label, show };
 };
+const LARGEST = 8e6; // bytes: a Jupyter server drops a message of more than 10 MB without a word
 const asFile = (text) => new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
 
 function render({ model, el }) {
@@ -140,8 +144,31 @@ function render({ model, el }) {
   const undo = button("Undo", () => model.send({ type: "undo" }));
   const stop = button("Stop", () => stop.getAttribute("aria-disabled") !== "true" && model.send({ type: "stop" }));
   const save = button("Save PNG", () => model.send({ type: "export" }));
+  const file = Object.assign(make("input"), { type: "file", accept: "image/png", hidden: true });
+  const read = async (chosen) => {
+    if (!chosen) return;
+    if (chosen.size > LARGEST) return say(`note: ${chosen.name} is too large to be the canvas's; give a PNG that it saved`);
+    say(`opening ${chosen.name}…`);
+    model.send({ type: "open", name: chosen.name }, undefined, [await chosen.arrayBuffer()]);
+  };
+  file.addEventListener("change", () => {
+    read(file.files[0]);
+    file.value = "";
+  });
+  const open = button("Open PNG…", () => file.click());
   const tools = make("div", "nb-bar");
-  tools.append(eraser, undo, stop, save);
+  tools.append(eraser, undo, stop, save, open, file);
+  el.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    el.classList.add("nb-drop");
+  });
+  el.addEventListener("dragleave", () => el.classList.remove("nb-drop"));
+  el.addEventListener("drop", (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    el.classList.remove("nb-drop");
+    read(event.dataTransfer.files[0]);
+  });
 
   // The palette: one stop of the tab key, arrows do the rest.
   const list = make("div", "nb-list");

@@ -1,66 +1,28 @@
 """A canvas: what a network's components stand for, painted where you point."""
 
-import base64
-import functools
-import io
 import json
-import os
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
-import PIL.Image
-import PIL.PngImagePlugin
 import torch
 from torch import Tensor
 from traitlets import Dict, Int, List, Unicode
 
 from nbhelpers import files
 from nbhelpers.model import Model
-from nbhelpers.networks.load import load_model
-from nbhelpers.networks.regions import region, region_shares
-from nbhelpers.objectives import activate
-from nbhelpers.optimize import Step, descend, within
+from nbhelpers.networks.regions import region_shares
+from nbhelpers.optimize import Step, within
 from nbhelpers.representation import predict, represent
-from nbhelpers.types import Images, check_images
+from nbhelpers.types import Images
 from nbhelpers.widgets.atlas import raised
 from nbhelpers.widgets.image_picker import ImagePicker, encode, front_end
 from nbhelpers.widgets.live import Demo, Frame, Live, _picture
 from nbhelpers.widgets.parts import Models, Names, captions_of, fitted, noise_like, picker_of, robust_first
 from nbhelpers.widgets.settings import PAINTING, PERCENTILES
-
-KEY = "nbhelpers"  # of the note in a PNG file's text
-ERASE = -1  # in place of a component
-
-
-@dataclass(frozen=True)
-class Stroke:
-    """One stroke: what to raise under a mask, and how far the descent went."""
-
-    mask: Tensor  # (h, w) in [0, 1], in 255ths
-    component: int  # ERASE puts the source back
-    network: str  # label
-    ceiling: float  # activation at which it ends; infinite for no end
-    steps: int
-    step_size: float  # L2 length of the first step, pixel units
-    name: str = ""  # that the user gave the component
-    until: int | None = field(default=None)  # steps done, where the run was stopped
-
-
-def follow(model: Model, stroke: Stroke, image: Images, source: Images) -> Iterator[Step]:
-    """The iterates of one stroke on an image, (1, c, h, w); of an eraser only the last."""
-    mask = stroke.mask.to(image)
-    if stroke.component == ERASE:
-        yield Step(0, 0, torch.lerp(image, source.to(image), mask), image.new_zeros(1))
-        return
-    goal = activate(stroke.component, ceiling=stroke.ceiling)
-    options = {"steps": stroke.steps, "step_size": stroke.step_size, "project": within(mask, image)}
-    for step in descend(region(model, mask), goal, image, **options):  # type: ignore[arg-type]
-        yield step
-        if step.index == stroke.until:
-            return
+from nbhelpers.widgets.strokes import ERASE, Stroke, as_text, follow, read_note, signed, strokes_of, write_note
 
 
 class Paint(Live):
@@ -72,6 +34,7 @@ class Paint(Live):
         palette: for each entry of it `label` of its network, `component`, `key` for names, `about`, a `thumbnail`, and
             `maps`, (n, height, width), what a set of images has of it at each position.
         steps: gradient steps of a stroke.
+        radius: bound on what a stroke changes, L2 over the image, pixel units; infinite for none.
         note: how the pictures are computed.
         seed: of the palette.
 
@@ -89,14 +52,23 @@ class Paint(Live):
     done = Int(0).tag(sync=True)  # strokes, which can be undone
 
     def __init__(
-        self, models: Models, picker: ImagePicker, palette: Sequence[dict], *, steps: int, note: str, seed: int
+        self,
+        models: Models,
+        picker: ImagePicker,
+        palette: Sequence[dict],
+        *,
+        steps: int,
+        radius: float,
+        note: str,
+        seed: int,
     ):
         super().__init__(self._paint, rows=[""], columns=["source", "painted"], about=PAINTING.about, note=note)
-        self._models, self._picker, self._steps, self._seed = models, picker, steps, seed
+        self._models, self._picker, self._steps, self._radius, self._seed = models, picker, steps, radius, seed
         self._pending: list[Stroke] = []
+        self._opened: tuple[Images, list[Stroke]] | None = None  # of a note, to be painted next
         self._busy, self._discard, self._count, self._source = False, False, 0, 0
         self._strokes: list[Stroke] = []
-        self._pictures: list[Images] = [picker.pixels[:1]]
+        self._pictures: list[Images] = [_in_255ths(picker.pixels[:1])]
         self._now = self._pictures[0]
         self._maps = [entry["maps"] for entry in palette]
         self.palette = [{key: value for key, value in entry.items() if key != "maps"} for entry in palette]
@@ -146,6 +118,7 @@ class Paint(Live):
             self._ceiling(max(which, 0), mask, self.at if amount is None else amount),
             self._steps,
             PAINTING.step(self._steps, self.image),
+            self._radius,
             "" if which == ERASE else self.names.get(entry["key"], ""),
         )
         with self._state:
@@ -178,50 +151,52 @@ class Paint(Live):
             frame = Frame(0, 0, self._draw)
             self._show(self._newest, _picture(frame, 0) | {"text": f"{self.done} strokes"}, "done")
 
-    def note_of_picture(self) -> dict:
-        """What was done, for `replay`: networks, components, amounts, masks and the source."""
-        return {
-            "made with": f"nbhelpers {version('nbhelpers')}",
-            "networks": {label: model.name for label, model in self._models.items()},
-            "seed": self._seed,
-            "channels": self.image.shape[1],
-            "source": _text(encode(self._pictures[0][None])),
-            "strokes": [
-                {
-                    "network": stroke.network,
-                    "component": stroke.component,
-                    "name": stroke.name,
-                    "ceiling": None if stroke.ceiling == float("inf") else stroke.ceiling,
-                    "steps": stroke.steps,
-                    "step_size": stroke.step_size,
-                    "until": stroke.until,
-                    "mask": _text(encode(stroke.mask[None, None, None])),
-                }
-                for stroke in self._strokes
-            ],
-        }
-
     def export(self) -> bytes:
-        """A PNG file of the picture, with the note among its texts."""
-        info, buffer = PIL.PngImagePlugin.PngInfo(), io.BytesIO()
-        info.add_itxt(KEY, json.dumps(self.note_of_picture(), ensure_ascii=False), zip=True)
-        with PIL.Image.open(io.BytesIO(encode(self.image[None]))) as picture:
-            picture.save(buffer, "PNG", pnginfo=info)
-        return buffer.getvalue()
+        """A PNG file of the picture, with the note of what was done among its texts; see `replay`."""
+        with self._state:
+            note = write_note(self._models, self._pictures[0], self._strokes, seed=self._seed)
+            return signed(encode(self.image[None]), note)
+
+    def reopen(self, file: bytes, name: str):
+        """Paint again what a saved picture's note says, in place of what is there; it can be painted on.
+
+        Args:
+            file: a PNG that `export` gave.
+            name: to call it by.
+
+        Returns:
+            The thread, to be joined.
+
+        Raises:
+            ValueError: no such file, one of another network, or of another size than the canvas.
+            IndexError: a component that the network does not have.
+        """
+        source, strokes = strokes_of(read_note(file, name), self._models)
+        if source.shape != self.image.shape:
+            sizes = [" × ".join(map(str, shape[1:])) for shape in (source.shape, self.image.shape)]
+            raise ValueError(f"note: {name} is of {sizes[0]} numbers, this canvas of {sizes[1]}")
+        with self._state:
+            self._opened, self._busy, self._count = (source, strokes), True, self._count + 1
+            self._picker.selected = -1  # its source need not be among the images
+            return self.request((self._source, self._count))
 
     def _draw(self) -> tuple[Tensor, list[list[str]]]:
         return torch.stack([self._pictures[0].cpu(), self._now.cpu()], 1), [["", ""]]
 
     def _paint(self, source: int, count: int = 0) -> Iterator[Frame]:
         """Without a count: a new source. Else all strokes that wait, to their end or until the run is left."""
-        if not count:
-            with self._state:
-                self._source, self._pending, self._strokes, self._busy = source, [], [], False
-                self._pictures = [self._picker.pixels[source : source + 1]]
-                self._now, self.done = self._pictures[0], 0
+        with self._state:
+            opened, self._opened = self._opened, None
+            if not count:
+                self._source = source
+                self._begin(_in_255ths(self._picker.pixels[source : source + 1]), [])
+            elif opened:
+                self._begin(*opened)
+            more = self._busy = bool(self._pending)
+        if not more:
             yield Frame(0, 0, self._draw)
             return
-        before, under_way, more = 0, None, True
+        before, under_way = 0, None
         try:
             while more:
                 with self._state:
@@ -231,25 +206,28 @@ class Paint(Live):
                 for step in follow(model, stroke, image, self._pictures[0]):
                     under_way, self._now = (stroke, step), step.images.cpu()
                     with self._state:
-                        if last := step.index == step.total:
+                        if last := step.index == stroke.end:
                             self._commit(stroke, step)
                             under_way, more = None, bool(self._pending)
-                            self._busy = more
-                        waiting = sum(max(1, one.steps) for one in self._pending)
-                    yield Frame(before + step.index, before + step.total + waiting, self._draw)
+                            self._busy = more or self._opened is not None
+                        waiting = sum(max(1, one.end) for one in self._pending)
+                    yield Frame(before + step.index, before + stroke.end + waiting, self._draw)
                     if last:
-                        before += max(1, step.total)
+                        before += max(1, stroke.end)
         finally:  # also where the run was left: Stop, or another source
             with self._state:
                 if under_way and not self._discard:
                     self._commit(*under_way)
                 if under_way or more:
-                    self._pending, self._busy = [], False
+                    self._pending, self._busy = [], self._opened is not None
                 self._discard, self._now = False, self.image
 
+    def _begin(self, source: Images, strokes: Sequence[Stroke]) -> None:
+        self._pictures, self._strokes, self._pending = [source], [], list(strokes)
+        self._now, self.done = source, 0
+
     def _commit(self, stroke: Stroke, step: Step) -> None:
-        until = None if step.index == step.total else step.index
-        self._strokes.append(Stroke(**{**vars(stroke), "until": until}))
+        self._strokes.append(replace(stroke, until=None if step.index == step.total else step.index))
         self._pictures.append(step.images.cpu())
         self.done = len(self._strokes)
 
@@ -263,6 +241,8 @@ class Paint(Live):
                 self.undo()
             elif kind == "export":
                 self.send({"type": "file", "name": "painted.png"}, buffers=[self.export()])
+            elif kind == "open":
+                self.reopen(bytes(buffers[0]), str(content.get("name", "")))
         except Exception as error:
             self.status = {"state": "error", "text": str(error), "run": self._newest}
 
@@ -277,7 +257,8 @@ def paint(
     *,
     components: int | Sequence[int] = 4,
     sources: int = 12,
-    steps: int = PAINTING.live,
+    radius: float | None = None,
+    steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
     """Paint components of a network's representation into an image; the demo of notebook 7.
@@ -290,17 +271,21 @@ def paint(
         labels: (n,) classes, −1 where unknown, or a text for each; None for what each network sees.
         components: more of them by their indices, or how many to draw by the seed.
         sources: the first so many images can be picked.
-        steps: gradient steps of a stroke.
+        radius: bound on what a stroke changes, L2 over the image, pixel units; None is 10 for 32-pixel images, and
+            grows with the side.
+        steps: gradient steps of a stroke; None is the notebook's, and 25 above 64 pixels.
         seed: of components and noise.
     """
     models, images = robust_first(models), fitted(models, images)
-    names = captions_of(models, labels, len(images))
+    names, steps = captions_of(models, labels, len(images)), PAINTING.steps_for(images, steps)
     picker = picker_of(models, images[:sources], names[:sources], label="Choose an image to paint on", columns=6)
     palette = [
         entry for label in models for entry in _entries(label, models[label], images, names, components, steps, seed)
     ]
-    note = f"{steps} steps of normalised gradient descent for each stroke; outside the brush nothing changes."
-    live = Paint(models, picker, palette, steps=steps, note=note, seed=seed)
+    bound = PAINTING.ball(images, radius) or math.inf
+    ball = f", inside it all pixels together by {bound:.3g} at most (L2)" if math.isfinite(bound) else ""
+    note = f"{steps} steps of normalised gradient descent for each stroke; outside the brush nothing changes{ball}."
+    live = Paint(models, picker, palette, steps=steps, radius=bound, note=note, seed=seed)
     demo = Demo("Paint", [picker], live)
     mask, (height, width) = torch.zeros(live.size), live.size
     mask[height // 8 : 3 * height // 4, width // 16 : 11 * width // 16] = 1
@@ -308,33 +293,6 @@ def paint(
     if thread:
         thread.join()
     return demo
-
-
-def replay(
-    note: str | os.PathLike[str] | Mapping, *, models: Models | None = None, device: str | torch.device = "auto"
-) -> Images:
-    """Paint again what a note says, (1, c, h, w).
-
-    Args:
-        note: a PNG file that `Paint.export` wrote, or the note itself.
-        models: the networks by their labels in the note; None to load them by their names.
-        device: as in `load_model`.
-
-    Raises:
-        ValueError: a file without a note.
-        IndexError: a component that the network does not have.
-    """
-    given = dict(note) if isinstance(note, Mapping) else _read(note)
-    load = functools.cache(lambda label: load_model(given["networks"][label], device=device))
-    find = load if models is None else models.__getitem__
-    image = source = _pixels(given["source"])[:, : given["channels"]]
-    for kept in given["strokes"]:
-        model = find(kept["network"])
-        ceiling = float("inf") if kept["ceiling"] is None else kept["ceiling"]
-        made = Stroke(**{**kept, "mask": _pixels(kept["mask"])[0, 0], "ceiling": ceiling})
-        *_, step = follow(model, made, image.to(model.device), source)
-        image = step.images.cpu()
-    return image
 
 
 def _entries(
@@ -374,7 +332,7 @@ def _entries(
                 "component": component,
                 "key": f"{model.name}:{component}",
                 "about": ", ".join(f"{name} {top.count(name)}" for name in often),
-                "thumbnail": _text(encode(drawn[None, None])),
+                "thumbnail": as_text(encode(drawn[None, None])),
                 "maps": maps[:, component].clone(),
             }
         )
@@ -397,20 +355,6 @@ def _keep_names(names: Mapping[str, str]) -> None:
     files.write_text(_file(), json.dumps({**_kept(), **names}, ensure_ascii=False, indent=1))
 
 
-def _read(path: str | os.PathLike[str]) -> dict:
-    with PIL.Image.open(path) as file:
-        text = getattr(file, "text", {}).get(KEY)
-    if text is None:
-        raise ValueError(f"note: {Path(path).name} has none; give a PNG that the canvas saved")
-    return json.loads(text)
-
-
-def _text(file: bytes) -> str:
-    return base64.b64encode(file).decode()
-
-
-def _pixels(text: str) -> Images:
-    with PIL.Image.open(io.BytesIO(base64.b64decode(text))) as picture:
-        pixels = torch.from_numpy(numpy.array(picture.convert("RGB"))).permute(2, 0, 1)[None] / 255
-    check_images(pixels)
-    return pixels
+def _in_255ths(image: Images) -> Images:
+    """As a file keeps it, so that a note paints on the very same."""
+    return (image * 255).round() / 255

@@ -80,6 +80,7 @@ MISCLASSIFICATION = Settings(
 PAINTING = Settings(
     steps=50,
     step_size=0.4,
+    radius=10.0,
     live=50,
     about="Choose a component and paint: it is raised under the brush, up to a percentile of what the set has there. "
     "No pixel elsewhere changes. Both networks' components are there; paint the same place with each.",

@@ -1,0 +1,209 @@
+"""Strokes of the canvas, and the note that a saved picture carries: what was painted, so that it can be again."""
+
+import base64
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy
+import PIL.Image
+import PIL.PngImagePlugin
+import torch
+from torch import Tensor
+
+from nbhelpers.model import Model
+from nbhelpers.networks.load import load_model
+from nbhelpers.networks.regions import region
+from nbhelpers.objectives import activate
+from nbhelpers.optimize import Step, box, descend, l2_ball, within
+from nbhelpers.types import Images, check_images
+from nbhelpers.widgets.image_picker import encode
+from nbhelpers.widgets.parts import Models
+
+KEY = "nbhelpers"  # of the note in a PNG file's text
+ERASE = -1  # in place of a component
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One stroke: what to raise under a mask, and how far the descent went."""
+
+    mask: Tensor  # (h, w) in [0, 1], in 255ths
+    component: int  # ERASE puts the source back
+    network: str  # label
+    ceiling: float  # activation at which it ends; infinite for no end
+    steps: int
+    step_size: float  # L2 length of the first step, pixel units
+    radius: float = math.inf  # L2 length that the picture may move, pixel units
+    name: str = ""  # that the user gave the component
+    until: int | None = None  # steps done, where the run was stopped
+
+    @property
+    def end(self) -> int:
+        """The last step's index."""
+        return 0 if self.component == ERASE else self.steps if self.until is None else self.until
+
+
+def follow(model: Model, stroke: Stroke, image: Images, source: Images) -> Iterator[Step]:
+    """The iterates of one stroke on an image, (1, c, h, w); of an eraser only the last."""
+    mask = stroke.mask.to(image)
+    if stroke.component == ERASE:
+        yield Step(0, 0, torch.lerp(image, source.to(image), mask), image.new_zeros(1))
+        return
+    inside = l2_ball(image, stroke.radius) if math.isfinite(stroke.radius) else box
+    project, goal = within(mask, image, inside=inside), activate(stroke.component, ceiling=stroke.ceiling)
+    options = {"steps": stroke.steps, "step_size": stroke.step_size, "project": project}
+    for step in descend(region(model, mask), goal, image, **options):  # type: ignore[arg-type]
+        yield step
+        if step.index == stroke.end:
+            return
+
+
+def write_note(models: Models, source: Images, strokes: Sequence[Stroke], *, seed: int) -> dict[str, Any]:
+    """What was done, for `replay`: networks, components, amounts, masks and the source.
+
+    Args:
+        models: networks by label.
+        source: (1, c, h, w), in 255ths.
+        strokes: in order.
+        seed: of the palette that the components were chosen from.
+    """
+    return {
+        "made with": f"nbhelpers {version('nbhelpers')}",
+        "networks": {label: model.name for label, model in models.items()},
+        "weights": {label: _weights(model) for label, model in models.items()},
+        "seed": seed,
+        "channels": source.shape[1],
+        "source": as_text(encode(source[None])),
+        "strokes": [
+            {
+                **vars(stroke),
+                "ceiling": stroke.ceiling if math.isfinite(stroke.ceiling) else None,  # JSON has no infinity
+                "radius": stroke.radius if math.isfinite(stroke.radius) else None,
+                "mask": as_text(encode(stroke.mask[None, None, None])),
+            }
+            for stroke in strokes
+        ],
+    }
+
+
+def signed(picture: bytes, note: Mapping[str, Any]) -> bytes:
+    """A PNG file with a note among its texts."""
+    info, buffer = PIL.PngImagePlugin.PngInfo(), io.BytesIO()
+    info.add_itxt(KEY, json.dumps(note, ensure_ascii=False), zip=True)
+    with PIL.Image.open(io.BytesIO(picture)) as opened:
+        opened.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def read_note(file: bytes, name: str) -> dict[str, Any]:
+    """The note of a file that the canvas saved.
+
+    Raises:
+        ValueError: the file, called so, has none.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(file)) as opened:
+            note = json.loads(getattr(opened, "text", {})[KEY])
+    except (OSError, KeyError, ValueError, SyntaxError):  # no picture, no note in it, none of our making
+        note = None
+    if not isinstance(note, dict):
+        raise ValueError(f"note: {name} has none; give a PNG that the canvas saved")
+    return note
+
+
+def strokes_of(note: Mapping[str, Any], models: Models) -> tuple[Images, list[Stroke]]:
+    """The source, (1, c, h, w), and the strokes of a note, with the labels that these networks have here.
+
+    Args:
+        note: as `write_note` gives it.
+        models: networks by any labels; those of the note are found by their names and weights.
+
+    Raises:
+        ValueError: a network of the note is not among them, or the note is damaged.
+        IndexError: a component that the network does not have.
+    """
+    try:
+        source, strokes, labels = _pixels(note["source"])[:, : note["channels"]], [], {}
+        for kept in note["strokes"]:
+            label = kept["network"]
+            if label not in labels:
+                labels[label] = _among(models, note["networks"][label], note.get("weights", {}).get(label))
+            numbers = {key: math.inf if kept.get(key) is None else float(kept[key]) for key in ("ceiling", "radius")}
+            mask = _pixels(kept["mask"])[0, 0]
+            stroke = Stroke(**{**kept, **numbers, "mask": mask, "network": labels[label]})
+            within(mask, source)  # of the source's size
+            if not ERASE <= stroke.component < (most := models[stroke.network].components):
+                raise IndexError(f"component: got {stroke.component}, wanted 0 to {most - 1} of {label}")
+            strokes.append(stroke)
+    except (KeyError, TypeError, AttributeError, OSError) as error:
+        raise ValueError(f"note: it is damaged ({type(error).__name__}: {error}); save the picture again") from None
+    return source, strokes
+
+
+def replay(
+    note: str | os.PathLike[str] | Mapping, *, models: Models | None = None, device: str | torch.device = "auto"
+) -> Images:
+    """Paint again what a note says, (1, c, h, w).
+
+    Args:
+        note: a PNG file that the canvas saved, or the note itself.
+        models: networks, under any labels; None to load them by the names in the note.
+        device: as in `load_model`.
+
+    Raises:
+        ValueError: a file without a note, or another network under a name of it.
+        IndexError: a component that the network does not have.
+    """
+    given = note if isinstance(note, Mapping) else read_note(Path(note).read_bytes(), Path(note).name)
+    if models is None:
+        used = {stroke["network"] for stroke in given["strokes"]}
+        load = functools.partial(load_model, device=device)
+        models = {label: load(given["networks"][label]) for label in sorted(used)}
+    source, strokes = strokes_of(given, models)
+    image = source
+    for stroke in strokes:
+        model = models[stroke.network]
+        *_, step = follow(model, stroke, image.to(model.device), source)
+        image = step.images.cpu()
+    return image
+
+
+def as_text(file: bytes) -> str:
+    """A file as base64."""
+    return base64.b64encode(file).decode()
+
+
+def _weights(model: Model) -> str:
+    """What tells networks of one name apart: a hash of the head, which folding leaves as it is."""
+    try:
+        weight = model.head.weight
+    except ValueError:  # cut at an inner layer
+        return ""
+    return hashlib.sha256(weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:12]
+
+
+def _among(models: Models, name: str, weights: str | None) -> str:
+    """The label under which these networks have the note's."""
+    called = [label for label, model in models.items() if model.name == name]
+    for label in called:
+        if weights in (None, _weights(models[label])):
+            return label
+    has = ", ".join(dict.fromkeys(model.name for model in models.values()))
+    wrong = "it has other weights here" if called else f"here are {has}"
+    raise ValueError(f"note: it was painted with {name}; {wrong}")
+
+
+def _pixels(text: str) -> Images:
+    with PIL.Image.open(io.BytesIO(base64.b64decode(text))) as picture:
+        pixels = torch.from_numpy(numpy.array(picture.convert("RGB"))).permute(2, 0, 1)[None] / 255
+    check_images(pixels)
+    return pixels

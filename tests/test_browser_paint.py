@@ -8,10 +8,12 @@ import subprocess
 import tarfile
 
 import numpy as np
+import PIL.Image
 import pytest
 from browser_support import PIXELS, Notebook, browser, chromium, jupyterlab, write_notebook
 
 import nbhelpers as nb
+from nbhelpers.widgets.strokes import read_note, signed
 
 pytestmark = [
     pytest.mark.browser,
@@ -134,8 +136,41 @@ def test_a_name_is_kept_and_a_saved_picture_is_painted_again(notebook):
     pixels = (again[0].permute(1, 2, 0) * 255).round().int().numpy()
     # Two processes may sum in another order, and fifty steps amplify that: nearly all pixels agree.
     assert np.quantile(np.abs(pixels - canvas(notebook)), 0.99) <= 3
+    painted = canvas(notebook)
+    notebook.page.get_by_role("button", name="Undo").click()
+    strokes(notebook, 2)
+    assert np.abs(canvas(notebook) - painted).max() > 10
+    open_file(notebook, path)
+    strokes(notebook, 3)
+    assert np.abs(canvas(notebook) - painted).max() <= 3  # one process, one order of sums
+    shot(notebook, "opened")
     kept = json.loads((notebook.folder / "cache" / "component-names.json").read_text())
     assert "wheels" in kept.values() and all(re.fullmatch(r"cifar10-[\w.-]+:\d+", key) for key in kept)
+
+
+def open_file(notebook, path):
+    with notebook.page.expect_file_chooser() as chooser:
+        notebook.page.get_by_role("button", name="Open PNG…").click()
+    chooser.value.set_files(path)
+
+
+def test_a_file_without_a_note_or_of_another_network_gets_one_line(notebook):
+    before, said = canvas(notebook), notebook.page.locator(".nb-paint [role=status]")
+    plain, other = notebook.folder / "plain.png", notebook.folder / "other.png"
+    PIL.Image.new("RGB", (32, 32)).save(plain)
+    note = read_note((notebook.folder / "saved.png").read_bytes(), "saved.png")
+    other.write_bytes(signed(plain.read_bytes(), note | {"networks": dict.fromkeys(note["networks"], "cifar10-l2-1.0")}))
+    for path, wanted in (
+        (plain, "note: plain.png has none; give a PNG that the canvas saved"),
+        (other, "note: it was painted with cifar10-l2-1.0; here are cifar10-l2-0.5, cifar10-standard"),
+    ):
+        open_file(notebook, path)
+        notebook.page.wait_for_function(
+            "(text) => document.querySelector('.nb-paint [role=status]').textContent.startsWith(text)", arg=wanted
+        )
+        assert "\n" not in said.inner_text()
+    shot(notebook, "refused")
+    assert np.array_equal(canvas(notebook), before)
 
 
 @pytest.mark.parametrize("scheme", ["Light", "Dark"])

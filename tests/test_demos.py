@@ -15,9 +15,11 @@ from torch import nn
 
 import nbhelpers as nb
 from nbhelpers import files, widgets
+from nbhelpers.data import DISTORTIONS
 from nbhelpers.data.decode import decode
 from nbhelpers.widgets import settings
 from nbhelpers.widgets.atlas import Atlas
+from nbhelpers.widgets.distances import OTHER
 from nbhelpers.widgets.parts import fitted, noise_like, robust_first
 
 EXPERIMENTS = {
@@ -28,6 +30,7 @@ EXPERIMENTS = {
     "5_interpolation": settings.INTERPOLATION,
     "6_misclassification": settings.MISCLASSIFICATION,
     "7_paint_with_features": settings.PAINTING,
+    "8_distance": settings.DISTANCE,
 }
 
 
@@ -57,7 +60,8 @@ def parameters(name: str) -> dict[str, object]:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_notebook_and_its_demo_share_their_numbers(name):
     given, own = parameters(name), EXPERIMENTS[name]
-    assert (given["steps"], given["step_size"], given.get("radius")) == (own.steps, own.step_size, own.radius)
+    radius = given.get("radius", given.get("length"))
+    assert (given["steps"], given["step_size"], radius) == (own.steps, own.step_size, own.radius)
     if name == "4_feature_manipulation":
         assert given["percentile"] == settings.PERCENTILES[-1]
 
@@ -101,9 +105,26 @@ def test_an_inversion_is_what_minimize_gives_in_both_forms(models, images, posit
         assert (row[1] - expected).abs().max() <= 3 / 255
 
 
+def test_changes_of_one_length_stand_in_the_order_of_each_networks_distance(models, images):
+    demo = widgets.distances(models, images, torch.arange(12) % 4, steps=4, positions=False)
+    pictures, captions = shown(demo), demo.live.result["captions"]
+    kinds = [[text.split("\n")[0] for text in row] for row in captions]
+    for row, names, texts in zip(pictures, kinds, captions, strict=True):
+        assert names[0] == "the image" and {*names[1:]} == {*DISTORTIONS, "against robust", "against standard", OTHER}
+        far = [float(text.split("\n")[1]) for text in texts]
+        assert far == sorted(far) and far[1] > 0
+        moved = torch.linalg.vector_norm(row - row[:1], dim=(1, 2, 3))
+        for name, length in zip(names, moved, strict=True):
+            assert name in ("the image", OTHER, "occlusion") or length == pytest.approx(2, abs=0.1), name
+        assert (row[names.index(OTHER)] - images[4]).abs().max() <= 1 / 255  # the next of its class
+    assert "L2 length 2" in demo.live.note and repr(demo) == "Demo(Distance)"
+    assert widgets.distances(models, images[:1], steps=1).live.result["captions"]  # alone, and of no class
+
+
 PAIRED = {
     "inversion": lambda models, x, on: widgets.inversion(models, x, positions=on, steps=3),
     "epsilon_series": lambda models, x, on: widgets.epsilon_series(models, x, positions=on, steps=3),
+    "distances": lambda models, x, on: widgets.distances(models, x, positions=on, steps=3),
     "brittleness": lambda models, x, on: widgets.brittleness(models, x, positions=on, steps=3),
     "interpolation": lambda models, x, on: widgets.interpolation(models, x, positions=on, points=3, steps=3),
 }
@@ -180,6 +201,7 @@ def test_grey_and_oblong_images_in_every_demo(tiny_model, images):
             widgets.inversion({"m": model}, batch, labels, steps=1),
             widgets.brittleness({"m": model}, batch, labels, steps=1),
             widgets.interpolation({"m": model}, batch, labels, points=2, steps=1),
+            widgets.distances({"m": model}, batch, labels, steps=1),
             widgets.feature_visualization({"m": model}, batch, labels, components=1, steps=1),
             widgets.feature_manipulation({"m": model}, batch, labels, components=1, steps=1),
             widgets.misclassification({"m": model}, batch, wrong, steps=1),

@@ -10,6 +10,7 @@ from nbhelpers.widgets.demos import (
     misclassification,
     series,
 )
+from nbhelpers.widgets.distances import distances
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
 from nbhelpers.widgets.page import export_page
@@ -23,6 +24,7 @@ __all__ = [
     "Live",
     "Paint",
     "brittleness",
+    "distances",
     "epsilon_series",
     "export_page",
     "feature_manipulation",

@@ -73,7 +73,7 @@ class Paint(Live):
         self._maps = [entry["maps"] for entry in palette]
         self.palette = [{key: value for key, value in entry.items() if key != "maps"} for entry in palette]
         self.amounts = [*(f"{p:g} %" for p in PERCENTILES), "no end"]
-        self.at, self.size = len(PERCENTILES) - 1, list(picker.pixels.shape[-2:])
+        self.at, self.size = len(PERCENTILES), list(picker.pixels.shape[-2:])
         self.names = {key: name for key, name in _kept().items() if key in {entry["key"] for entry in palette}}
         self.observe(lambda change: _keep_names(change["new"]), "names")
         self.on_msg(self._on_message)
@@ -271,7 +271,7 @@ def paint(
         labels: (n,) classes, −1 where unknown, or a text for each; None for what each network sees.
         components: more of them by their indices, or how many to draw by the seed.
         sources: the first so many images can be picked.
-        radius: bound on what a stroke changes, L2 over the image, pixel units; None is 10 for 32-pixel images, and
+        radius: bound on what a stroke changes, L2 over the image, pixel units; None is 5.7 for 32-pixel images, and
             grows with the side.
         steps: gradient steps of a stroke; None is the notebook's, and 25 above 64 pixels.
         seed: of components and noise.

@@ -78,12 +78,22 @@ MISCLASSIFICATION = Settings(
     "is the control.",
 )
 PAINTING = Settings(
-    steps=50,
+    steps=30,
+    step_size=0.8,
+    radius=5.7,
+    live=30,
+    about="Choose a component and paint: it is raised under the brush, as far as a ball lets it in which the picture "
+    "survives, or up to a percentile of what the set has there. No pixel elsewhere changes. Both networks' components "
+    "are there; paint the same place with each.",
+)
+DISTANCE = Settings(
+    steps=30,
     step_size=0.4,
-    radius=10.0,
-    live=50,
-    about="Choose a component and paint: it is raised under the brush, up to a percentile of what the set has there. "
-    "No pixel elsewhere changes. Both networks' components are there; paint the same place with each.",
+    radius=2.0,
+    live=30,
+    about="Changes of one image that are all equally long in pixels, from left to right as far as each network finds "
+    "them. A change that was looked for against the standard network, and that hardly shows, is further away to it than "
+    "another picture of the class.",
 )
 
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set

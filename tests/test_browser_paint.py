@@ -159,7 +159,8 @@ def test_a_file_without_a_note_or_of_another_network_gets_one_line(notebook):
     plain, other = notebook.folder / "plain.png", notebook.folder / "other.png"
     PIL.Image.new("RGB", (32, 32)).save(plain)
     note = read_note((notebook.folder / "saved.png").read_bytes(), "saved.png")
-    other.write_bytes(signed(plain.read_bytes(), note | {"networks": dict.fromkeys(note["networks"], "cifar10-l2-1.0")}))
+    note["networks"] = dict.fromkeys(note["networks"], "cifar10-l2-1.0")
+    other.write_bytes(signed(plain.read_bytes(), note))
     for path, wanted in (
         (plain, "note: plain.png has none; give a PNG that the canvas saved"),
         (other, "note: it was painted with cifar10-l2-1.0; here are cifar10-l2-0.5, cifar10-standard"),

@@ -63,11 +63,30 @@ def main() -> None:
                 option = notebook.page.locator("[role=option]").nth(PICK).element_handle()
                 live = notebook.page.locator(".nb-widget[data-state]").first.element_handle()
                 notebook.page.evaluate(TIMED_CLICK, [option, live])
+                if notebook.page.locator(".nb-board").count():
+                    _paint(notebook)
                 for theme, place in THEMES.items():
                     _change_theme(notebook, theme)
                     output = notebook.page.locator(".jp-OutputArea-output:has(.nb-widget)").first
                     _save(notebook.page.screenshot(clip=output.evaluate(BOX)), place / f"demo-{name}.png")
             notebook.close()
+
+
+def _paint(notebook: Notebook) -> None:
+    """A stroke on the canvas, with the second component of the robust network's palette: an automobile's."""
+    notebook.page.locator(".nb-palette [role=option]").nth(1).click()
+    board = notebook.page.locator(".nb-board")
+    board.scroll_into_view_if_needed()
+    box = board.bounding_box()
+    across = [(box["x"] + share * box["width"], box["y"] + 0.6 * box["height"]) for share in (0.3, 0.6)]
+    notebook.page.mouse.move(*across[0])
+    notebook.page.mouse.down()
+    notebook.page.mouse.move(*across[1], steps=5)
+    notebook.page.mouse.up()
+    notebook.page.wait_for_function(
+        "() => document.querySelector('.nb-paint [role=status]').textContent.endsWith('1 stroke')"
+    )
+    notebook.page.wait_for_timeout(300)
 
 
 def _change_theme(notebook: Notebook, theme: str) -> None:

@@ -92,7 +92,7 @@ DISTANCE = Settings(
     radius=2.0,
     live=30,
     about="Changes of one image that are all equally long in pixels, from left to right as far as each network finds "
-    "them. A change that was looked for against the standard network, and that hardly shows, is further away to it than "
+    "them. A change that was looked for against the standard network hardly shows, and is further away to it than "
     "another picture of the class.",
 )
 

@@ -190,7 +190,7 @@ function render({ model, el }) {
   name.addEventListener("keydown", (event) => event.key === "Enter" && name.blur());
   const naming = make("label", "nb-slider");
   naming.append(make("span", "", "its name"), name);
-  const about = make("div", "nb-said");
+  const about = make("div", "nb-note");
 
   function mark() {
     const chosen = model.get("chosen");
@@ -279,8 +279,8 @@ function render({ model, el }) {
     progress.hidden = state !== "running";
     if (state === "running") progress.removeAttribute("value");
     step.textContent = "";
-    const strokes = model.get("done");
-    say([text, `${strokes} ${strokes === 1 ? "stroke" : "strokes"}`].filter(Boolean).join(", "));
+    const strokes = `${model.get("done")} ${model.get("done") === 1 ? "stroke" : "strokes"}`;
+    say(state === "error" ? text : [text, strokes].filter(Boolean).join(", "));
   }
   let latest = Promise.resolve(); // the picture that came last
   const whole = () => {

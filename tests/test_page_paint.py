@@ -12,9 +12,10 @@ from browser_support import PIXELS, axe, browser, chromium, serious
 import nbhelpers as nb
 from nbhelpers import widgets
 from nbhelpers.widgets.library import library
-from nbhelpers.widgets.paint import _pixels
 from nbhelpers.widgets.paint_recipe import for_page
 from nbhelpers.widgets.parts import robust_first
+from nbhelpers.widgets.settings import PAINTING
+from nbhelpers.widgets.strokes import _pixels
 
 pytestmark = [
     pytest.mark.browser,
@@ -117,6 +118,7 @@ def test_strokes_of_both_networks_are_those_of_pytorch(page, models, demo, tmp_p
     source = shown(page, "source")
     page.get_by_role("button", name="Undo").click()
     assert (picture(page, "0 strokes") == source).all()
+    page.locator(".nb-paint input[type=range]").last.press("ArrowLeft")  # from no end to the highest percentile
     choose(page, "robust", 0)
     drag(page, (0.2, 0.3), (0.5, 0.4))
     picture(page, "1 stroke")
@@ -136,8 +138,8 @@ def test_strokes_of_both_networks_are_those_of_pytorch(page, models, demo, tmp_p
     for mask, stroke in zip(masks, note["strokes"], strict=True):
         held = [(entry["label"], entry["component"]) for entry in demo.live.palette]
         which = held.index((stroke["network"], stroke["component"]))
-        assert stroke["ceiling"] == pytest.approx(demo.live._ceiling(which, mask, demo.live.at), rel=2e-3)
-        assert (stroke["steps"], stroke["until"]) == (50, None)
+        assert stroke["ceiling"] == pytest.approx(demo.live._ceiling(which, mask, demo.live.at - 1), rel=2e-3)
+        assert (stroke["steps"], stroke["until"], stroke["radius"]) == (PAINTING.steps, None, PAINTING.radius)
 
 
 def test_the_first_picture_is_the_one_computed_beforehand(page, demo):

@@ -20,7 +20,7 @@ FIGURES = {
     "4_feature_manipulation": (2, 483),
     "5_interpolation": (1, 350),
     "6_misclassification": (1, 412),
-    "7_paint_with_features": (1, 440),
+    "7_paint_with_features": (1, 530),
     "8_distance": (1, 400),
 }
 

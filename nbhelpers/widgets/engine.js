@@ -463,9 +463,9 @@ const Engine = (() => {
     return tf.clipByValue(tf.add(center, tf.mul(offset, share)), 0, 1);
   };
   // As `within` in optimize.py: where the mask is 0, a pixel stays as it is, bit for bit.
-  const within = (low, high) => (images) => {
+  const within = (low, high, inside) => (images) => {
     const clamped = (x) => tf.maximum(tf.minimum(x, high), low);
-    return clamped(box(clamped(images)));
+    return clamped(inside(clamped(images)));
   };
 
   // The length of the first step, as in optimize.py: fewer steps are longer, and lengths grow with the diagonal.
@@ -477,7 +477,8 @@ const Engine = (() => {
     let images = tf.clone(start);
     let velocity = tf.zerosLike(start);
     const bounds = mask ? [tf.sub(start, mask), tf.add(start, mask)] : [];
-    const project = mask ? within(...bounds) : radius === undefined || radius === null ? box : ball(start, radius);
+    const inside = radius === undefined || radius === null ? box : ball(start, radius);
+    const project = mask ? within(...bounds, inside) : inside;
     try {
       for (let index = 0; index <= steps; index++) {
         const { losses, logits, gradient } = network.evaluate(images, objective, positions, index < steps);

@@ -130,8 +130,9 @@ class Painting extends Demo {
 
   commit(image, { text = "", until = null, ceiling = null }) {
     const { mask, erase, entry, name } = this.pending.shift();
-    const { steps, step_size } = this.recipe.note.strokes[0];
-    const about = { network: entry.label, component: erase ? -1 : entry.component, name, ceiling, steps, step_size };
+    const { steps, step_size, radius } = this.recipe.note.strokes[0];
+    const way = { name, ceiling, steps, step_size, radius };
+    const about = { network: entry.label, component: erase ? -1 : entry.component, ...way };
     this.images.push(image);
     this.strokes.push({ ...about, until: until === steps ? null : until, mask });
     if (this.pending.length) this.next();

@@ -1,6 +1,5 @@
 """The canvas as data for the exported page, whose engine then paints without Python."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from nbhelpers.widgets.live import Demo
@@ -8,6 +7,7 @@ from nbhelpers.widgets.paint import Paint
 from nbhelpers.widgets.parts import Models
 from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import PAINTING, PERCENTILES
+from nbhelpers.widgets.strokes import read_note
 
 
 def for_page(demo: Demo, models: Models) -> Demo:
@@ -23,11 +23,13 @@ def for_page(demo: Demo, models: Models) -> Demo:
     live = demo.live
     if not isinstance(live, Paint):
         raise ValueError(f"demo: {demo.title} is no canvas; give what `paint` returns")
-    order, note = list(models), live.note_of_picture()
+    order, note = list(models), read_note(live.export(), "painted.png")
+    live.opens = False  # the page paints notes, and reads none
     palette = [
         {"network": order.index(entry["label"]), "component": entry["component"], "maps": maps[:, None]}
         for entry, maps in zip(live.palette, live._maps, strict=True)
     ]
-    numbers: Mapping[str, Any] = {"palette": palette, "percentiles": list(PERCENTILES), "note": note}
+    numbers: dict[str, Any] = {"palette": palette, "percentiles": list(PERCENTILES), "note": note}
+    numbers["radius"] = note["strokes"][0]["radius"]
     demo.recipe = Recipe("painting", models, PAINTING, live._steps, numbers)
     return demo

@@ -261,7 +261,8 @@ const Recipes = (() => {
       const raised = kitchen.keep(Engine.activate([component], ceiling === null ? undefined : [ceiling]));
       const positions = h * w > 1;
       const goal = positions ? Engine.region(kitchen.tensor(shares, [1, h, w, 1]), raised) : raised;
-      return [kitchen.run(here, goal, kitchen.image(0), { positions, mask: kitchen.tensor(stroke.mask, [1, shape[0], shape[1], 1]) })];
+      const options = { positions, radius: recipe.radius, mask: kitchen.tensor(stroke.mask, [1, shape[0], shape[1], 1]) };
+      return [kitchen.run(here, goal, kitchen.image(0), options)];
     };
     return [stage(steps, runs, draw, "", ([step]) => ({ image: picture(step), until: step.index, ceiling }))];
   }

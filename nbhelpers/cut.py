@@ -110,8 +110,7 @@ class Traced(nn.Module):
         """The last map before pooling, (n, channels, h, w) or tokens (n, channels, tokens, 1); None where none is."""
         if self.mapped is None:
             return None
-        found = (self.mapped_faked if fake and self.mapped_faked is not None else self.mapped)(x)
-        found = found.permute(self.order)
+        found = (self.mapped_faked if fake and self.mapped_faked is not None else self.mapped)(x).permute(self.order)
         return found if found.ndim == 4 else found[..., None]
 
     def logits(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,9 +48,8 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        probe = Path(folder) / f".probe.{uuid.uuid4().hex[:8]}"
-        probe.write_text("room for a word")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"room for a word")
     except OSError as error:
         raise ValueError(f"cannot write to {folder} ({error.strerror or error}); name another folder") from error
 

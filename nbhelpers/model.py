@@ -1,7 +1,6 @@
 """A classifier as representation and linear head; takes pixels in [0, 1]."""
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbhelpers.cut import cut
-from nbhelpers.sites import bare, close, copied, find
+from nbhelpers.sites import bare, close, copied, exactly, find
 from nbhelpers.types import Features, Images, Size, check_images, square, two_sides
 
 Precision = Literal["float32", "bfloat16"]
@@ -46,6 +45,7 @@ class Model(nn.Module):
     precision: Precision = "float32"  # of passes that a gradient goes back through; all others are float32
 
     @torch.inference_mode(False)  # weights made in it could never take part in a gradient
+    @exactly()
     def __init__(
         self,
         network: nn.Module,
@@ -74,7 +74,7 @@ class Model(nn.Module):
         self._cut, self.note = cut(network, found)
         if found.varies:
             self.note += f"; not a function of one image: {found.varies}"
-            warnings.warn(f"{self.name}: {found.varies}, so no result is one image's own", stacklevel=3)
+            warnings.warn(f"{self.name}: {found.varies}, so no result is one image's own", stacklevel=4)
         if pool == "flatten" and found.features.ndim > 2 and not image_size:
             raise ValueError("pool: 'flatten' fixes the length of the representation; give image_size= too")
         if pool == "mean" and found.positions is None:
@@ -82,16 +82,17 @@ class Model(nn.Module):
             raise ValueError(
                 f"pool: nothing tells positions from channels in {shape}; give pool='flatten', or a layer="
             )
-        self._positions = found.positions or ()
+        self._positions, self._one_size = found.positions or (), found.one_size
         self._sides, self.channels = tuple(found.images.shape[2:]), found.images.shape[1]
-        self.components = self._pooled(found.features).shape[1]  # length of the representation
+        pooled = self._pooled(found.features)
+        self._shape, self.components = tuple(pooled.shape[1:]), pooled[0].numel()  # length of the representation
         with torch.no_grad():
             maps = self._cut.maps(found.images.clone(), False)
         self.positions: tuple[int, ...] = tuple(maps.shape[1:]) if maps is not None else (self.components, 1, 1)
         # Then logits are linear in the map just as in its mean; a norm in between (ConvNeXt, ViT) makes it otherwise.
-        self.averaged = maps is None or close(maps.mean((2, 3)), self._pooled(found.features))
+        self.averaged = maps is None or close(maps.mean((2, 3)), pooled.flatten(1))
         n = found.logits.shape[1]
-        self.classes = tuple(classes) if classes is not None and len(classes) else tuple(map(str, range(n)))
+        self.classes = tuple(map(str, classes)) if classes is not None and len(classes) else tuple(map(str, range(n)))
         if len(self.classes) != n:
             raise ValueError(f"classes: got {len(self.classes)} names, the network has {n} outputs")
         for key, scale, neutral in zip(("mean", "std"), scales, (0.0, 1.0), strict=True):
@@ -138,12 +139,13 @@ class Model(nn.Module):
             TypeError, ValueError: images of the wrong kind, shape, range or device.
         """
         if positions and self.positions[1:] != (1, 1):
-            found, length = self._passed(self._cut.maps, images, fake_relu).flatten(1), math.prod(self.positions)
+            found, shape = self._passed(self._cut.maps, images, fake_relu), self.positions
         else:
-            found, length = self._pooled(self._passed(self._cut.features, images, fake_relu)), self.components
-        if found.shape[1] != length:
-            raise self._other_size(images, f"{found.shape[1]} components in place of {length}")
-        return found
+            found, shape = self._pooled(self._passed(self._cut.features, images, fake_relu)), self._shape
+        if tuple(found.shape[1:]) != shape:
+            given, wanted = ("×".join(map(str, one)) for one in (found.shape[1:], shape))
+            raise self._other_size(images, f"{given} components in place of {wanted}")
+        return found.flatten(1)
 
     def forward(self, images: Images) -> Features:
         """Logits, (n, classes)."""
@@ -151,6 +153,8 @@ class Model(nn.Module):
 
     def _passed(self, f: Callable[..., Any], images: Images, *options: bool) -> Tensor:
         x = self._normalised(images)
+        if self._one_size and tuple(images.shape[2:]) != self._sides:
+            raise self._other_size(images, "it takes no other size")
         low = self.precision != "float32" and images.requires_grad and torch.is_grad_enabled()
         try:
             if not low:
@@ -163,24 +167,22 @@ class Model(nn.Module):
             raise self._other_size(images, str(error).split("\n")[0]) from error
 
     def _other_size(self, images: Images, why: str) -> ValueError:
-        given, (height, width) = "×".join(map(str, images.shape[2:])), self._sides
-        size = height if height == width else self._sides
-        return ValueError(
-            f"images: {self.name} is set up for {height}×{width} pixels, got {given} (use size={size}): {why}"
-        )
+        given, own = ("×".join(map(str, sides)) for sides in (images.shape[2:], self._sides))
+        hint = f"{own} pixels, got {given} (use size={square(self._sides)}): {why}"
+        return ValueError(f"images: {self.name} is set up for {hint}")
 
     def _normalised(self, images: Images) -> Tensor:
         if not images.requires_grad:  # the optimiser's own iterates were checked once, and a check would stall a GPU
             check_images(images)
         if images.shape[1] != self.channels:
-            raise ValueError(f"images: of {images.shape[1]} channels, {self.name} takes {self.channels}")
+            given = f"images: of {images.shape[1]} channels"
+            raise ValueError(f"{given}, {self.name} takes {self.channels}: load_images(…, channels={self.channels})")
         if images.device != self.device:
             raise ValueError(f"images: on {images.device}, the model is on {self.device}; use images.to(model.device)")
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
-    def _pooled(self, features: Tensor) -> Features:
-        pooled = features.mean(self._positions) if self._pool == "mean" and self._positions else features
-        return pooled.reshape(len(features), -1)
+    def _pooled(self, features: Tensor) -> Tensor:
+        return features.mean(self._positions) if self._pool == "mean" and self._positions else features
 
     def __repr__(self) -> str:
         where = f" ({self._pool} of {self.layer})" if self.layer else ""

@@ -1,5 +1,7 @@
 """Losses of a representation, one number per image. They see features only, so no image prior can enter."""
 
+from collections.abc import Callable
+
 import numpy
 import torch
 from torch import Tensor
@@ -55,20 +57,16 @@ def activate(component: Indices, *, ceiling: float | numpy.ndarray | Tensor | No
         ceiling: activation at which an image is left alone, a number or a tensor (n,); None for no end.
 
     Raises:
-        TypeError, ValueError: no whole numbers.
+        TypeError, ValueError: no whole numbers, or neither one nor one per image.
         IndexError: a component lies outside the features.
 
     Source: feature visualization and addition of Engstrom et al., arXiv:1906.00945, §4.2.
     """
-    wanted = indices(component, "component")
-    low, high = int(wanted.min()), int(wanted.max())
+    wanted = _one_each(component, "component")
     end = None if ceiling is None else usable(torch.as_tensor(ceiling))
 
     def activation(features: Features) -> PerImage:
-        if low < 0 or high >= features.shape[1]:
-            raise IndexError(f"component: got {low if low < 0 else high}, wanted 0 to {features.shape[1] - 1}")
-        index = wanted.to(features.device).expand(features.shape[0])
-        value = features.gather(1, index[:, None])[:, 0]
+        value = features.gather(1, wanted(features)[:, None])[:, 0]
         if end is not None:
             value = torch.minimum(value, end.to(value))
         return -value
@@ -80,12 +78,15 @@ def misclassify(labels: Labels | Indices) -> Objective:
     """Minus the cross-entropy of the given classes, over logits: the inner maximisation of robust training.
 
     Args:
-        labels: (n,) class indices.
+        labels: (n,) class indices, or one for all images.
+
+    Raises:
+        TypeError, ValueError, IndexError: as in `activate`.
 
     Source: Madry et al., arXiv:1706.06083, equation (2.1).
     """
-    truth = indices(labels, "labels")
-    return lambda logits: -functional.cross_entropy(logits.float(), truth.to(logits.device), reduction="none")
+    truth = _one_each(labels, "labels")
+    return lambda logits: -functional.cross_entropy(logits.float(), truth(logits), reduction="none")
 
 
 def margin(labels: Labels | Indices) -> Objective:
@@ -96,13 +97,29 @@ def margin(labels: Labels | Indices) -> Objective:
 
     Source: Carlini & Wagner, arXiv:1608.04644, their f₆ without its floor.
     """
-    truth = indices(labels, "labels")
+    truth = _one_each(labels, "labels")
 
     def lead(logits: Features) -> PerImage:
-        own = truth.to(logits.device)[:, None]
+        own = truth(logits)[:, None]
         return (logits.gather(1, own) - logits.scatter(1, own, -torch.inf).amax(1, keepdim=True))[:, 0]
 
     return lead
+
+
+def _one_each(values: Indices, name: str) -> Callable[[Features], Tensor]:
+    """Features → a column of them for each row, (n,), checked; `values` is one for all rows, or one per row."""
+    wanted = indices(values, name)
+    low, high = int(wanted.min()), int(wanted.max())  # here, once: on a GPU each look waits for it
+
+    def columns(features: Features) -> Tensor:
+        rows, width = features.shape
+        if low < 0 or high >= width:
+            raise IndexError(f"{name}: got {low if low < 0 else high}, wanted 0 to {width - 1}")
+        if wanted.numel() not in (1, rows):
+            raise ValueError(f"{name}: got {wanted.numel()}, wanted one, or one per image ({rows})")
+        return wanted.to(features.device).expand(rows)
+
+    return columns
 
 
 def _rows(target: Features | numpy.ndarray) -> Features:

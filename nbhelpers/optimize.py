@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from nbhelpers.passes import Passes, check_batch_size, fitting, losses_and_gradients, progress
+from nbhelpers.passes import Passes, fitting, losses_and_gradients, progress
 from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images, whole
 
 Schedule = Literal["cosine", "constant"]
@@ -160,7 +160,7 @@ def descend(
         raise ValueError(f"momentum: got {momentum}, wanted 0 to below 1")
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule: got {schedule!r}, wanted 'cosine' or 'constant'")
-    check_batch_size(batch_size)
+    size = None if batch_size is None else whole(batch_size, "batch_size", least=1)
     step_size, momentum = float(step_size), float(momentum)  # torch takes no NumPy scalar as a factor
     if stop_below is not None and math.isnan(stop_below):
         raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
@@ -172,7 +172,7 @@ def descend(
         velocity = torch.zeros_like(images)
         losses = images.new_zeros(len(images))
         active = torch.arange(len(images), device=images.device)  # rows that still move
-        passes = Passes(batch_size or fitting(f, images))
+        passes = Passes(size or fitting(f, images))
 
         def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
             fresh, slope = losses_and_gradients(f, objective, images, active, passes=passes, backward=backward)
@@ -228,19 +228,9 @@ def minimize(
     """
     if keep not in ("best", "last"):
         raise ValueError(f"keep: got {keep!r}, wanted 'best' or 'last'")
-    iterates = descend(
-        f,
-        objective,
-        start,
-        steps=steps,
-        step_size=step_size,
-        momentum=momentum,
-        schedule=schedule,
-        project=project,
-        direction=direction,
-        batch_size=batch_size,
-        stop_below=stop_below,
-    )
+    same: dict[str, Any] = {"steps": steps, "step_size": step_size, "momentum": momentum, "schedule": schedule}
+    same |= {"project": project, "direction": direction, "batch_size": batch_size, "stop_below": stop_below}
+    iterates = descend(f, objective, start, **same)
     steps, images, loss, history, stopped = whole(steps, "steps"), start, None, [], None
     try:
         for step in progress(iterates, total=steps, initial=-1, unit="step"):  # the start is no step
@@ -274,6 +264,7 @@ def _length(images: Images) -> Tensor:
 
 
 def _checked(radius: float) -> float:
-    if not (radius >= 0 and math.isfinite(radius)):
-        raise ValueError(f"radius: got {radius}, wanted a finite length ≥ 0 in pixel units")
-    return float(radius)
+    number = math.nan if hasattr(radius, "__len__") and getattr(radius, "ndim", 1) else float(radius)
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError(f"radius: got {radius}, wanted one finite length ≥ 0 for all images, in pixel units")
+    return number

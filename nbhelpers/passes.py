@@ -47,16 +47,6 @@ class Passes:
             done = part.stop
 
 
-def check_batch_size(batch_size: int | None) -> None:
-    """Refuse what is not a number of images.
-
-    Raises:
-        ValueError: `batch_size` is not positive.
-    """
-    if batch_size is not None:
-        whole(batch_size, "batch_size", least=1)
-
-
 def losses_and_gradients(
     f: Callable[[Images], Features],
     objective: Objective,
@@ -133,8 +123,7 @@ def stream(
     Raises:
         ValueError: `batch_size` is not positive.
     """
-    check_batch_size(batch_size)
-    total = None
+    total, size = None, None if batch_size is None else whole(batch_size, "batch_size", least=1)
     if isinstance(images, Tensor):
         check_images(images)
         total, images = len(images), [images]
@@ -144,7 +133,7 @@ def stream(
             full = batch if isinstance(batch, Tensor) else batch[0]
             # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as much again.
             suits = max(1, 2048 // max(full.shape[-2:])) if device.type == "cpu" else 256
-            passes = passes or Passes(batch_size or suits)
+            passes = passes or Passes(size or suits)
             for features in passes.over(len(full), lambda part, full=full: f(full[part].to(device))):  # type: ignore[misc]
                 yield features
                 bar.update(len(features))

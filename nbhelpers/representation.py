@@ -42,16 +42,18 @@ def contributions(model: Model, images: Images, classes: Labels | Indices, *, po
     Args:
         model: the classifier.
         images: (n, 3, h, w), pixels in [0, 1].
-        classes: (n,) class indices, for instance the wrong predictions.
+        classes: (n,) class indices, for instance the wrong predictions; or one for all images.
 
     Raises:
         IndexError: a class is outside the classifier's.
-        ValueError: with positions, a network whose representation is not the mean over them.
+        ValueError: neither one class nor one per image; or, with positions, a network that does more than average.
 
     Source: the ranking of the misclassification demo of Engstrom et al., arXiv:1906.00945.
     """
     classes = indices(classes, "classes", below=len(model.classes)).to(model.device)
     with torch.no_grad():
+        if classes.numel() not in (1, len(images)):
+            raise ValueError(f"classes: got {classes.numel()}, wanted one, or one per image ({len(images)})")
         weights = model.head.weight[classes].reshape(-1, model.components)
         if not positions:
             return model.representation(images) * weights
@@ -72,10 +74,7 @@ def interpolate(first: Tensor, second: Tensor, amounts: Sequence[float] | Tensor
 
     Args:
         first, second: a single item (…) each, of one shape.
-        amounts: the λ, (m,), 0 for `first` and 1 for `second`.
-
-    Returns:
-        (m, …), one mix per λ.
+        amounts: the λ, (m,), 0 for `first` and 1 for `second`; the result is (m, …).
 
     Raises:
         ValueError: the shapes differ.

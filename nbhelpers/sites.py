@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Site:
     features: Tensor  # the representation before pooling over positions, images first
     batch: int  # the axis that tells the images apart where the module has them
     positions: tuple[int, ...] | None  # axes of `features` to pool over; None where nothing tells
+    one_size: bool  # it takes images of this size only
 
 
 class _Passes:
@@ -67,6 +68,14 @@ class _Passes:
         finally:
             for handle in (*handles, *before):
                 handle.remove()
+
+    def resized(self, images: Tensor, factor: float, seen: list) -> bool:
+        """Whether it runs on images of other sides; `seen` is what came before an error too."""
+        height, width = (max(1, int(side * factor)) for side in images.shape[2:])
+        with contextlib.suppress(Exception):  # whatever a foreign network does with a size it does not take
+            self.over(self.noise(2, images.shape[1], (height, width)), seen)
+            return True
+        return False
 
 
 def find(network: nn.Module, layer: str | None, channels: Sequence[int], sides: tuple[int, int] | None) -> Site:
@@ -137,7 +146,8 @@ def find(network: nn.Module, layer: str | None, channels: Sequence[int], sides: 
         if not close(passes.over(images, []), raw):
             varies = "results are random (dropout that is always on?)"
     positions = _positions(passes, canonical, images, calls - 1, axes[0], name, bool(layer))
-    return Site(name, layer is None, calls, head, note, varies, images, logits, canonical, axes[0], positions)
+    one_size = not any(passes.resized(images, factor, []) for factor in (0.5, 2))
+    return Site(name, layer is None, calls, head, note, varies, images, logits, canonical, axes[0], positions, one_size)
 
 
 def first_input(args: tuple, kwargs: dict) -> Any:
@@ -153,10 +163,8 @@ def _positions(
     if features.ndim == 2 or len(real) < 2:
         return ()
     for factor in (2, 0.5):  # these axes grow with the image
-        height, width = (max(1, int(side * factor)) for side in images.shape[2:])
         seen: list = []
-        with contextlib.suppress(Exception):  # not every network takes every size; what came before the error counts
-            passes.over(passes.noise(2, images.shape[1], (height, width)), seen)
+        passes.resized(images, factor, seen)
         other = [one[1 + output] for one in seen if one[0] == name][call : call + 1]
         if other and other[0].ndim == features.ndim:
             shape = other[0].movedim(batch, 0).shape
@@ -206,8 +214,9 @@ def copied(network: nn.Module) -> nn.Module:
     kind = type(network).__name__
     if not isinstance(network, nn.Module):
         raise TypeError(f"network: got {kind}, wanted a torch.nn.Module")
-    if isinstance(network, torch.jit.ScriptModule):
-        raise ValueError(f"network: {kind} is TorchScript, whose layers cannot be watched; give what it was made from")
+    if scripted := [name for name, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]:
+        what = f"{kind} {'has ' if scripted[0] else 'is '}TorchScript{scripted[0] and f' in {scripted[0]!r}'}"
+        raise ValueError(f"network: {what}, whose layers cannot be watched; give what it was made from")
     # Results of earlier passes that the network keeps, and weights computed from others, are no leaves of a graph.
     parts = [vars(module) for module in network.modules()]
     kept = {id(t): t.detach().clone() for t in tree_leaves(parts) if isinstance(t, Tensor) and t.grad_fn is not None}
@@ -223,8 +232,17 @@ def copied(network: nn.Module) -> nn.Module:
             ) from None
 
 
+@contextlib.contextmanager
+def exactly() -> Iterator[None]:
+    """Nothing stands in for float32 on a CPU meanwhile, whatever the user allows."""
+    with contextlib.ExitStack() as before:
+        for kind in (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):  # type: ignore[attr-defined]
+            before.callback(setattr, kind, "fp32_precision", kind.fp32_precision)
+            kind.fp32_precision = "ieee"
+        yield
+
+
 def close(values: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding: strict on a CPU, where no TF32 or bfloat16 is allowed to stand in for float32."""
-    loose = values.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
-    bound = (1e-2 if loose else 1e-4) * wanted.abs().max() + 1e-9
+    """Equal but for rounding: strict on a CPU, see `exactly`; a GPU computes convolutions in TF32."""
+    bound = (1e-4 if values.device.type == "cpu" else 1e-2) * wanted.abs().max() + 1e-9
     return values.shape == wanted.shape and bool((values - wanted).abs().max() <= bound)

@@ -38,6 +38,8 @@ def weights_sha256(name: str | Path) -> str:
     known, path = manifest(), Path(name).expanduser()
     if str(name) in known:
         return known[str(name)].sha256 or sha256(fetch(str(name)))
+    if not path.is_file() and "#" in path.name:  # one of several networks in a file
+        path = path.with_name(path.name.partition("#")[0])
     if not path.is_file():
         return ""
     if path.suffix != ".json":

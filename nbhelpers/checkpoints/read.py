@@ -302,7 +302,7 @@ def _remap(raw: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Te
     if not state:
         raise ValueError("no weights but a normalizer's")
     example = next(iter(state))
-    was = next(key for key in raw if key.endswith(example) and "attacker." not in key)
+    was = next((key for key in raw if key.endswith(example) and "attacker." not in key), example)
     report.append(f"{was.removesuffix(example)}* -> *, {len(state)} tensors" if was != example else "keys as they were")
     if dropped:
         report.append(f"attacker's copies, equal to the model's and dropped: {len(dropped)}")

@@ -14,6 +14,10 @@ from nbhelpers.data.decode import decode
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Pictures that are not read here. A folder of such is no folder without pictures.
 OTHER_SUFFIXES = {".avif", ".cr2", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".nef", ".npy", ".pgm", ".psd", ".svg"}
+# Names that differ in these words alone are splits too: seg_train and seg_test, trainA and testA.
+SPLIT_WORD = re.compile(r"train(ing)?|val(id(ate|ation)?)?|test(ing)?")
+ANNOTATIONS = re.compile(r"(.*[-_ ])?(masks?|labels?|annot(ation)?s?|ground[-_ ]?truths?|gt|seg(mentation)?s?|edges?)")
+IMAGES = re.compile(r"(jpeg|input|raw)?[-_ ]?(images?|imgs?|photos?|pictures?|inputs?)")
 SPLIT = re.compile(r"(train(ing)?|val(id(ate|ation)?)?|dev|eval(uation)?|test(ing)?)([-_ ]?(set|data|images|\d+))*")
 # What systems, storage boxes and unpackers leave behind; names that start with a dot are ignored too.
 LEFTOVERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__"}
@@ -75,6 +79,15 @@ def _check_level(folder: Path, full: list[Path]) -> None:
     splits = [place for place in full if _is_split(place)]
     if splits == full or len(splits) > 1 or any(len(_branches(place)) > 1 for place in splits):
         raise ValueError(f"{folder} holds {', '.join(place.name for place in splits)}; give one of them")
+    parts = _parts_of_one_name(full)
+    if parts:
+        raise ValueError(f"{folder} holds {_some(parts)}; give one of them")
+    drawn = [place for place in full if ANNOTATIONS.fullmatch(place.name.lower())]
+    rest = [place for place in full if place not in drawn]
+    if drawn and len(rest) == 1 and IMAGES.fullmatch(rest[0].name.lower()):
+        raise ValueError(
+            f"{folder} holds images ({rest[0].name}) beside what belongs to them ({_some(drawn)}); give the former"
+        )
     inner = _branches(full[0])
     if len(inner) < 2:
         return
@@ -84,11 +97,22 @@ def _check_level(folder: Path, full: list[Path]) -> None:
             f"{folder} holds one folder, {full[0].name}, with folders in it ({names}); to take those for the classes "
             f"give {next(iter(inner.values())).parent}"
         )
-    if all(set(_branches(place)) == set(inner) for place in full):
+    shared = sorted(set(inner).intersection(*map(_branches, full)))
+    if len(shared) > 1:
         raise ValueError(
-            f"{folder}: each of its folders ({_some(full)}) holds the same folders ({names}); if those are the classes "
-            f"give one of the former, such as {full[0]}"
+            f"{folder}: each of its folders ({_some(full)}) holds the same folders ({', '.join(shared[:3])}); "
+            f"if those are the classes give one of the former, such as {full[0]}"
         )
+
+
+def _parts_of_one_name(places: list[Path]) -> list[Path]:
+    """Folders whose names differ only in the word for a split."""
+    alike: dict[str, dict[str, Path]] = {}
+    for place in places:
+        name = place.name.lower()
+        if word := SPLIT_WORD.search(name):
+            alike.setdefault(SPLIT_WORD.sub("…", name, count=1), {})[word[0]] = place
+    return [place for group in alike.values() if len(group) > 1 for place in group.values()]
 
 
 def _is_split(place: Path) -> bool:

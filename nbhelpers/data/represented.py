@@ -55,12 +55,12 @@ def represent_set(
             path.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(path, {"features": features})
         except OSError as error:
-            _tell(f"{path.parent} cannot be written ({error.strerror or error})")
+            _tell(f"{path.parent} cannot be written ({error.strerror or error}); set NBHELPERS_CACHE to a folder")
     return features
 
 
 def _tell(why: str) -> None:
-    print(f"representations are not kept: {why}; set NBHELPERS_CACHE to a folder", file=sys.stderr)
+    print(f"representations are not kept: {why}", file=sys.stderr)
 
 
 def _place(model: Model, source: Source, chosen: list[int] | None, size: int | tuple[int, int] | None) -> Path | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,10 @@ from nbhelpers.sites import copied
 # Name: bottleneck blocks or not, and how many in each stage.
 _RESNETS = {"resnet18": (False, 2, 2, 2, 2), "resnet34": (False, 3, 4, 6, 3), "resnet50": (True, 3, 4, 6, 3)}
 _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
+# Of a layer that normalises, by the names that people give these.
+_BEFORE = r"_?((pixel|image|img|input|data|dataset|rgb|channel|norm|new|imagenet|cifar)s?_)*"
+_MEAN = re.compile(_BEFORE + r"(means?|mu)(_rgb|_tensor)?", re.IGNORECASE)
+_STD = re.compile(_BEFORE + r"(stds?|std_?dev|sigma)(_rgb|_tensor)?", re.IGNORECASE)
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".gz", ".json")
 
 
@@ -113,18 +118,37 @@ def _stored(name: str | Path, architecture: str | nn.Module | None) -> tuple[nn.
     if foreign:
         about["name"] = Path(plain).stem
     about["file"] = {"mean": weights.mean, "std": weights.std}
-    names = [key for key, _ in (*network.named_buffers(), *network.named_parameters())]
-    if any(is_scale(key) for key in names):  # and once is enough
+    if _normalises(network):  # and once is enough
         about["own"] = {"mean": None, "std": None}
         print(f"{name}: {kind} normalises by itself, so it is given pixels as they are")
     return network, about
+
+
+def _normalises(network: nn.Module) -> bool:
+    """Whether a part of a network has a mean and a standard deviation of pixels, as tensors or lists."""
+    for module in network.modules():
+        held = {**vars(module), **module._buffers, **module._parameters}
+        short = [key for key, value in held.items() if _is_short(value)]
+        if all(any(kind.fullmatch(key) for key in short) for kind in (_MEAN, _STD)):
+            return True
+    return any(is_scale(key) for key, _ in (*network.named_buffers(), *network.named_parameters()))
+
+
+def _is_short(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() in (1, 3)
+    # A plain number may be that of a layer that adds noise.
+    return isinstance(value, list | tuple | numpy.ndarray) and numpy.shape(value) in ((1,), (3,))
 
 
 def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tensor]:
     """The weights under the network's own keys: without a wrapper's prefix and without what is not the network's."""
     wanted = network.state_dict()
     needed = [key for key in wanted if not key.endswith("num_batches_tracked") and not is_scale(key)]
-    state, aside = choose_prefix(weights.state, needed)
+    try:
+        state, aside = choose_prefix(weights.state, needed)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
     for key, scale in weights.scales.items():  # of the network's own normaliser
         own = [
             one for one in wanted if (key == one or key.endswith(f".{one}")) and wanted[one].numel() == scale.numel()

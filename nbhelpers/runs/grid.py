@@ -117,7 +117,17 @@ def _axis(name: str, values: Any, known: Mapping[str, Parameter], where: str) ->
     if isinstance(values, Values) or (many and (parameter.kind.scalar or _several(values, parameter))):
         checked = [_value(name, value, parameter, where) for value in values]
     else:
-        checked = [_value(name, values, parameter, where)]
+        try:
+            checked = [_value(name, values, parameter, where)]
+        except ValueError:  # what is no value of the parameter may be several
+            if not many:
+                raise
+            try:
+                checked = [_value(name, value, parameter, where) for value in values]
+            except ValueError:
+                checked = []
+            if not checked:
+                raise
     if not checked:
         raise ValueError(f"{name}: no value in {where}")
     return checked

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nbhelpers.checkpoints.fetch import weights_sha256
 from nbhelpers.checkpoints.manifest import entry, manifest
-from nbhelpers.data.images import SETS, count_images
+from nbhelpers.data.images import SETS, count_images, identity
 
 LIBRARIES = ("torchvision:", "timm:")
 DOWNLOADED = ("cifar10-train", "cifar10-test", "tiny-imagenet-train", "tiny-imagenet-val")
@@ -31,6 +32,24 @@ def located(name: str, value: Any, notebook: Path) -> Any:
     # A file still to be written has its folder here already.
     found = here.exists() or (not there.exists() and name not in CHECKS and here.parent.is_dir())
     return str(here) if found else value
+
+
+def content(name: str, value: Any, notebook: Path) -> str:
+    """A digest of the files that a parameter names, checkpoints or data sets; "" where it names none.
+
+    Nothing is downloaded.
+    """
+    if name not in CHECKS:
+        return ""
+    if isinstance(value, list | tuple):
+        return " ".join(content(name, one, notebook) for one in value).strip()
+    place = notebook.parent / Path(str(value)).expanduser()
+    try:
+        if CHECKS[name] is _check_dataset:
+            return identity(place) if value not in SETS and place.exists() else ""
+        return manifest()[value].sha256 if value in manifest() else weights_sha256(place)
+    except (ValueError, OSError, RuntimeError):  # it names something else, or whoever opens it tells
+        return ""
 
 
 def check_named(values: Mapping[str, Sequence[Any]], own: Mapping[str, Any], notebook: Path) -> None:

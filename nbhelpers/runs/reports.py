@@ -96,12 +96,12 @@ def _read(place: Path) -> Record:
     try:
         run = json.loads((place / "run.json").read_text(encoding="utf-8"))
         result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        numbers = _flat(result.get("numbers") or {}, run["parameters"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        numbers, index = _flat(result.get("numbers") or {}, run["parameters"]), int(run["index"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return Record(place.name, sys.maxsize, {}, error=f"its files cannot be read ({type(error).__name__}: {error})")
     return Record(
         place.name,
-        run["index"],
+        index,
         run["parameters"],
         numbers,
         run["duration_s"],

@@ -152,7 +152,7 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
         components = indices // settings.starts
         objective, extra = activate(components), {"components": components}
         size = two_sides(model.image_size or 32)
-    start = torch.cat([noise(1, size=size, seed=seed) for seed in seeds]).to(model.device)
+    start = torch.cat([noise(1, size=size, channels=model.channels, seed=seed) for seed in seeds]).to(model.device)
     result = minimize(model.representation, objective, start, steps=settings.steps, step_size=settings.step_size)
     pixels = (result.images * 255).round().to(torch.uint8).cpu()
     losses = {"loss": result.loss.cpu(), "start_loss": result.losses[0].cpu()}

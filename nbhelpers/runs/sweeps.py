@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from nbhelpers.runs.grid import axes, defaults, run_name
 from nbhelpers.runs.inject import injected, kernel_manager
-from nbhelpers.runs.named import located
+from nbhelpers.runs.named import content, located
 from nbhelpers.runs.workers import Environment, shares
 
 
@@ -50,6 +50,7 @@ class Run:
     retry: bool = False  # once more if it failed before
     environment: Environment = field(default_factory=dict)  # of the kernel, on top of the worker's
     asked: tuple[str, ...] = ()  # parameters that the kernel is given; the others it has from the notebook
+    made_from: Mapping[str, str] = field(default_factory=dict)  # digests of what checkpoints and data sets hold
 
     @property
     def folder(self) -> Path:
@@ -143,11 +144,20 @@ def plan(
     named = [name for name in values if name in grid or len(values[name]) > 1]
     own = defaults(notebook)
     runs: dict[str, Run] = {}
+    digests: dict[str, str] = {}
+
+    def digest_of(key: str, value: Any) -> str:
+        if (about := f"{key}={value!r}") not in digests:
+            digests[about] = content(key, value, notebook)
+        return digests[about]
+
     pairs = {key: [(value, located(key, value, notebook)) for value in typed] for key, typed in values.items()}
     for combination in itertools.product(*pairs.values()):
         chosen, whole = ({key: pair[i] for key, pair in zip(pairs, combination, strict=True)} for i in (0, 1))
         name = run_name({key: chosen[key] for key in named})
-        run = Run(notebook, out, name, len(runs), {**own, **whole}, retry_failed, asked=tuple(whole))
+        parameters = {**own, **whole}
+        held = {key: digest for key, value in parameters.items() if (digest := digest_of(key, value))}
+        run = Run(notebook, out, name, len(runs), parameters, retry_failed, asked=tuple(whole), made_from=held)
         _check_same(run, chosen)
         runs.setdefault(name, run)
     return list(runs.values())
@@ -230,6 +240,7 @@ def _attempt(run: Run, folder: Path) -> str:
         "code": code_digest(run.notebook),
         "index": run.index,
         "parameters": dict(run.parameters),
+        "made_from": dict(run.made_from),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "peak_memory_mib": None,  # resident, of the kernel; None where the system does not tell
@@ -325,7 +336,8 @@ def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
     if run.state == "open":
         return
     try:
-        before = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["parameters"]
+        record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+        before = record["parameters"]
     except (OSError, ValueError, KeyError):
         return
     wanted = json.loads(json.dumps(run.parameters, default=str))
@@ -335,4 +347,9 @@ def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{run.folder} was run with {name}={before[name]!r}, now wanted with {wanted[name]!r}; choose another "
             f"folder, or sweep over {name} with -p"
+        )
+    held = record.get("made_from", {})  # which runs of earlier versions do not tell
+    if other := [key for key, digest in run.made_from.items() if held.get(key, digest) != digest]:
+        raise ValueError(
+            f"{run.folder} was run when {run.parameters[other[0]]} held something else; choose another folder"
         )

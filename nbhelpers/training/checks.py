@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from nbhelpers import files
 from nbhelpers.checkpoints.manifest import Entry, imagenet_classes, manifest
 from nbhelpers.data.images import class_names, count_images, labels_of, load_images
-from nbhelpers.data.selection import random_indices
 from nbhelpers.model import Model
 from nbhelpers.training.scoring import accuracy
-from nbhelpers.types import Images, Labels, Size
+from nbhelpers.types import Images, Indices, Labels, Size, seeded
 
 # Labelled images that its data set offers a network for a test.
 TEST_IMAGES_OF = {
@@ -21,7 +22,7 @@ TEST_IMAGES_OF = {
 }
 
 
-def self_check(model: Model, images: Images, labels: Labels, *, expected: float | None = None) -> float:
+def self_check(model: Model, images: Images, labels: Labels | Indices, *, expected: float | None = None) -> float:
     """Accuracy on labelled images, if it is what it should be; for a network that was just imported.
 
     Args:
@@ -75,17 +76,17 @@ def check_imported(
     labelled = True
     for name, model in zip(given, models.values(), strict=True):
         entry, labels = known.get(name), labels_for(model, dataset)
-        rows = (labels >= 0).nonzero()[:, 0].tolist()
-        reason = "" if rows else _other_classes(model, names)
+        known_rows = int((labels >= 0).sum())
+        reason = "" if known_rows else _other_classes(model, names)
         labelled = labelled and not reason
         if not reason and entry and (files.CHECKPOINTS / entry.file).exists():
             continue
-        if not reason and len(rows) < 20:
-            reason = f"has only {len(rows)} images" + " of its classes" * (len(rows) < total)
+        if not reason and known_rows < 20:
+            reason = f"has only {known_rows} images" + " of its classes" * (known_rows < total)
         if reason:
             print(f"{name}: accuracy not checked, for {dataset} {reason}")
             continue
-        picked = [row for row in random_indices(dataset, total, seed=seed) if labels[row] >= 0][:n]
+        picked = labelled_first(labels, n, seed=seed)
         images, labels = load_images(dataset, indices=picked, size=size, channels=model.channels)[0], labels[picked]
         # A published accuracy is that on the data set's own test images.
         expected = _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == dataset else None
@@ -111,6 +112,12 @@ def labels_for(model: Model, dataset: str | Path) -> Labels:
     return labels_of(dataset, classes=shared)
 
 
+def labelled_first(labels: Labels, n: int, *, seed: int = 0) -> list[int]:
+    """At most `n` images whose class the network has (`labels_for`), drawn by the seed: their indices."""
+    order = torch.randperm(len(labels), generator=seeded(seed)).tolist()  # as in `random_indices`
+    return [row for row in order if labels[row] >= 0][:n]
+
+
 def _other_classes(model: Model, names: tuple[str, ...]) -> str:
     """Why no label of these classes is the network's."""
     if not names:
@@ -128,9 +135,9 @@ def _clean(entry: Entry) -> float | None:
     return entry.accuracy.get("clean", entry.published.get("clean"))
 
 
-def _compare(model: Model, images: Images, labels: Labels, expected: float | None) -> float:
+def _compare(model: Model, images: Images, labels: Labels | Indices, expected: float | None) -> float:
     """Accuracy, where it is neither near chance nor far from what is expected."""
-    n, found, chance = len(labels), accuracy(model, images, labels), 100 / len(model.classes)
+    n, found, chance = len(images), accuracy(model, images, labels), 100 / len(model.classes)
     causes = "usual causes: the wrong normalisation (mean, std), another order of classes, or the wrong file"
     if expected is not None and abs(found - expected) <= _three_errors(expected, n) + 1:
         return found

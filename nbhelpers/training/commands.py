@@ -17,11 +17,11 @@ from nbhelpers.checkpoints.fetch import save_checkpoint
 from nbhelpers.checkpoints.manifest import manifest, write_entry
 from nbhelpers.checkpoints.read import read_weights
 from nbhelpers.commands import command_parser
-from nbhelpers.data.images import count_images, load_images
+from nbhelpers.data.images import load_images
 from nbhelpers.data.selection import random_indices
 from nbhelpers.files import check_writable, write_text
 from nbhelpers.networks.load import load_model
-from nbhelpers.training.checks import TEST_IMAGES_OF, labels_for, self_check
+from nbhelpers.training.checks import TEST_IMAGES_OF, labelled_first, labels_for, self_check
 from nbhelpers.training.loop import train
 from nbhelpers.training.scoring import evaluate
 from nbhelpers.training.settings import Training, options, size_from_text, without_split
@@ -91,10 +91,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     source = args.dataset or TEST_IMAGES_OF.get(args.trained_on or (entry.dataset if entry else ""))
     if source is None:
         raise ValueError("--dataset: which labelled images? A name, such as cifar10-sample, or a folder per class")
-    order, truth = random_indices(source, count_images(source), seed=args.seed), labels_for(model, source)
-    n = whole(args.n, "n", least=1)
-    picked = [row for row in order if truth[row] >= 0][:n] or order[:n]  # of the network's own classes
-    images, labels = load_images(source, indices=picked, size=model.image_size)
+    truth, n = labels_for(model, source), whole(args.n, "n", least=1)
+    picked = labelled_first(truth, n, seed=args.seed)
+    if not picked:  # none is of the network's own classes
+        picked = random_indices(source, min(n, len(truth)), seed=args.seed)
+    images, labels = load_images(source, indices=picked, size=model.image_size, channels=model.channels)
     labels = torch.where(truth[picked] >= 0, truth[picked], labels)
     print(f"{model}\n{len(picked)} images of {source}, seed {args.seed}, {model.device}")
     if args.quick:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nbhelpers.attack import perturb
 from nbhelpers.checkpoints.fetch import fetch, save_checkpoint
 from nbhelpers.checkpoints.manifest import Entry, dataset_facts, manifest
-from nbhelpers.checkpoints.read import read_weights
+from nbhelpers.checkpoints.read import choose_prefix, read_weights
 from nbhelpers.data.images import class_names, identity, labels_of
 from nbhelpers.files import check_writable, save_tensors, write_text
 from nbhelpers.networks.load import best_precision, build_network, pick_device
@@ -362,6 +362,7 @@ def _begin_with(network: nn.Module, start: str) -> None:
     """
     given = read_weights(fetch(start) if start in manifest() else start).state
     own = network.state_dict()
+    given, _ = choose_prefix(given, [key for key in own if not key.endswith("num_batches_tracked")])
     fitting = {key: tensor for key, tensor in given.items() if key in own and tensor.shape == own[key].shape}
     if len(missing := [key for key in own if key not in fitting]) > 2:  # more than weight and bias of a head
         raise ValueError(f"start: {start} does not fit this architecture; it lacks {', '.join(missing[:4])}, …")

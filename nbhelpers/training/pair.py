@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 
-from nbhelpers.data.images import count_images, load_images
+from nbhelpers.data.images import load_images
 from nbhelpers.data.selection import random_indices
 from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.optimize import relative_diagonal
 from nbhelpers.representation import predict
-from nbhelpers.training.checks import check_imported, labels_for
+from nbhelpers.training.checks import check_imported, labelled_first, labels_for
 from nbhelpers.types import Features, Images, Labels, two_sides
 
 
@@ -64,8 +64,7 @@ class Pair:
         if not known or self.truth is None:
             picked = random_indices(self.dataset, n, seed=seed)
         else:
-            order = random_indices(self.dataset, count_images(self.dataset), seed=seed)
-            picked = [row for row in order if self.truth[row] >= 0][:n]
+            picked = labelled_first(self.truth, n, seed=seed)
         return picked, *self.load(picked)
 
 

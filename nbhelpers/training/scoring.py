@@ -8,16 +8,18 @@ import torch
 from nbhelpers.attack import attack, sensitivity
 from nbhelpers.model import Model
 from nbhelpers.passes import progress
-from nbhelpers.types import Images, Labels
+from nbhelpers.types import Images, Indices, Labels, indices
 
 
-def accuracy(model: Model, images: Images, labels: Labels, *, batch_size: int = 128) -> float:
+def accuracy(model: Model, images: Images, labels: Labels | Indices, *, batch_size: int = 128) -> float:
     """Percentage of images that get their label.
 
     Raises:
-        ValueError: labels are unknown (-1) or outside the model's classes.
+        TypeError, ValueError: labels that are no whole numbers, not one per image, unknown (-1) or outside the model's
+            classes.
     """
-    if not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= len(model.classes):
+    labels = indices(labels, "labels")
+    if labels.shape != (len(images),) or int(labels.min()) < 0 or int(labels.max()) >= len(model.classes):
         raise ValueError(f"labels: wanted 0 to {len(model.classes) - 1}, one per image; is it this model's data set?")
     parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     with torch.no_grad():
@@ -28,7 +30,7 @@ def accuracy(model: Model, images: Images, labels: Labels, *, batch_size: int = 
 def evaluate(
     model: Model,
     images: Images,
-    labels: Labels,
+    labels: Labels | Indices,
     *,
     eps: Sequence[float] = (0.25, 0.5, 1.0),
     steps: int = 20,
@@ -51,6 +53,7 @@ def evaluate(
     """
     if not all(radius > 0 for radius in eps) or steps < 1 or restarts < 1:
         raise ValueError(f"got eps={list(eps)}, steps={steps}, restarts={restarts}, wanted positive numbers")
+    labels = indices(labels, "labels")
     clean = accuracy(model, images, labels, batch_size=batch_size)
     parts = list(zip(images.to(model.device).split(batch_size), labels.to(model.device).split(batch_size), strict=True))
     with torch.no_grad():

@@ -1,7 +1,8 @@
 """Components to pick from, each shown as what activates it from noise."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from nbhelpers.model import Model
 from nbhelpers.objectives import activate
 from nbhelpers.optimize import Step, box, descend, l2_ball
 from nbhelpers.representation import represent
-from nbhelpers.types import Features, Images
+from nbhelpers.types import Features, Images, Indices, indices, seeded, whole
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.parts import Models, noise_like, previewed
 from nbhelpers.widgets.settings import Settings
@@ -30,16 +31,15 @@ class Atlas:
         self,
         models: Models,
         images: Images,
-        components: int | Sequence[int],
+        components: Indices,
         *,
         settings: Settings,
         steps: int,
         seed: int,
     ):
-        if isinstance(components, int):
-            width = min(model.components for model in models.values())
-            components = torch.randperm(width, generator=torch.Generator().manual_seed(seed))[:components].tolist()
-        self.models, self.components = models, list(components)
+        width = min(model.components for model in models.values())
+        self.models, self.components = models, chosen_components(components, width, seed)
+        indices(self.components, "components")  # one at least
         self.features = {label: represent(model, images) for label, model in models.items()}
         start = noise_like(images, 1, seed).expand(len(self.components), -1, -1, -1)
         made = {}
@@ -62,6 +62,14 @@ class Atlas:
             text = f"component {best}" + ("" if label == own else f", most similar (r {alike[best]:.2f})")
             chosen[label] = (best, text)
         return chosen
+
+
+def chosen_components(components: Indices, width: int, seed: int) -> list[int]:
+    """Indices of components as they are given, or as many of `width` as a single number says, drawn by the seed."""
+    if numpy.ndim(components):
+        return indices(components, "components", below=width).tolist() if len(components) else []  # type: ignore[arg-type]
+    count = whole(components, "components", least=0)  # type: ignore[arg-type]
+    return torch.randperm(width, generator=seeded(seed))[:count].tolist()
 
 
 def raised(

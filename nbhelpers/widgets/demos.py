@@ -13,7 +13,7 @@ from torch import Tensor
 from nbhelpers.networks.series import series
 from nbhelpers.optimize import Step
 from nbhelpers.representation import contributions, interpolate, predict
-from nbhelpers.types import Images, Labels
+from nbhelpers.types import Images, Indices, Labels
 from nbhelpers.widgets.atlas import Atlas, raised
 from nbhelpers.widgets.inverting import epsilon_series, inversion
 from nbhelpers.widgets.live import Captions, Demo
@@ -152,7 +152,7 @@ def feature_visualization(
     images: Images,
     labels: Names = None,
     *,
-    components: int | Sequence[int] = 8,
+    components: Indices = 8,
     k: int = 5,
     steps: int | None = None,
     seed: int = 0,
@@ -212,7 +212,7 @@ def feature_manipulation(
     images: Images,
     labels: Names = None,
     *,
-    components: int | Sequence[int] = 6,
+    components: Indices = 6,
     sources: int = 12,
     steps: int | None = None,
     seed: int = 0,

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from nbhelpers.checkpoints.manifest import manifest
-from nbhelpers.data.images import class_names, load_images
+from nbhelpers.data.images import class_names, count_images, load_images
 from nbhelpers.data.represented import digest
 from nbhelpers.files import cache_folder, write_text
 from nbhelpers.model import Model
@@ -101,10 +102,12 @@ def _compute(
 ) -> dict[str, dict[str, dict]]:
     """The result of every pick, by demo and by the pickers' indices; from the folder where it is there."""
     about = hashlib.sha256(b"".join(digest(model) for model in models.values()))
+    about.update(repr([model.classes for model in models.values()]).encode())
     for name in ("optimize", "passes", "objectives", "sites", "cut", "model", "representation"):
         about.update((HERE.parent / f"{name}.py").read_bytes())  # other code, other results
     for name in ("atlas", "demos", "inverting", "parts", "settings"):
         about.update((HERE / f"{name}.py").read_bytes())
+    recipes = {title: demo.recipe and demo.recipe.state(lambda model: model.name) for title, demo in demos.items()}
     tasks = [
         (title, pick)
         for title, demo in demos.items()
@@ -115,7 +118,8 @@ def _compute(
     def work_on(task: tuple[str, tuple[int, ...]]) -> dict:
         title, pick = task
         demo, key = demos[title], about.copy()
-        key.update(repr((title, pick, demo.live.rows, demo.live.columns, demo.live.note)).encode())
+        shown = (title, pick, demo.live.rows, demo.live.columns, demo.live.note, *(p.captions for p in demo.pickers))
+        key.update(f"{shown} {recipes[title]}".encode())
         for picker in demo.pickers:
             key.update(picker.pixels.numpy().tobytes())
         file = folder / f"{key.hexdigest()[:32]}.json"
@@ -143,11 +147,14 @@ def _compute(
 
 def _all(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
     """All demos, with as few picks as ten megabytes and ten minutes can take."""
-    images, labels = load_images(dataset, indices=range(500))
-    strange, which = load_images("out-of-distribution", size=images.shape[-1])
+    one = next(iter(models.values()))
+    options: dict[str, Any] = {"size": one.image_size, "channels": one.channels}
+    images, labels = load_images(dataset, indices=range(min(500, count_images(dataset))), **options)
+    options["size"] = tuple(images.shape[-2:])
+    strange, which = load_images("out-of-distribution", **options)
     captions = class_names("out-of-distribution")
     others = {"out of distribution": (strange, [captions[k] for k in which])}
-    free, which = load_images("photographs", indices=range(0, 49, 6), size=images.shape[-1])
+    free, which = load_images("photographs", indices=range(0, 49, 6), **options)
     others["photographs"] = (free, [class_names("photographs")[k] for k in which])
     few, twelve = slice(0, 4), slice(0, 12)
     made = [  # the blog's order

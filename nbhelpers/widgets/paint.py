@@ -16,8 +16,8 @@ from nbhelpers.model import Model
 from nbhelpers.networks.regions import region_shares
 from nbhelpers.optimize import Step, within
 from nbhelpers.representation import predict, represent
-from nbhelpers.types import Images
-from nbhelpers.widgets.atlas import raised
+from nbhelpers.types import Images, Indices
+from nbhelpers.widgets.atlas import chosen_components, raised
 from nbhelpers.widgets.image_picker import ImagePicker, encode, front_end
 from nbhelpers.widgets.live import Demo, Frame, Live, _picture
 from nbhelpers.widgets.parts import Models, Names, captions_of, fitted, noise_like, picker_of, robust_first
@@ -256,7 +256,7 @@ def paint(
     images: Images,
     labels: Names = None,
     *,
-    components: int | Sequence[int] = 4,
+    components: Indices = 4,
     sources: int = 12,
     radius: float | None = None,
     steps: int | None = None,
@@ -301,7 +301,7 @@ def _entries(
     model: Model,
     images: Images,
     names: Sequence[str],
-    components: int | Sequence[int],
+    components: Indices,
     steps: int,
     seed: int,
 ) -> list[dict]:
@@ -315,8 +315,7 @@ def _entries(
     for kind in kinds[kinds >= 0].unique()[:10]:
         apart = features[kinds == kind].mean(0) - features[kinds != kind].mean(0)
         found.append(int((apart / spread).nan_to_num(-1).argmax()))
-    more = torch.randperm(model.components, generator=torch.Generator().manual_seed(seed)).tolist()
-    found += more[:components] if isinstance(components, int) else list(components)
+    found += chosen_components(components, model.components, seed)
     found = list(dict.fromkeys(found))
     start = noise_like(images, 1, seed).expand(len(found), -1, -1, -1)
     *_, last = raised(model, torch.tensor(found), start, settings=PAINTING, steps=steps)

@@ -264,7 +264,8 @@ def _length(images: Images) -> Tensor:
 
 
 def _checked(radius: float) -> float:
-    number = math.nan if hasattr(radius, "__len__") and getattr(radius, "ndim", 1) else float(radius)
+    several = hasattr(radius, "__len__") and getattr(radius, "shape", None) != ()  # a NumPy or torch scalar has one too
+    number = math.nan if several else float(radius)
     if not (number >= 0 and math.isfinite(number)):
         raise ValueError(f"radius: got {radius}, wanted one finite length ≥ 0 for all images, in pixel units")
     return number

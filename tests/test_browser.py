@@ -14,9 +14,11 @@ from browser_support import (
     PIXELS,
     TIMED_CLICK,
     Notebook,
+    axe,
     browser,
     chromium,
     jupyterlab,
+    serious,
     write_demo,
     write_notebook,
 )

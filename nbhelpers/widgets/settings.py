@@ -93,7 +93,7 @@ DISTANCE = Settings(
     live=30,
     about="Changes of one image that are all equally long in pixels, from left to right as far as each network finds "
     "them. A change that was looked for against the standard network hardly shows, and is further away to it than "
-    "another picture of the class.",
+    "another picture.",
 )
 
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set

@@ -30,20 +30,22 @@ FLAGS = [
 ]
 # When the picture of a live widget is next redrawn, and when its run has ended: seconds after the click on an option,
 # each taken as the browser puts it on the screen.
-TIMED_CLICK = """([option, live]) => new Promise((resolve) => {
+TIMED_CLICK = """([option, live, steps]) => new Promise((resolve) => {
   const began = performance.now();
   const seen = live.dataset.drawn;
-  let first, ending;
+  const said = live.querySelector(".nb-said");
+  let first, reached, ending;
   const watch = new MutationObserver(() => {
     const drawn = live.dataset.drawn !== seen;
     const ended = drawn && ["done", "stopped", "error"].includes(live.dataset.state);
     requestAnimationFrame(() => {
       const now = (performance.now() - began) / 1000;
       if (drawn) first ??= now;
+      if (drawn && Number(/step (\\d+)/.exec(said?.textContent)?.[1]) >= steps) reached ??= now;
       if (!ended || ending) return;
       ending = true;
       watch.disconnect();
-      resolve({ first, finished: now, state: live.dataset.state, frames: live.dataset.drawn - seen });
+      resolve({ first, reached, finished: now, state: live.dataset.state, frames: live.dataset.drawn - seen });
     });
   });
   watch.observe(live, { attributes: true });

@@ -41,8 +41,8 @@ def inversion(
 ) -> Demo:
     """Pick an image; see it rebuilt, from noise, from its representation in each network.
 
-    Below each reconstruction of a small image stands the mean of sixteen, from as many starts: what they share is
-    what the representation determines.
+    Below each reconstruction of a small image stands the mean of sixteen, from as many starts, which follow when the
+    single one is there: what they share is what the representation determines.
 
     Args:
         models: networks by name.
@@ -66,14 +66,15 @@ def inversion(
         target, half = picker.pixels[index : index + 1], (steps + 1) // 2
         fs = [form(model, mode) for model in models.values()]
         places = [model.device for model in models.values()]
-        runs = [
+        runs: list[Iterable[Step]] = [
             matched(f, target.to(place), starts[:1].to(place), settings=INVERSION, steps=steps)
             for f, place in zip(fs, places, strict=True)
         ]
-        if means:
+        if means:  # after the single ones, which would wait for sixteen times the work
+            runs = [_among(run, after=half) for run in runs]
             for f, place in zip(fs, places, strict=True):
                 run = matched(f, target.to(place), starts.to(place), settings=INVERSION, steps=half)
-                runs.append(_slowed(run, steps))
+                runs.append(_among(run, before=steps))
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             singles = now[: len(models)]
@@ -86,7 +87,7 @@ def inversion(
         return runs, draw
 
     rows = ["from one start", f"what the solutions from {STARTS} starts share: their mean"] if means else [""]
-    note = note_of(steps, "noise") + (f" The means: {(steps + 1) // 2} steps each." if means else "")
+    note = note_of(steps, "noise") + (f" Then the means: {(steps + 1) // 2} steps each." if means else "")
     live = live_of(plan, rows, ["original", *models], about=INVERSION.about, note=note)
     recipe = Recipe("inversion", models, INVERSION, steps, {"starts": starts, "means": means, "seeded": True})
     return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions), recipe)
@@ -132,10 +133,11 @@ def epsilon_series(
     return Demo("Inversion by training radius ε", [picker], switched(live, networks, picker.pixels, positions), recipe)
 
 
-def _slowed(run: Iterable[Step], steps: int) -> Iterator[Step]:
-    """A run of half as many steps, each shown twice: so it keeps in step with the others."""
-    index = 0
+def _among(run: Iterable[Step], *, before: int = 0, after: int = 0) -> Iterator[Step]:
+    """A run that stays at its start for so many steps of the others, and at its end for so many more."""
     for step in run:
-        for _ in range(min(2, steps - index) if step.index < step.total else 1):
-            yield replace(step, index=index, total=steps)
-            index += 1
+        total = before + step.total + after
+        first = 0 if step.index == 0 else before + step.index
+        last = total if step.index == step.total else before + step.index
+        for index in range(first, last + 1):
+            yield replace(step, index=index, total=total)

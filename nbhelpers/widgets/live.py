@@ -1,11 +1,12 @@
 """Pictures that form while you look: one background run at a time, and the newest pick wins."""
 
+import contextlib
 import io
 import textwrap
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import anywidget
@@ -20,6 +21,7 @@ from traitlets import Bool, Dict, Int, List, Unicode
 from nbhelpers.figures.plots import Figure, image_grid
 from nbhelpers.widgets.image_picker import HERE, ImagePicker, encode
 from nbhelpers.widgets.recipes import Recipe
+from nbhelpers.widgets.settings import LARGE
 
 Captions = list[list[str]]  # a text under each picture, row by row
 STILL_NOTE = (HERE / "still.html").read_text(encoding="utf-8")
@@ -64,6 +66,7 @@ class Live(anywidget.AnyWidget):
     result = Dict().tag(sync=True)  # sheet (picture file), captions, text, run
     status = Dict().tag(sync=True)  # state: running, done, stopped or error; text; run
 
+    small = False  # pictures for which one thread is faster than several, see `threads`
     FRAMES_PER_SECOND = 15  # the page has no way to say that it lags behind
     REMEMBERED = 256  # finished results
 
@@ -138,8 +141,8 @@ class Live(anywidget.AnyWidget):
             self._stopped = self._newest
 
     def _work(self, number: int, pick: tuple[int, ...]) -> None:
-        with self._turn:
-            began, shown = time.monotonic(), 0.0
+        with self._turn, threads(1 if self.small else torch.get_num_threads()):
+            began, due = time.monotonic(), 0.0
             frame: Frame | None = None
             try:
                 if number != self._newest:
@@ -150,9 +153,10 @@ class Live(anywidget.AnyWidget):
                         return
                     if frame.step == frame.total or self._stopped == number:
                         break
-                    if now - shown >= 1 / self.FRAMES_PER_SECOND:
-                        shown = now
+                    if now >= due:
                         self._stream(number, _picture(frame, now - began) | {"step": frame.step, "total": frame.total})
+                        # A slow machine should spend its time on the descent, not on showing it.
+                        due = now + max(1 / self.FRAMES_PER_SECOND, 4 * (time.monotonic() - now))
                 assert frame is not None  # the start, at least
                 picture = _picture(frame, time.monotonic() - began)
                 if frame.step == frame.total:
@@ -195,6 +199,21 @@ def _picture(frame: Frame, seconds: float) -> dict:
     return {"sheet": encode(sheet), "captions": captions, "text": text}
 
 
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for what this thread computes.
+
+    A second team of OpenMP's beside the main thread's has more threads than there are cores; they sleep at every wait,
+    and a small network waits all the time: two threads took 5.0 s where one takes 2.0 s.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Demo(ipywidgets.VBox):
     """Pickers over a live table. Shows a first result at once, also where no kernel runs.
 
@@ -211,7 +230,8 @@ class Demo(ipywidgets.VBox):
         super().__init__([ipywidgets.Box([row, live]).add_class("nb-parts")])
         self.add_class("nb-demo")
         self.title, self.pickers, self.live, self.recipe = title, tuple(pickers), live, recipe
-        self.live.compute(self.pick)
+        live.small = all(max(picker.pixels.shape[-2:]) <= LARGE for picker in pickers)
+        live.compute(self.pick)
         for picker in pickers:
             picker.observe(self._go, "selected")
             picker.observe(lambda _: live.forget(), "removed")

@@ -290,3 +290,28 @@ def test_the_still_picture_is_an_output_of_its_own(models, images, monkeypatch):
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
     assert f'alt="{still["text/plain"]}"' in page and "Run All Cells" in page
     assert "Run All Cells" in note["text/html"] and "nb-still" in note["text/html"]
+
+
+def test_the_sixteen_starts_follow_the_single_reconstructions(models, images):
+    demo, seen = widgets.inversion(models, images, steps=4), []
+    for frame in demo.live._job(1, 1):
+        sheet, _ = frame.draw()
+        seen.append(sheet[:, 1:].clone())
+    assert len(seen) == 4 + 2 + 1
+    singles, means = (torch.stack(part) for part in zip(*seen, strict=True))
+    moved = [(part.diff(dim=0).abs().flatten(1).amax(1) > 0).tolist() for part in (singles, means)]
+    assert moved == [[True] * 4 + [False] * 2, [False] * 4 + [True] * 2]
+
+
+@pytest.mark.parametrize("size, one", [(64, True), (80, False)])
+def test_a_run_for_small_pictures_takes_one_thread(tiny_model, size, one):
+    demo = widgets.inversion({"robust": tiny_model}, torch.rand(2, 3, size, size), steps=1)
+    before, seen, job = torch.get_num_threads(), [], demo.live._job
+    try:
+        torch.set_num_threads(2)
+        demo.live._job = lambda *pick: (seen.append(torch.get_num_threads()), job(*pick))[1]
+        demo.live.request((1,)).join()
+        assert demo.live.status["state"] == "done" and seen == [1 if one else 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

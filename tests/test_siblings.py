@@ -221,6 +221,13 @@ def test_a_layer_that_adds_noise_is_no_normaliser(tmp_path, capsys):
     assert load_model(tmp_path / "n.pt", architecture=network, dataset=HALF, device="cpu").mean[0].item() == 0.5
 
 
+def test_lists_of_anything_in_a_network_are_no_normaliser(tmp_path):
+    network = small()
+    network.blocks, network.shapes, network.nothing = [{"stride": [1]}, {"stride": [1, 2]}], [(1,), (1, 2), "a"], [None]
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    assert load_model(tmp_path / "m.pt", architecture=network, dataset=HALF, device="cpu").mean[0].item() == 0.5
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:")
 def test_torchscript_inside_a_network_is_one_clear_line():
     with pytest.raises(ValueError, match="Sequential has TorchScript in '0'"):

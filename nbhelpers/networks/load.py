@@ -1,6 +1,7 @@
 """Networks by the name of their checkpoint, from a file, or from torchvision and timm."""
 
 import difflib
+import numbers
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -137,8 +138,10 @@ def _normalises(network: nn.Module) -> bool:
 def _is_short(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.numel() in (1, 3)
-    # A plain number may be that of a layer that adds noise.
-    return isinstance(value, list | tuple | numpy.ndarray) and numpy.shape(value) in ((1,), (3,))
+    if isinstance(value, numpy.ndarray):
+        return value.size in (1, 3)
+    # A plain number may be that of a layer that adds noise, and a list may hold anything.
+    return isinstance(value, list | tuple) and len(value) in (1, 3) and all(isinstance(n, numbers.Real) for n in value)
 
 
 def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tensor]:

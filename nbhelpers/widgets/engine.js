@@ -78,10 +78,12 @@ const Engine = (() => {
 
   // --- pooling ------------------------------------------------------------------------------------------------------
 
+  // Each entry repeated along rows and columns. By concatenation: the library's `tile` takes ten times as long.
   const tiled = (x, [rows, columns]) => {
     const [n, h, w, c] = x.shape;
-    const across = tf.tile(tf.reshape(x, [n * h * w, 1, c]), [1, columns, 1]);
-    const down = tf.tile(tf.reshape(across, [n * h, 1, w * columns * c]), [1, rows, 1]);
+    const repeated = (flat, times) => (times > 1 ? tf.concat(Array(times).fill(flat), 1) : flat);
+    const across = repeated(tf.reshape(x, [n * h * w, c]), columns);
+    const down = repeated(tf.reshape(across, [n * h, w * columns * c]), rows);
     return tf.reshape(down, [n, h * rows, w * columns, c]);
   };
   // Sums over windows, as a convolution of each channel with ones.

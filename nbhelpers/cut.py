@@ -1,5 +1,6 @@
 """A network cut at its representation: traced if it can be, hooked if not."""
 
+import contextlib
 import math
 import operator
 import threading
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -71,13 +71,12 @@ class Traced(nn.Module):
         feature: Any = tracer.outputs[site.name].node
         feature = _last_call(graph, site.name).all_input_nodes[0] if site.before else feature
         # Both in the output while folding, so that a convolution whose own output is wanted is left alone.
-        output: Any = graph.output_node()
-        output.args = ((feature, output.args[0]),)
+        graph.output_node().args = ((feature, graph.output_node().args[0]),)
         traced: Any = fx.GraphModule(network, graph)  # shares leaves with the network, but not what holds them
         leaves = _count(traced)
         if fold and leaves:
             traced = fuse(traced, inplace=True, no_trace=True)
-        output = traced.graph.output_node()
+        output: Any = traced.graph.output_node()
         feature, logits = output.args[0]
         end = _last_call(traced.graph, site.name) if site.before else feature.next
         relu, last = _last_relu(traced, feature)
@@ -176,22 +175,24 @@ def _last_relu(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, 
 def _last_map(network: fx.GraphModule, feature: fx.Node, site: Site) -> tuple[Any, list[tuple[int, ...]]]:
     """The node nearest before the features that still has positions, and which order makes it (n, channels, …).
 
-    Several orders where several axes are as long as the features. On the way up only nodes of one input are passed,
-    and no linear layer: beyond these lie other components.
+    Several orders where a smaller image does not tell. On the way up only nodes of one input are passed, and no linear
+    layer: beyond these lie other components.
     """
     shapes = []
-    for images in (site.images, site.images[[0, 1, 0]]):
-        with torch.no_grad():
-            ShapeProp(network).propagate(images.clone())
-        shapes.append({node: getattr(node.meta.get("tensor_meta"), "shape", ()) for node in network.graph.nodes})
+    for images in (site.images, site.images[[0, 1, 0]], site.images[:, :, ::2, ::2]):
+        run = fx.Interpreter(network, garbage_collect_values=False)
+        with torch.no_grad(), contextlib.suppress(Exception):  # a network of one size gets only so far with the last
+            run.run(images.clone())
+        shapes.append({node: tuple(getattr(value, "shape", ())) for node, value in run.env.items()})
     channels = [a for a in range(1, site.features.ndim) if a not in (site.positions or ())]
     node, wide = feature, math.prod(site.features.shape[a] for a in channels)
     for _ in range(16):  # pooling, norm, flattening and dropout are fewer
-        shape, other = (found[node] for found in shapes)
+        shape, other, small = (found.get(node, ()) for found in shapes)
         batch = [axis for axis, length in enumerate(shape) if length != other[axis]]
         if len(shape) in (3, 4) and len(batch) == 1 and (shape[batch[0]], other[batch[0]]) == (2, 3):
             rest = [axis for axis in range(len(shape)) if axis != batch[0]]
-            own = [rest[axis - 1] for axis in channels] if node is feature else []
+            own = [axis for axis in rest if len(small) == len(shape) and small[axis] == shape[axis] > 1]
+            own = [rest[a - 1] for a in channels] if node is feature else own * (len(own) < len(rest))
             fitting = own or [axis for axis in rest if shape[axis] == wide] or rest[:1]
             fitting = fitting[::-1] if len(shape) == 3 else fitting  # tokens before channels, maps after them
             if len(own) < 2 and math.prod(shape) > 2 * shape[fitting[0]]:  # more than one position

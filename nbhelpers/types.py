@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy
 import torch
@@ -64,7 +64,7 @@ def two_sides(size: Size, name: str = "size") -> tuple[int, int]:
     Raises:
         ValueError: neither one nor two whole numbers, or below 1.
     """
-    sides: list = list(size) if isinstance(size, Sequence | numpy.ndarray | Tensor) else [size] * 2
+    sides: Any = size if numpy.ndim(size) else [size] * 2
     try:
         height, width = map(operator.index, sides)
     except (TypeError, ValueError):

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_resume import pictures
@@ -27,7 +28,14 @@ def test_images_cover_the_size_and_keep_their_shape(given: tuple[int, int]) -> N
     assert torch.equal(nb.load_images(ramp, size=(20, 20))[0], nb.load_images(ramp, size=20)[0])
 
 
-@pytest.mark.parametrize("size", [0, (0, 3), (3,), (1, 2, 3), (2.5, 3), -1])
+@pytest.mark.parametrize(
+    "size", [np.int16(9), np.array(9), torch.tensor(9), [9, 9], np.array([9, 9]), torch.tensor([9, 9])]
+)
+def test_sizes_of_any_kind(size: object) -> None:
+    assert nb.noise(1, size=size).shape == (1, 3, 9, 9)
+
+
+@pytest.mark.parametrize("size", ["9", ("9", 9), np.ones((1, 2), int), 0, (0, 3), (3,), (1, 2, 3), (2.5, 3), -1])
 def test_sizes_that_are_none(size: object) -> None:
     with pytest.raises(ValueError, match=r"size: got .* wanted at least 1 pixel"):
         nb.load_images("cifar10-sample", indices=[0], size=size)

@@ -174,10 +174,13 @@ def test_an_unknown_label_is_no_class_and_one_beyond_the_classes_is_refused(mode
     for call in (widgets.inversion, widgets.feature_visualization, widgets.misclassification):
         with pytest.raises(ValueError, match="labels: got 10, wanted 0 to 9"):
             call(models, images, torch.full((12,), 10))
-    with pytest.raises(ValueError, match="every one of 0 with a label"):
+    with pytest.raises(ValueError, match="none has a known label; give some with labels"):
         widgets.misclassification(models, images, -torch.ones(12).long())
     with pytest.raises(ValueError, match="labels: got 3 for 12 images"):
         widgets.inversion(models, images, labels[:3])
+    for odd in (labels[:, None], torch.full((12,), torch.nan), [None] * 12, torch.full((12,), 0.5)):
+        with pytest.raises(ValueError, match=r"labels: got .*, wanted 0 to 9"):
+            widgets.inversion(models, images, odd)
 
 
 def test_texts_and_numpy_labels_caption_images_and_other_groups(models, images):
@@ -226,6 +229,19 @@ def upload(picker: widgets.ImagePicker, name: str, picture: PIL.Image.Image | by
         picture = buffer.getvalue()
     picker._handle_custom_msg({"type": "upload", "name": name}, [memoryview(picture)])
     return picker.message
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_a_transparent_picture_is_the_same_as_a_file_and_as_an_upload(mode, tmp_path):
+    picture = PIL.Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.paste((200, 200, 200, 255), (2, 2, 6, 6))
+    picture = picture.convert(mode)
+    picture.save(tmp_path / "a.png", **({"transparency": (0, 0, 0)} if mode == "RGB" else {}))
+    picker = widgets.ImagePicker(torch.rand(1, 3, 8, 8), upload=True)
+    assert "white now" in upload(picker, "a.png", (tmp_path / "a.png").read_bytes())
+    (pixels,), _ = nb.load_images(tmp_path / "a.png")
+    torch.testing.assert_close(picker.pixels[-1], pixels)
+    assert pixels[:, 0, 0].tolist() == [1, 1, 1] and pixels[:, 3, 3].max() < 0.8
 
 
 def test_uploads_are_read_as_files_are_and_say_what_was_done():

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,16 @@ def test_result_is_written_whole(tmp_path: Path) -> None:
     assert result["numbers"] == NUMBERS and result["seed"] == 3 and result["images"] == [4]
     assert result["versions"]["torch"] == torch.__version__.split("+")[0] or result["versions"]["torch"]
     assert sorted(path.name for path in out.iterdir()) == ["grid.png", "result.json"]
+
+
+def test_numbers_of_any_kind_are_written(tmp_path: Path) -> None:
+    given = {"seed": np.int64(3), "eps": torch.tensor(0.5), "radii": np.array([1, 2]), "out": tmp_path}
+    nb.save_result(tmp_path, parameters=given, numbers={"loss": {"m": np.float32(0.5)}}, images=torch.arange(2))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["parameters"] == {"seed": 3, "eps": 0.5, "radii": [1, 2], "out": str(tmp_path)}
+    assert result["seed"] == 3 and result["numbers"] == {"loss": {"m": 0.5}} and result["images"] == [0, 1]
+    with pytest.raises(TypeError, match=r"result.json: got 1j, wanted numbers"):
+        nb.save_result(tmp_path, parameters={"a": 1j}, numbers={})
 
 
 def test_no_folder_no_file() -> None:

@@ -170,6 +170,21 @@ def test_a_compiled_part_inside_another_module_is_read(tmp_path, capsys):
     torch.testing.assert_close(model(images), network.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("where", ["state.model", "checkpoint.state_dict", "mine.weights"])
+def test_a_table_in_a_table_is_read(where, tmp_path, capsys):
+    outer, inner = where.split(".")
+    one, other = (resnet("resnet18", width=4, classes=5) for _ in range(2))
+    table = {outer: {inner: one.state_dict(), "epoch": 3}, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
+    torch.save(table, tmp_path / "m.pt")
+    images = torch.rand(2, 3, 32, 32)
+    model = load_model(tmp_path / "m.pt", dataset=HALF, device="cpu")
+    torch.testing.assert_close(model(images), one.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4)
+    table[outer]["ema"] = other.state_dict()
+    torch.save(table, tmp_path / "m.pt")
+    model = load_model(f"{tmp_path}/m.pt#{outer}.ema", dataset=HALF, device="cpu")
+    torch.testing.assert_close(model(images), other.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4)
+
+
 class Scaled(nn.Module):
     def __init__(self, part: str, mean: str, std: str):
         super().__init__()
@@ -243,6 +258,12 @@ def test_torchscript_inside_a_network_is_one_clear_line():
         (("seg_train/0.png", "seg_test/0.png"), "holds seg_test, seg_train; give one"),
         (("x_train/a/0.png", "x_val/a/0.png", "logos/0.png"), "holds x_train, x_val; give one"),
         (("trainA/0.png", "testA/0.png", "trainB/0.png", "testB/0.png"), "holds testA, trainA, testB, …; give one"),
+        (("fold1/0.png", "fold2/0.png"), "holds fold1, fold2; give one"),
+        (("train/cat/0.png", "holdout/cat/0.png"), "holds holdout, train; give one"),
+        (
+            ("images/0.png", "images/1.png"),
+            "one folder of images, images, whose name is no class; give .*images$",
+        ),
         (("images/0.png", "masks/0.png"), r"images \(images\) beside what belongs to them \(masks\)"),
         (("2019/cat/0.png", "2019/dog/0.png", "2020/cat/0.png", "2020/dog/0.png", "2020/owl/0.png"), "same folders"),
     ],
@@ -255,6 +276,13 @@ def test_other_layouts_are_refused_with_the_reason(tmp_path, names, message):
 def test_kinds_of_trains_are_classes(tmp_path):
     folder = put(tmp_path, "bullet_train/0.png", "freight_train/0.png", "edges/0.png", "masks/0.png")
     assert load_images(folder)[1].tolist() == [0, 1, 2, 3]
+
+
+def test_a_link_that_leads_back_shows_no_image_twice(tmp_path):
+    folder = put(tmp_path / "set", "cat/0.png", "dog/0.png")
+    (folder / "cat" / "again").symlink_to(folder / "cat")
+    (folder / "owl").symlink_to(put(tmp_path / "owls", "0.png"))  # elsewhere
+    assert load_images(folder)[1].tolist() == [0, 1, 2]
 
 
 # Stale by name.

@@ -207,11 +207,12 @@ def _choose(
 ) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
     """Find the state dict in what a pickle held."""
     top = content.top.items or content.top.state if isinstance(content.top, pickles.Inert) else content.top
-    table = top if isinstance(top, dict) else {}
-    keys = (inside,) if inside in table else _STATE_KEYS
+    table = _unfolded(top) if isinstance(top, dict) else {}
+    usual = [key for name in _STATE_KEYS for key in table if key == name or key.endswith(f".{name}")]
+    keys = [inside] if inside in table else usual
     found, where = next(((state, key) for key in keys if (state := _flat(table.get(key)))), (_flat(content.top), ""))
     if not found:  # under a key that nobody else uses
-        states = {str(key): state for key, value in table.items() if (state := _flat(value))}
+        states = {key: state for key, value in table.items() if (state := _flat(value))}
         if len(states) > 1:
             raise ValueError(f"several state dicts, {', '.join(states)}; choose one with #KEY after the file's name")
         where, found = next(iter(states.items()), ("", {}))
@@ -226,6 +227,13 @@ def _choose(
     if content.inert:
         report += [_not_run(content).removeprefix("; ")]
     return content.tensors(found), report, {}
+
+
+def _unfolded(table: dict[Any, Any]) -> dict[str, Any]:
+    """A file's table; where a part of it is a table in turn, that one's parts too: "state.model", say."""
+    parts = {f"{key}": value for key, value in table.items()}
+    inner = {key: value for key, value in parts.items() if isinstance(value, dict) and not _flat(value)}
+    return parts | {f"{outer}.{key}": value for outer, part in inner.items() for key, value in part.items()}
 
 
 def _not_run(content: pickles.Content) -> str:

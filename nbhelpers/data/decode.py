@@ -19,7 +19,7 @@ _TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 
 
 def decode(path: str | Path, content: bytes | None = None) -> Tensor:
-    """An image file's pixels, uint8 (3, h, w). Grey becomes RGB, transparency is dropped, EXIF's rotation is done.
+    """An image file's pixels, uint8 (3, h, w). Grey becomes RGB, transparent becomes white, EXIF's rotation is done.
 
     Args:
         path: of the file; with `content` any name, for messages.
@@ -34,10 +34,11 @@ def decode(path: str | Path, content: bytes | None = None) -> Tensor:
             if image.mode[0] in "IF":  # PIL would clip these to white
                 raise _Refused(f"{path} has more than 8 bits per channel; save it with 8")
             image.load()
-            if image.mode == "P" and "transparency" in image.info:
-                colours = image.convert("RGBA").convert("RGB")  # on the straight way, PIL warns
-            else:
-                colours = image.convert("RGB")
+            colours: PIL.Image.Image = image
+            if image.has_transparency_data:  # what lies under it is anything, mostly black
+                colours = PIL.Image.new("RGBA", image.size, "white")
+                colours.alpha_composite(image.convert("RGBA"))
+            colours = colours.convert("RGB")
             turn = _turn(image)
             pixels = np.array(colours if turn is None else colours.transpose(turn))
     except _Refused:

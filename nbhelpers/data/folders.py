@@ -18,7 +18,10 @@ OTHER_SUFFIXES = {".avif", ".cr2", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".
 SPLIT_WORD = re.compile(r"train(ing)?|val(id(ate|ation)?)?|test(ing)?")
 ANNOTATIONS = re.compile(r"(.*[-_ ])?(masks?|labels?|annot(ation)?s?|ground[-_ ]?truths?|gt|seg(mentation)?s?|edges?)")
 IMAGES = re.compile(r"(jpeg|input|raw)?[-_ ]?(images?|imgs?|photos?|pictures?|inputs?)")
-SPLIT = re.compile(r"(train(ing)?|val(id(ate|ation)?)?|dev|eval(uation)?|test(ing)?)([-_ ]?(set|data|images|\d+))*")
+SPLIT = re.compile(
+    r"(train(ing)?|val(id(ate|ation)?)?|dev|eval(uation)?|test(ing)?|hold[-_ ]?out)([-_ ]?(set|data|images|\d+))*"
+    r"|(fold|split)[-_ ]?\d+"
+)
 # What systems, storage boxes and unpackers leave behind; names that start with a dot are ignored too.
 LEFTOVERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__"}
 LEFTOVERS |= {"lost+found", "system volume information", "thumbs", "thumbs.db", "thumbnails", "desktop.ini"}
@@ -88,7 +91,9 @@ def _check_level(folder: Path, full: list[Path]) -> None:
         raise ValueError(
             f"{folder} holds images ({rest[0].name}) beside what belongs to them ({_some(drawn)}); give the former"
         )
-    inner = _branches(full[0])
+    inner, name = _branches(full[0]), full[0].name
+    if len(inner) < 2 and len(full) == 1 and IMAGES.fullmatch(name.lower()):
+        raise ValueError(f"{folder} holds one folder of images, {name}, whose name is no class; give {full[0]}")
     if len(inner) < 2:
         return
     names = _some(list(inner.values()))
@@ -136,9 +141,11 @@ def _inside(folder: Path) -> list[Path]:
 
 def _walk(folder: Path) -> list[Path]:
     """The files below a folder, sorted by path."""
-    found = []
+    found, above = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _is_leftover(name)]
+        above.add(os.path.realpath(place))
+        # A link to a folder that was seen already would lead round in circles.
+        folders[:] = [n for n in folders if not _is_leftover(n) and os.path.realpath(Path(place, n)) not in above]
         found += [Path(place, name) for name in files if not _is_leftover(name)]
     return sorted(found)
 

@@ -50,7 +50,7 @@ def load_images(
             "tiny-imagenet-val", "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet
             in the folder or zip $TINY_IMAGENET, else downloaded); an image file; a folder of images (labels -1), or of
             one folder per class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8 or
-            float in [0, 1]. Grey becomes RGB, transparency is dropped.
+            float in [0, 1]. Grey becomes RGB, transparent becomes white.
         indices: which images, in this order; None for all. Only these are decoded.
         size: pixels, the side of a square or (height, width); the image is resized until it just covers that (bilinear,
             antialiased), then the centre cut out.

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -31,6 +32,15 @@ def print_numbers(numbers: Numbers, *, note: str = "") -> None:
         print(f"({note})")
 
 
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: numbers and arrays of NumPy and torch as Python's, paths as text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"result.json: got {value!r:.80}, wanted numbers, texts, lists and tables")
+
+
 def save_result(
     out: str | Path,
     *,
@@ -51,6 +61,7 @@ def save_result(
         figures: file name without ending → figure.
 
     Raises:
+        TypeError: a parameter or number that JSON has no form for.
         ValueError: the folder cannot be written.
     """
     if not str(out):
@@ -71,6 +82,7 @@ def save_result(
             },
             indent=1,
             ensure_ascii=False,
+            default=_plain,
         )
         write_text(folder / "result.json", text)
     except OSError as error:

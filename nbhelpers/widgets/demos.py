@@ -296,9 +296,8 @@ def misclassification(
     wrong = fooled.nonzero()[:SHOWN, 0]
     if not len(wrong):
         known = int((labels >= 0).sum())
-        raise ValueError(
-            f"images: every one of {known} with a label is right for one of {list(models)}; give more images"
-        )
+        told = f"every one of the {known} with a label is seen rightly by one of {list(models)}; give more images"
+        raise ValueError(f"images: {told if known else 'none has a known label; give some with labels'}")
     picker = picker_of(models, images[wrong], labels[wrong], label="Choose a misclassified image")
     bound = MISCLASSIFICATION.ball(images, radius)
 

@@ -185,8 +185,7 @@ class ImagePicker(anywidget.AnyWidget):
     def _upload(self, name: str, content: bytes) -> str:
         """Add a file's picture; returns what was done to it, in words."""
         picture, words = decode(name, content), []
-        if white := _on_white(content):
-            picture = decode(name, white)
+        if _is_transparent(content):
             words.append("what was transparent is white now")
         self.add(picture[None], caption=Path(name).stem[:40])
         (height, width), (h, w) = picture.shape[1:], self.pixels.shape[2:]
@@ -198,16 +197,6 @@ class ImagePicker(anywidget.AnyWidget):
         return f"ImagePicker({len(self.pixels)} images, selected={self.selected})"
 
 
-def _on_white(content: bytes) -> bytes | None:
-    """A picture file with white behind its transparent parts; None where it has none."""
+def _is_transparent(content: bytes) -> bool:
     with PIL.Image.open(io.BytesIO(content)) as picture:
-        if not picture.has_transparency_data:
-            return None
-        layer = picture.convert("RGBA")
-        if numpy.array(layer)[..., 3].min() == 255:
-            return None
-        buffer = io.BytesIO()
-        white = PIL.Image.new("RGBA", layer.size, "white")
-        white.alpha_composite(layer)
-        white.convert("RGB").save(buffer, "PNG", exif=picture.getexif())  # its rotation is done by `decode`
-    return buffer.getvalue()
+        return picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255  # type: ignore[index,operator]

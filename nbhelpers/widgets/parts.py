@@ -1,5 +1,6 @@
 """What the demos are made of: pickers with captions, runs in step, sheets of pictures, and what networks say."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -66,11 +67,17 @@ def captions_of(models: Models, labels: Names, n: int) -> list[str]:
         return given
     classes = next(iter(models.values())).classes
     for label in given:
-        if isinstance(label, str) or label != int(label) or not -1 <= int(label) < len(classes):
+        if not _is_label(label, len(classes)):
             raise ValueError(
                 f"labels: got {label!r}, wanted 0 to {len(classes) - 1}, the networks' classes, or -1 for unknown"
             )
     return ["" if int(label) < 0 else classes[int(label)] for label in given]
+
+
+def _is_label(label: object, classes: int) -> bool:
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # a row, a text, NaN, infinity
+        return label == int(label) and -1 <= int(label) < classes  # type: ignore[call-overload]
+    return False
 
 
 def picker_of(

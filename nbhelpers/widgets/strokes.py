@@ -113,7 +113,7 @@ def read_note(file: bytes, name: str) -> dict[str, Any]:
     try:
         with PIL.Image.open(io.BytesIO(file)) as opened:
             note = json.loads(getattr(opened, "text", {})[KEY])
-    except (OSError, KeyError, ValueError, SyntaxError):  # no picture, no note in it, none of our making
+    except Exception:  # no picture, no note in it, none of our making; damaged files make Pillow raise anything
         note = None
     if not isinstance(note, dict):
         raise ValueError(f"note: {name} has none; give a PNG that the canvas saved")

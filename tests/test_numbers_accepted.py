@@ -1,5 +1,8 @@
 """Whole numbers, seeds, labels, factors and images of any kind and precision; inference mode and default dtype."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ import torch
 import nbhelpers as nb
 from nbhelpers.attack import attack
 from nbhelpers.objectives import margin
+from nbhelpers.runs.shards import Settings
+from nbhelpers.training import Training
 
 MANY = [[3, 1], (3, 1), np.array([3, 1], dtype=np.uint8), torch.tensor([3, 1], dtype=torch.int16), [np.int64(3), 1]]
 ONE = [3, np.int32(3), np.array(3), torch.tensor(3)]
@@ -138,3 +143,14 @@ def test_partners_of_many_labels_are_of_other_classes():
     labels = torch.arange(5000) % 7  # more than one block of rows
     partners = nb.random_partners(labels)
     assert (labels[partners] != labels).all() and len(partners.unique()) > 2500
+
+
+def test_settings_of_any_kind_are_kept_as_python_s():
+    numbers = {"seed": np.int64(3), "batch_size": torch.tensor(4)}
+    for settings in (
+        Training(**numbers, eps=np.float64(0.5), image_size=np.array([32, 16])),
+        Settings("invert", "cifar10-standard", **numbers, step_size=np.float64(0.5)),
+    ):
+        kept = dataclasses.asdict(settings)
+        assert json.loads(json.dumps(kept)) == {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        assert settings.seed == 3 and settings.batch_size == 4

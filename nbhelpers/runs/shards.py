@@ -30,6 +30,7 @@ from nbhelpers.networks.load import load_model
 from nbhelpers.objectives import activate, match
 from nbhelpers.optimize import minimize
 from nbhelpers.representation import noise
+from nbhelpers.training.settings import as_python
 from nbhelpers.types import two_sides
 
 Kind = Literal["invert", "visualize"]
@@ -49,6 +50,9 @@ class Settings:
     seed: int = 0
     batch_size: int = 64  # images per pass
     precision: Precision = "float32"  # of gradient passes, as in `load_model`
+
+    def __post_init__(self) -> None:
+        as_python(self)
 
 
 def make_shards(

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from nbhelpers.attack import Norm
@@ -38,6 +38,7 @@ class Training:
     seed: Annotated[int, "of the weights, the held-out images, their order, and each perturbation's start"] = 0
 
     def __post_init__(self) -> None:
+        as_python(self)
         object.__setattr__(self, "image_size", _size(self.image_size))
         for name, (kind, _) in options().items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
@@ -49,6 +50,14 @@ class Training:
             raise ValueError("eps, learning_rate, weight_decay: wanted finite numbers, not negative")
         if not (0 <= self.average < 1 and 0 <= self.momentum < 1):
             raise ValueError("average, momentum: wanted 0 to below 1")
+
+
+def as_python(settings: Any) -> None:
+    """Numbers of NumPy and torch among the fields of a frozen dataclass become Python's, as its file keeps them."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if hasattr(value, "tolist"):
+            object.__setattr__(settings, field.name, value.tolist())
 
 
 def options() -> dict[str, tuple[Any, str]]:

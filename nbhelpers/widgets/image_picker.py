@@ -199,4 +199,4 @@ class ImagePicker(anywidget.AnyWidget):
 
 def _is_transparent(content: bytes) -> bool:
     with PIL.Image.open(io.BytesIO(content)) as picture:
-        return picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255  # type: ignore[index,operator]
+        return picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255  # type: ignore[index,operator,misc]

@@ -161,6 +161,8 @@ def test_notebook_keeps_the_contract(path: Path) -> None:
         assert not re.search(r"^\s*(def|class) ", cell.source, re.M), "the package lacks a verb"
     assert not re.search(r'"(/(home|root|tmp|work|Users)/|[A-Z]:\\\\)', path.read_text()), "an absolute path"
     assert path.stat().st_size < 400_000
+    # As the kernel calls itself: JupyterLab would write its name and mark the notebook unsaved at every opening.
+    assert notebook.metadata.kernelspec.display_name == "Python 3 (ipykernel)"
     assert notebook.cells[0].cell_type == "markdown" and "**Claim.**" in notebook.cells[0].source
     for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
         if cell.cell_type == "code" and any("image/png" in o.get("data", {}) for o in cell.get("outputs", [])):

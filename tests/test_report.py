@@ -1,8 +1,11 @@
 """The report of a sweep, whatever its runs recorded."""
 
+import base64
 import csv
+import html
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
 
+from nbhelpers.runs.pages import notebook_page
 from nbhelpers.runs.reports import report
 
 NAN, INF = math.nan, math.inf
@@ -99,3 +103,14 @@ def test_links_lead_to_pages_and_damaged_runs_are_told(tmp_path: Path) -> None:
     assert 'href="0/n.html"' in page and 'href="0/n.ipynb"' not in page and 'href="1/n.ipynb"' in page
     assert "run 0" in (tmp_path / "sweep" / "0" / "n.html").read_text()
     assert "its files cannot be read (JSONDecodeError" in page
+
+
+def test_pictures_of_a_page_say_what_they_show(tmp_path: Path) -> None:
+    picture = {"image/png": base64.b64encode(b"picture").decode(), "text/plain": "Figure(2 × 3 <images>)"}
+    told = nbformat.v4.new_output("display_data", picture, metadata={"image/png": {"alt": "a still"}})
+    outputs = [nbformat.v4.new_output("execute_result", picture), told]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    text = notebook_page(tmp_path / "n.ipynb").read_text()
+    found = re.findall(r'<img\b[^>]*?alt="(.*?)"', text)
+    assert [html.unescape(alt) for alt in found] == ["Figure(2 × 3 <images>)", "a still"]

@@ -73,10 +73,10 @@ def test_a_pick_while_the_kernel_is_busy_says_so_and_is_answered_later(notebook)
     notebook.command("notebook:run-cell")
     page.wait_for_timeout(500)
     page.locator("[role=option]").nth(2).click()
-    says(notebook, WAITING, 1)
+    says(notebook, WAITING, 4)
     live = page.locator(".nb-widget[data-state]").first
     assert live.get_attribute("data-state") == "waiting" and "step 3 of 3" not in live.inner_text()
-    says(notebook, NO_ANSWER, 7)
+    says(notebook, NO_ANSWER, 20)
     page.wait_for_selector(".nb-widget[data-state=done]", timeout=60_000)
     assert NO_ANSWER not in live.inner_text()
 
@@ -104,8 +104,8 @@ def test_a_pick_after_a_restart_says_that_nobody_answers(notebook):
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     page.wait_for_timeout(1000)
     page.locator("[role=option]").nth(4).click()
-    says(notebook, WAITING, 1)
-    says(notebook, NO_ANSWER, 7)
+    says(notebook, WAITING, 4)
+    says(notebook, NO_ANSWER, 20)
     stop = page.locator(".nb-widget[data-state] button", has_text="Stop").first
     assert stop.get_attribute("aria-disabled") == "true"
     run_demo(notebook)

@@ -169,9 +169,9 @@ def test_a_note_opened_while_a_stroke_forms_takes_its_place(demo, monkeypatch):
     assert live.done == 1 and (live.image - wanted).abs().max() <= 3 / 255
 
 
-def picture(size=8):
+def picture(size=8, mode="RGB"):
     buffer = io.BytesIO()
-    PIL.Image.new("RGB", (size, size)).save(buffer, "PNG")
+    PIL.Image.new(mode, (size, size)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -185,6 +185,10 @@ def changed(live, **others):
 OPENED = {
     "a text": (lambda live: b"hello", "note: it has none; give a PNG that the canvas saved"),
     "a plain picture": (lambda live: picture(), "note: it has none; give a PNG that the canvas saved"),
+    "too many pixels": (
+        lambda live: picture(14_000, "1"),
+        "note: it has none; give a PNG that the canvas saved",
+    ),
     "another network": (
         lambda live: changed(live, networks={"robust": "cifar10-l2-1.0"}),
         "note: it was painted with cifar10-l2-1.0; here are tiny",

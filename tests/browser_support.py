@@ -1,6 +1,7 @@
 """A real JupyterLab and a real browser, for test_browser.py, benchmarks/ and tools/."""
 
 import ast
+import importlib.util
 import json
 import os
 import shutil
@@ -120,6 +121,14 @@ PIXELS = """(canvas) => {
 def chromium() -> str | None:
     """The system's browser, if any."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+# The marks of a file whose tests drive the system's Chromium.
+NEEDS_CHROMIUM = [
+    pytest.mark.browser,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+]
 
 
 def axe(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """The pickers in a real JupyterLab, and the exported page without any network, in the system's Chromium."""
 
 import functools
-import importlib.util
 import io
 
 import numpy
@@ -10,13 +9,13 @@ import pytest
 import torch
 from browser_support import (
     CLICK_THROUGH,
+    NEEDS_CHROMIUM,
     NOTEBOOKS,
     PIXELS,
     TIMED_CLICK,
     Notebook,
     axe,
     browser,
-    chromium,
     jupyterlab,
     serious,
     write_demo,
@@ -27,11 +26,7 @@ from test_widgets import CALLS
 import nbhelpers as nb
 from nbhelpers import widgets
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 STEPS = 100
 MOMENTS = STEPS + STEPS // 2 + 1  # the single reconstructions, then the sixteen starts; the start is computed too

@@ -1,6 +1,5 @@
 """The canvas in a real JupyterLab, by mouse and by keyboard, in the system's Chromium."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -10,16 +9,12 @@ import tarfile
 import numpy as np
 import PIL.Image
 import pytest
-from browser_support import PIXELS, Notebook, browser, chromium, jupyterlab, write_notebook
+from browser_support import NEEDS_CHROMIUM, PIXELS, Notebook, browser, jupyterlab, write_notebook
 
 import nbhelpers as nb
 from nbhelpers.widgets.strokes import read_note, signed
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 SHOW = """
 import nbhelpers as nb

@@ -1,17 +1,11 @@
 """What a user does around a pick in JupyterLab: a busy or new kernel, a large photograph, reopening, narrow windows."""
 
-import importlib.util
-
 import numpy
 import PIL.Image
 import pytest
-from browser_support import Notebook, browser, chromium, jupyterlab, write_notebook
+from browser_support import NEEDS_CHROMIUM, Notebook, browser, jupyterlab, write_notebook
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 DEMO = """
 import time

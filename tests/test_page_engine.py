@@ -2,11 +2,10 @@
 
 import copy
 import functools
-import importlib.util
 
 import pytest
 import torch
-from browser_support import browser, chromium
+from browser_support import NEEDS_CHROMIUM, browser
 from engine_support import array, engine, sent, tensor
 from torch import nn
 from torch.nn import functional
@@ -14,11 +13,7 @@ from torch.nn import functional
 import nbhelpers as nb
 from nbhelpers.widgets.export_network import export_network, stored
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 
 class Around(nn.Module):

@@ -1,25 +1,20 @@
 """The exported page computing by itself, in the system's Chromium without a network: demos, pictures of one's own."""
 
 import copy
-import importlib.util
 import re
 
 import numpy
 import PIL.Image
 import pytest
 import torch
-from browser_support import FLAGS, PIXELS, axe, chromium, serious
+from browser_support import FLAGS, NEEDS_CHROMIUM, PIXELS, axe, chromium, serious
 from test_widgets import CALLS
 
 from nbhelpers import widgets
 from nbhelpers.widgets import page as page_module
 from nbhelpers.widgets.library import library
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 ENDED = """([demo, words]) => {

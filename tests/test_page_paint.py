@@ -1,13 +1,12 @@
 """The canvas in the exported page, in the system's Chromium without a network: strokes that PyTorch paints again."""
 
-import importlib.util
 import json
 
 import numpy
 import PIL.Image
 import pytest
 import torch
-from browser_support import PIXELS, axe, browser, chromium, serious
+from browser_support import NEEDS_CHROMIUM, PIXELS, axe, browser, serious
 
 import nbhelpers as nb
 from nbhelpers import widgets
@@ -17,11 +16,7 @@ from nbhelpers.widgets.parts import robust_first
 from nbhelpers.widgets.settings import PAINTING
 from nbhelpers.widgets.strokes import _pixels
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = NEEDS_CHROMIUM
 ENDED = """(words) => {
   const canvas = document.querySelector(".nb-paint");
   return canvas.dataset.state !== "running" && canvas.querySelector("[role=status]").textContent.includes(words);

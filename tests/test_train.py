@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from nbhelpers.attack import perturb
 from nbhelpers.commands import main
 from nbhelpers.networks.load import build_network
 from nbhelpers.networks.resnet import resnet
-from nbhelpers.training import examples
+from nbhelpers.training import examples, loop
 from nbhelpers.training.examples import augment
 from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.loop import Run, train
@@ -286,3 +287,16 @@ def test_a_training_can_begin_with_another_networks_weights(tmp_path):
         assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in network.state_dict().items())
     with pytest.raises(ValueError, match=r"start: cifar10-l2-0\.5 does not fit this architecture; it lacks "):
         Run(dataclasses.replace(config, width=4), tmp_path / "other", False, "cpu", 2)
+
+
+def test_a_copied_folder_without_git_still_says_what_trained_it(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError("git")
+
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(loop.subprocess, "run", absent)
+    assert loop.code_version() == version("nbhelpers")
+    monkeypatch.setattr(loop, "version", not_installed)
+    assert loop.code_version() == "unknown"

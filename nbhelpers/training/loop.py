@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -333,13 +333,16 @@ def one_cycle(progress: float) -> float:
 
 
 def code_version() -> str:
-    """The commit of this package's source, with "+" where it was altered since; its version where there is no git."""
+    """The commit of the source, with "+" where it was altered since; without git the version, where installed."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return version("nbhelpers")
+        try:
+            return version("nbhelpers")
+        except PackageNotFoundError:  # a copied folder
+            return "unknown"
 
 
 def _facts(config: Training, examples: Examples) -> tuple[tuple[str, ...], list[float], list[float]]:
@@ -373,5 +376,9 @@ def _begin_with(network: nn.Module, start: str) -> None:
 def _mix(average: nn.Module, network: nn.Module, share: float) -> None:
     """Move `average` towards `network`, weights and running statistics."""
     kinds = [(*net.parameters(), *net.buffers()) for net in (average, network)]  # a shared tensor counts once
-    for kept, new in zip(*kinds, strict=True):
-        kept.lerp_(new, share) if kept.is_floating_point() else kept.copy_(new)
+    pairs = list(zip(*kinds, strict=True))
+    kept, new = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+    torch._foreach_lerp_(kept, new, share)  # on a GPU a few launches in place of one per tensor
+    for count, now in pairs:
+        if not count.is_floating_point():
+            count.copy_(now)

@@ -26,7 +26,7 @@ ENDED = """([demo, words]) => {
 
 @pytest.fixture(scope="module")
 def demos(tiny_model):
-    """All seven, three steps each, of a network whose weights are halves: so the page loses nothing of them."""
+    """All, three steps each, of a network whose weights are halves: so the page loses nothing of them."""
     model = copy.deepcopy(tiny_model)
     for weight in model.parameters():
         weight.data = weight.data.half().float()

@@ -193,6 +193,7 @@ CALLS = {
     "feature_visualization": lambda models, x, y: widgets.feature_visualization(models, x, y, components=2, steps=3),
     "feature_manipulation": lambda models, x, y: widgets.feature_manipulation(models, x, y, components=[5], steps=3),
     "misclassification": lambda models, x, y: widgets.misclassification(models, x, y, steps=3),
+    "distances": lambda models, x, y: widgets.distances(models, x, y, steps=3),
 }
 
 

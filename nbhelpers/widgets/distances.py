@@ -26,6 +26,7 @@ from nbhelpers.widgets.parts import (
     sheet,
     switched,
 )
+from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import DISTANCE
 
 OTHER = "another picture"
@@ -55,7 +56,7 @@ def distances(
     models, images = robust_first(models), fitted(models, images)
     steps, far = DISTANCE.steps_for(images, steps), DISTANCE.ball(images, length)
     assert far is not None
-    names = captions_of(models, labels, len(images))
+    names, n = captions_of(models, labels, len(images)), len(images)
     picker = picker_of(models, images, names)
     kinds = [*DISTORTIONS, *(f"against {label}" for label in models), OTHER]
 
@@ -65,10 +66,16 @@ def distances(
         same = [k for k in ahead if k < len(images) and name and names[k] == name]
         return picker.pixels[(same or [(index + 1) % len(images)])[0]][None]
 
-    def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
+    def changed(index: int) -> Images:
+        """The changes that no network has a part in, and the other picture."""
         image = picker.pixels[index : index + 1]
         coloured = image.expand(-1, 3, -1, -1)
         plain = [distort_to(coloured, kind, far, seed=seed)[:, : image.shape[1]] for kind in DISTORTIONS]
+        return torch.cat([*plain, another(index)])
+
+    def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
+        image = picker.pixels[index : index + 1]
+        fixed = changed(index)
         begin = (image + noise_like(image, 1, seed) - 0.5).clamp(0, 1)  # at the image itself there is no way to go
         runs: list[Iterable[Step]] = []
         for model in models.values():
@@ -80,7 +87,7 @@ def distances(
         own = {label: seen(model, image)[0] for label, model in models.items()}
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
-            pictures = torch.cat([*plain, *(step.images.cpu() for step in now), another(index)])
+            pictures = torch.cat([fixed[:-1], *(step.images.cpu() for step in now), fixed[-1:]])
             rows, texts = [], []
             for label, model in models.items():
                 f, says = form(model, mode), seen(model, pictures)
@@ -100,4 +107,6 @@ def distances(
         "normalised gradient descent, away from the image."
     )
     live = live_of(plan, [*models], [""] * (len(kinds) + 1), about=DISTANCE.about, note=note)
-    return Demo("Distance", [picker], switched(live, models, picker.pixels, positions))
+    numbers = {"radius": far, "kinds": kinds, "starts": noise_like(picker.pixels, 1, seed), "seeded": True}
+    recipe = Recipe("distances", models, DISTANCE, steps, numbers | {"changes": lambda: [*map(changed, range(n))]})
+    return Demo("Distance", [picker], switched(live, models, picker.pixels, positions), recipe)

@@ -455,6 +455,19 @@ const Engine = (() => {
     return own;
   };
 
+  // −‖f − o‖: away from one representation.
+  const leave = (origin) => {
+    const from = tf.keep(flat(origin));
+    const objective = (features) => {
+      const offset = tf.sub(flat(features), from);
+      const distance = length(offset);
+      const slope = tf.neg(tf.div(offset, tf.maximum(distance, EPSILON)));
+      return { losses: tf.neg(tf.reshape(distance, [-1])), slope: tf.reshape(slope, features.shape) };
+    };
+    objective.dispose = () => tf.dispose(from);
+    return objective;
+  };
+
   // --- descent --------------------------------------------------------------------------------------------------------
 
   const perImage = (x) => tf.maximum(tf.sqrt(tf.sum(tf.square(x), [1, 2, 3], true)), EPSILON);
@@ -474,12 +487,13 @@ const Engine = (() => {
   const firstStep = (size, full, steps, shape) =>
     size * Math.min(Math.max(full / steps, 1), 2) * Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1) / 3072);
 
-  // Yields every iterate, the start included: { index, total, images, losses, logits }, arrays of their own.
-  function* descend(network, objective, start, { positions, steps, stepSize, momentum = 0.8, radius, mask }) {
+  // Yields every iterate, the start included: { index, total, images, losses, logits }, arrays of their own. A radius is
+  // around the start, unless `center` is another place.
+  function* descend(network, objective, start, { positions, steps, stepSize, momentum = 0.8, radius, center, mask }) {
     let images = tf.clone(start);
     let velocity = tf.zerosLike(start);
     const bounds = mask ? [tf.sub(start, mask), tf.add(start, mask)] : [];
-    const inside = radius === undefined || radius === null ? box : ball(start, radius);
+    const inside = radius === undefined || radius === null ? box : ball(center ?? start, radius);
     const project = mask ? within(...bounds, inside) : inside;
     try {
       for (let index = 0; index <= steps; index++) {
@@ -534,5 +548,5 @@ const Engine = (() => {
 
   const floats = (halves) => Float32Array.from(halves, (half) => HALVES[half]);
 
-  return { Network, match, activate, region, descend, minimize, firstStep, begin, bytesOf, floats };
+  return { Network, match, activate, region, leave, ball, descend, minimize, firstStep, begin, bytesOf, floats };
 })();

@@ -147,8 +147,9 @@ class Demo {
     this.alive = computes({ recipe });
     const parts = pickers.map((state) => ({ ...state, thumbnails: state.thumbnails.map(bytesOf) }));
     const own = { hint: "or drop or paste one here; it never leaves this device", waits: "reading…" };
-    // A component is no picture, and cannot be one's own.
-    parts.forEach((state) => Object.assign(state, own, { upload: this.alive && state.takes }));
+    // A component is no picture, and cannot be one's own; nor can one whose changes the page brings along.
+    const takes = this.alive && !recipe.changes;
+    parts.forEach((state) => Object.assign(state, own, { upload: takes && state.takes }));
     this.side = element("div", { className: "side" });
     if (parts.length) this.place.append(this.side);
     this.parts = parts.map((state) => this.add(state, widget, this.side));

@@ -21,6 +21,7 @@ from nbhelpers.model import Model
 from nbhelpers.networks.load import load_model
 from nbhelpers.networks.series import series
 from nbhelpers.widgets import demos as blog
+from nbhelpers.widgets.distances import distances
 from nbhelpers.widgets.image_picker import HERE, compress
 from nbhelpers.widgets.inverting import epsilon_series, inversion
 from nbhelpers.widgets.library import library
@@ -105,8 +106,9 @@ def _compute(
     about.update(repr([model.classes for model in models.values()]).encode())
     for name in ("optimize", "passes", "objectives", "sites", "cut", "model", "representation"):
         about.update((HERE.parent / f"{name}.py").read_bytes())  # other code, other results
-    for name in ("atlas", "demos", "inverting", "parts", "settings"):
+    for name in ("atlas", "demos", "distances", "inverting", "parts", "settings"):
         about.update((HERE / f"{name}.py").read_bytes())
+    about.update((HERE.parent / "data" / "distortions.py").read_bytes())
     recipes = {title: demo.recipe and demo.recipe.state(lambda model: model.name) for title, demo in demos.items()}
     tasks = [
         (title, pick)
@@ -167,4 +169,5 @@ def _all(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) 
         blog.misclassification(models, images, labels),
     ]
     canvas = for_page(paint(models, images[:PAINTED], labels[:PAINTED], components=2), robust_first(models))
-    return {**{demo.title: demo for demo in made}, "Paint with features": canvas}
+    last = distances(models, images[few], labels[few])
+    return {**{demo.title: demo for demo in made}, "Paint with features": canvas, last.title: last}

@@ -27,6 +27,7 @@ _NOTEBOOKS = {
     "Interpolation": "5_interpolation",
     "Misclassification": "6_misclassification",
     "Paint with features": "7_paint_with_features",
+    "Distance": "8_distance",
 }
 
 

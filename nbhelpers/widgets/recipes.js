@@ -58,10 +58,10 @@ const Recipes = (() => {
       if (this.seed) all.set(noise([n - own, ...shape.slice(1)], this.seed));
       return this.tensor(all, [n, ...shape.slice(1)]);
     }
-    run(network, goal, start, { steps = this.steps, positions = this.positions, radius, mask } = {}) {
+    run(network, goal, start, { steps = this.steps, positions = this.positions, ...bounds } = {}) {
       const { size, full } = this.recipe;
       const stepSize = Engine.firstStep(size, full, steps, start.shape);
-      return Engine.descend(network, goal, start, { positions, steps, stepSize, radius, mask });
+      return Engine.descend(network, goal, start, { positions, steps, stepSize, ...bounds });
     }
     // Runs towards a target image's representation.
     towards(target, start, options) {
@@ -225,6 +225,67 @@ const Recipes = (() => {
     return [stage(steps, runs, draw)];
   }
 
+  // Changes of one length, for each network in the order of its distances: some brought along, one looked for against
+  // each network, and another picture.
+  function distances(kitchen) {
+    const { networks, recipe, steps, pick, pictures, shape, positions } = kitchen;
+    const { kinds, radius } = recipe;
+    const changes = recipe.changes[pick[0]];
+    const known = changes.shape[0] - 1; // without the other picture
+    let views;
+    const look = (network, values, n) =>
+      tf.tidy(() => {
+        const place = network.places[positions ? "map" : "features"];
+        const all = network.values(tf.tensor(values, [n, ...shape]), [place, network.places.logits]);
+        return { features: all[place].dataSync().slice(), logits: all[network.places.logits].dataSync().slice() };
+      });
+    const told = (network, { features, logits }, origin) => {
+      const far = Math.sqrt(origin.reduce((sum, value) => sum + value ** 2, 0));
+      return Array.from({ length: features.length / origin.length }, (_, k) => {
+        const own = features.subarray(k * origin.length, (k + 1) * origin.length);
+        const apart = Math.sqrt(own.reduce((sum, value, j) => sum + (value - origin[j]) ** 2, 0));
+        return { distance: apart / far, says: says(network, { logits }, k) };
+      });
+    };
+    const runs = () => {
+      const [center, dim] = [kitchen.image(0), kitchen.starts(1)];
+      views = networks.map((network) => {
+        const image = look(network, pictures[0], 1);
+        return { image, fixed: told(network, look(network, changes.values, known + 1), image.features) };
+      });
+      const start = kitchen.keep(
+        tf.tidy(() => Engine.ball(center, radius)(tf.clipByValue(tf.sub(tf.add(center, dim), 0.5), 0, 1))),
+      );
+      return networks.map((network) => {
+        const origin = network.representation(center, positions);
+        const goal = kitchen.keep(Engine.leave(origin));
+        origin.dispose();
+        return kitchen.run(network, goal, start, { radius, center });
+      });
+    };
+    const draw = (now) => {
+      const moved = Float32Array.from(now.flatMap((step) => Array.from(picture(step))));
+      const size = pictures[0].length;
+      const shown = [
+        ...Array.from({ length: known }, (_, k) => changes.values.subarray(k * size, (k + 1) * size)),
+        ...now.map((step) => picture(step)),
+        changes.values.subarray(known * size),
+      ];
+      return networks.flatMap((network, i) => {
+        const { image, fixed } = views[i];
+        const found = [...fixed];
+        found.splice(known, 0, ...told(network, look(network, moved, now.length), image.features));
+        const order = kinds.map((_, k) => k).sort((a, b) => found[a].distance - found[b].distance);
+        const text = (k) => `${kinds[k]}\n${found[k].distance.toFixed(2)}\n${found[k].says}`;
+        return [
+          cell(i, 0, pictures[0], `the image\n0\n${says(network, image)}`),
+          ...order.map((k, column) => cell(i, column + 1, shown[k], text(k))),
+        ];
+      });
+    };
+    return [stage(steps, runs, draw)];
+  }
+
   // The share of a mask in each of h × w squares of the picture, as `region_shares`.
   function sharesOf(mask, [height, width], [h, w]) {
     const edges = (k, from, to) => [Math.floor((k * from) / to), Math.ceil(((k + 1) * from) / to)];
@@ -267,6 +328,7 @@ const Recipes = (() => {
     return [stage(steps, runs, draw, "", ([step]) => ({ image: picture(step), until: step.index, ceiling }))];
   }
 
-  const plans = { painting, inversion, series, brittleness, interpolation, visualization, manipulation, misclassification };
+  const plans = { painting, inversion, series, brittleness, interpolation, visualization, manipulation };
+  Object.assign(plans, { misclassification, distances });
   return { Kitchen, plan: (kitchen) => plans[kitchen.recipe.kind](kitchen) };
 })();

@@ -21,7 +21,8 @@ class Recipe:
     models: Mapping[str, Model]  # in the order of the columns or rows
     settings: Settings
     steps: int
-    numbers: Mapping[str, Any] = field(default_factory=dict)  # JSON with tensors of images, (n, c, h, w), in it
+    # JSON with tensors of images, (n, c, h, w), in it; what takes a while to compute as a function of nothing.
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
     def state(self, name_of: Callable[[Model], str]) -> dict[str, Any]:
         """The recipe as JSON.
@@ -54,6 +55,7 @@ def controls_of(models: Sequence[Model], seed: int) -> list[int]:
 
 def _plain(value: Any) -> Any:
     """A value with its tensors packed, at any depth."""
+    value = value() if callable(value) else value
     if isinstance(value, Tensor):
         return _packed(value)
     if isinstance(value, Mapping):

@@ -122,6 +122,7 @@ const answers = {
     for (const recipe of given) {
       if (recipe?.starts) recipe.starts = halves(recipe.starts);
       recipe?.palette?.forEach((entry) => (entry.maps = halves(entry.maps)));
+      if (recipe?.changes) recipe.changes = recipe.changes.map(halves);
       recipes.push(recipe);
     }
   },

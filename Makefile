@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/[0-9]_*.ipynb)
-# Progress bars would differ between runs, and waiting threads must not spin while other kernels compute.
-QUIET := TQDM_DISABLE=1 OMP_WAIT_POLICY=PASSIVE
+# Progress bars would differ between runs.
+QUIET := TQDM_DISABLE=1
 # The tests start hundreds of processes; without bytecode each compiles PyTorch anew, which doubles its start.
 unexport PYTHONDONTWRITEBYTECODE
 # Two files at a time, a thread each: twice as fast on two cores as one after the other.

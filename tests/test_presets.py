@@ -62,8 +62,6 @@ def test_presets_name_parameters_and_networks_that_are_there(name):
     known = {key for path in NOTEBOOKS for key in defaults(path)}
     assert values.keys() <= known
     for key in ("checkpoint", "baseline"):
-        if values.get(key, "").startswith("tiny-"):
-            continue
         assert key not in values or values[key].startswith("torchvision:") or entry(values[key])
 
 

@@ -46,7 +46,8 @@ def thread_environment(jobs: int) -> Environment:
     """Cores over jobs; an OMP_NUM_THREADS that is set already stands."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    return {"OMP_WAIT_POLICY": "PASSIVE", **counts}  # threads that wait would spin on the cores of other jobs
+    # Waiting threads would spin on the cores of other jobs. GNU's OpenMP goes by GOMP_SPINCOUNT, which jobs inherit.
+    return {"OMP_WAIT_POLICY": "PASSIVE", **counts}
 
 
 @contextlib.contextmanager

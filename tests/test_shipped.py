@@ -71,7 +71,7 @@ def test_the_64_pixel_networks_are_each_best_where_they_should_be():
 def test_the_robust_64_pixel_network_gives_photographs_back():
     images, _ = nb.load_images("photographs", indices=range(0, 49, 8), size=64)
     likeness = {}
-    for name in ("tiny-standard", "tiny-l2-2.0"):
+    for name in TINY:
         model = nb.load_model(name, device="cpu")
         f = functools.partial(model.representation, positions=True)
         found = nb.minimize(f, nb.match(f(images)), nb.noise(len(images), size=64), steps=100, step_size=0.8)

@@ -57,12 +57,8 @@ def test_an_independent_attack_agrees(name):
 
 
 def test_the_64_pixel_networks_are_each_best_where_they_should_be():
-    said = {name: checkpoints.entry(name).accuracy for name in TINY}
-    for best, score in (
-        ("tiny-standard", {name: one["clean"] for name, one in said.items()}),
-        ("tiny-l2-2.0", {name: one["l2"]["2.0"] for name, one in said.items()}),
-    ):
-        assert max(score, key=score.__getitem__) == best, score
+    plain, robust = (checkpoints.entry(name).accuracy for name in TINY)
+    assert plain["clean"] > robust["clean"] > 40 and robust["l2"]["2.0"] > plain["l2"]["2.0"] + 10
     assert all(checkpoints.entry(name).training["dataset"] == "tiny-imagenet-train" for name in TINY)
     recipes = [checkpoints.entry(name).training for name in TINY]
     assert all({k for k in recipe if recipe[k] != recipes[0][k]} <= {"eps", "epochs"} for recipe in recipes)

@@ -16,7 +16,7 @@ from nbhelpers.checkpoints import entry, fetch, sha256
 from nbhelpers.checkpoints.fetch import addresses, fetch_library
 from nbhelpers.commands import main
 from nbhelpers.networks.resnet import resnet
-from nbhelpers.runs import demo, presets
+from nbhelpers.runs import presets, sweeps
 from nbhelpers.runs.grid import defaults
 from tools import served
 
@@ -112,21 +112,21 @@ def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
     command = ["demo", str(home / "out"), "--preset", "imagenet-small", "--only", "5", "6"]
     command += [word for name, value in least.items() for word in ("-p", f"{name}={value}")]
 
-    run, done = demo.sweep, []
+    execute, done = sweeps.execute, []
 
-    def stopped(notebook, *rest, **options):
+    def stopped(run, wait):
         if done:
             raise KeyboardInterrupt
-        done.append(notebook.stem)
-        return run(notebook, *rest, **options)
+        done.append(run.notebook.stem)
+        return execute(run, wait)
 
-    monkeypatch.setattr(demo, "sweep", stopped)
+    monkeypatch.setattr(sweeps, "execute", stopped)
     assert main(command) == 130
     assert server.sent < sum(whole.values()) + 2**15  # every byte once, but for the piece that broke
     assert [asked for method, _, asked in server.asked if method == "GET" and asked]
     finished = next((home / "out" / "5_interpolation").glob("*/result.json"))
     before, requests = finished.stat().st_mtime_ns, len(server.asked)
-    monkeypatch.setattr(demo, "sweep", run)
+    monkeypatch.setattr(sweeps, "execute", execute)
     assert main(command) == 0
     said = capsys.readouterr().out
     assert (

@@ -1,4 +1,4 @@
-"""`make demo`: run the notebooks one after the other, then show their numbers and where their pages are."""
+"""`make demo`: run the notebooks, one on each core, then show their numbers and where their pages are."""
 
 import json
 import sys
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from nbhelpers import files
 from nbhelpers.commands import command_parser
@@ -18,16 +17,17 @@ from nbhelpers.networks.load import pick_device
 from nbhelpers.runs.grid import defaults
 from nbhelpers.runs.pages import notebook_page
 from nbhelpers.runs.presets import Weights, estimate, obtain, parts_of, read_preset, survey
-from nbhelpers.runs.sweeps import Outcome, sweep
+from nbhelpers.runs.sweeps import Run, plan, run_all
 
 
 def demo_command(argv: Sequence[str]) -> int:
     """Run every notebook, with its defaults or with a preset; returns 1 where one failed."""
-    parser = command_parser("demo", "Run the notebooks one after the other, then show their numbers and their pages.")
+    parser = command_parser("demo", "Run the notebooks, then show their numbers and their pages.")
     parser.add_argument("out", nargs="?", type=Path, help="folder (default: runs/demo and the time, or runs/PRESET)")
     parser.add_argument("--preset", metavar="NAME", help="imagenet, imagenet-small, cifar10-published, tiny, or a YAML")
     parser.add_argument("--only", nargs="+", metavar="N", default=[], help="notebooks by number, such as 2 5")
     parser.add_argument("-p", dest="set", action="append", default=[], metavar="NAME=VALUE", help="over the preset's")
+    parser.add_argument("--jobs", type=int, help="notebooks at a time (default: one per core; changed values: one)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be downloaded and how long it may take")
     given = parser.parse_args(argv)
 
@@ -57,15 +57,15 @@ def demo_command(argv: Sequence[str]) -> int:
     elif given.dry_run:
         print(*(path.stem for path in notebooks), sep="\n")
         return 0
+    runs = [_planned(notebook, values, folder / notebook.stem) for notebook in notebooks]
     pages, failed = {}, []
-    for notebook in tqdm(notebooks, unit="notebook"):
-        tqdm.write(f"{notebook.stem} …", file=sys.stderr)
-        outcome = _run(notebook, values, folder / notebook.stem)
-        if outcome.state != "done":
-            failed.append(f"{notebook.stem}: {outcome.message}")
-            continue
-        executed = next(outcome.run.folder.glob("*.ipynb"))
-        pages[notebook.stem] = notebook_page(executed) or executed
+    for outcome in run_all(runs, jobs=given.jobs or (1 if values else None)):
+        name = outcome.run.notebook.stem
+        if outcome.state == "done":
+            executed = outcome.run.folder / outcome.run.notebook.name
+            pages[name] = notebook_page(executed) or executed
+        else:
+            failed.append(f"{name}: {outcome.message}")
     for name, path in pages.items():
         result = json.loads((path.parent / "result.json").read_text())
         print(f"\n{name}   {path}")
@@ -83,14 +83,14 @@ def _pair(word: str) -> tuple[str, Any]:
     return name, yaml.safe_load(text)
 
 
-def _run(notebook: Path, values: Mapping[str, Any], folder: Path) -> Outcome:
-    """One notebook with those of the values that it has parameters for; what an earlier call has done stays done."""
+def _planned(notebook: Path, values: Mapping[str, Any], folder: Path) -> Run:
+    """A run with those of the values that the notebook has parameters for; what an earlier call has done stays done."""
     if not values:
-        return sweep(notebook, {}, folder, jobs=1)[0]
+        return plan(notebook, {}, folder)[0]
     folder.mkdir(parents=True, exist_ok=True)
     preset = folder / "preset.yaml"
     write_text(preset, yaml.safe_dump(parts_of(values, defaults(notebook)), allow_unicode=True, sort_keys=False))
-    return sweep(notebook, {}, folder, presets=[preset], jobs=1, retry_failed=True)[0]
+    return plan(notebook, {}, folder, presets=[preset], retry_failed=True)[0]
 
 
 def _finished(folder: Path) -> bool:

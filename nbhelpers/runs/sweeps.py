@@ -7,7 +7,6 @@ Files are the only state. A run works in `.running/`; its whole folder is then r
 moment leaves a run either absent or whole. A lock per run keeps two sweeps into one folder from doing a run twice.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -108,22 +107,31 @@ def sweep(
             written, or one that holds runs with other parameters. Nothing has been run then.
     """
     runs = plan(notebook, grid, out, presets=presets, retry_failed=retry_failed)
-    _check_folder(Path(out))
-    with contextlib.ExitStack() as stack:
-        if executor is not None:
-            return _gather(executor, execute, runs)
-        environments: queue.SimpleQueue[Environment] = queue.SimpleQueue()
-        for environment in shares(jobs):
+    return run_all(runs, executor, jobs=jobs)
+
+
+def run_all(runs: Sequence[Run], executor: Executor | None = None, *, jobs: int | None = None) -> list[Outcome]:
+    """Do planned runs, of one notebook or of several, and skip those that are done.
+
+    Args, Returns, Raises: as in `sweep`.
+    """
+    for out in dict.fromkeys(run.out for run in runs):
+        _check_folder(out)
+    if executor is not None:
+        return _gather(executor, execute, runs)
+    environments: queue.SimpleQueue[Environment] = queue.SimpleQueue()
+    for environment in shares(jobs):
+        environments.put(environment)
+
+    def job(run: Run, wait: bool) -> Outcome:
+        environment = environments.get()
+        try:
+            return execute(replace(run, environment=environment), wait)
+        finally:
             environments.put(environment)
 
-        def job(run: Run, wait: bool) -> Outcome:
-            environment = environments.get()
-            try:
-                return execute(replace(run, environment=environment), wait)
-            finally:
-                environments.put(environment)
-
-        return _gather(stack.enter_context(ThreadPoolExecutor(environments.qsize())), job, runs)
+    with ThreadPoolExecutor(environments.qsize()) as pool:
+        return _gather(pool, job, runs)
 
 
 def plan(
@@ -201,13 +209,13 @@ def known_outcome(run: Run) -> Outcome:
     return Outcome(run, "failed", lines[0] if lines else "", fresh=False)
 
 
-def _gather(executor: Executor, job: Callable[[Run, bool], Outcome], runs: list[Run]) -> list[Outcome]:
+def _gather(executor: Executor, job: Callable[[Run, bool], Outcome], runs: Sequence[Run]) -> list[Outcome]:
     """Submit what is open, show failures as they come, then wait for what other sweeps are at."""
     outcomes = {
-        run.name: known_outcome(run) if run.state == "done" or (run.state == "failed" and not run.retry) else None
+        run.folder: known_outcome(run) if run.state == "done" or (run.state == "failed" and not run.retry) else None
         for run in runs
     }
-    todo = [run for run in runs if outcomes[run.name] is None]
+    todo = [run for run in runs if outcomes[run.folder] is None]
     with tqdm(total=len(runs), initial=len(runs) - len(todo), unit="run") as bar:
         for wait in (False, True):
             futures = {executor.submit(job, run, wait): run for run in todo}
@@ -223,8 +231,8 @@ def _gather(executor: Executor, job: Callable[[Run, bool], Outcome], runs: list[
                         todo.append(run)
                         continue
                     if outcome.state == "failed":
-                        bar.write(f"failed: {run.name}: {outcome.message}", file=sys.stderr)
-                    outcomes[run.name] = outcome
+                        bar.write(f"failed: {run.folder}: {outcome.message}", file=sys.stderr)
+                    outcomes[run.folder] = outcome
                     bar.update()
             except KeyboardInterrupt:
                 flying = sum(not future.cancel() for future in futures)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
+from torchvision.utils import save_image
 
 import nbhelpers as nb
 from nbhelpers import checkpoints, files
@@ -50,9 +51,20 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "load_images", load)
 
 
-def command(*arguments: object) -> list[str]:
-    flags = ["--dataset", "cifar10-sample", "--width", "4", "--precision", "float32", "--held-out", "1500"]
-    return [sys.executable, "-m", "nbhelpers", "train", *flags, *map(str, arguments)]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same few images as a folder, for processes of their own."""
+    folder = tmp_path_factory.mktemp("few")
+    images, labels = nb.load_images("cifar10-sample", indices=range(484))
+    for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        (folder / f"class{label}").mkdir(exist_ok=True)
+        save_image(image, folder / f"class{label}" / f"{index:03d}.png")
+    return folder
+
+
+def command(dataset: object, *arguments: object) -> list[str]:
+    flags = ["--dataset", dataset, "--width", 4, "--precision", "float32", "--held-out", 100, *arguments]
+    return [sys.executable, "-m", "nbhelpers", "train", *map(str, flags)]
 
 
 def loss(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -136,16 +148,16 @@ def test_the_robust_loss_falls(tmp_path):
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, folder):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    uninterrupted = subprocess.Popen(command("--epochs", 3, "--output", whole), env=ENVIRONMENT)
-    process = subprocess.Popen(command("--epochs", 3, "--output", broken), env=ENVIRONMENT)
+    uninterrupted = subprocess.Popen(command(folder, "--epochs", 3, "--output", whole), env=ENVIRONMENT)
+    process = subprocess.Popen(command(folder, "--epochs", 3, "--output", broken), env=ENVIRONMENT)
     while process.poll() is None and not (broken / "metrics.jsonl").exists():
         time.sleep(0.02)
     process.kill()
     process.wait()
     assert len((broken / "metrics.jsonl").read_text().splitlines()) < 3
-    resumed = command("--epochs", 3, "--output", broken, "--resume")
+    resumed = command(folder, "--epochs", 3, "--output", broken, "--resume")
     subprocess.run(resumed, env=ENVIRONMENT, check=True, capture_output=True)
     assert uninterrupted.wait() == 0
     for file in ("state.safetensors", "weights.safetensors"):
@@ -153,7 +165,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
         assert set(one) == set(other) and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_two_processes_end_with_the_same_weights(tmp_path):
+def test_two_processes_end_with_the_same_weights(tmp_path, folder):
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -161,7 +173,7 @@ def test_two_processes_end_with_the_same_weights(tmp_path):
         import torch
         from nbhelpers.training.settings import Training
         from nbhelpers.training.loop import Run
-        config = Training(dataset="cifar10-sample", width=4, epochs=1, precision="float32", held_out=1500)
+        config = Training(dataset={str(folder)!r}, width=4, epochs=1, precision="float32", held_out=100)
         run = Run(config, Path({str(tmp_path / "out")!r}), False, "cpu", 1)
         run.epochs()
         torch.save(run.network.state_dict(), {str(tmp_path)!r} + f"/rank{{run.rank}}.pt")
@@ -176,7 +188,7 @@ def test_two_processes_end_with_the_same_weights(tmp_path):
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-def test_it_runs_in_a_bare_pytorch_image(tmp_path):
+def test_it_runs_in_a_bare_pytorch_image(tmp_path, folder):
     """torch, safetensors, tqdm and what torch and torchvision bring; everything else refuses to be imported."""
     allowed = "torch torchvision safetensors tqdm numpy PIL filelock typing_extensions sympy mpmath networkx jinja2"
     allowed += " markupsafe fsspec packaging triton nbhelpers setuptools yaml torchgen functorch"
@@ -189,8 +201,7 @@ def test_it_runs_in_a_bare_pytorch_image(tmp_path):
                 return None if name.split(".")[0] in absent else super().find_spec(name, path, target)
         sys.meta_path[:] = [*sys.meta_path[:2], Bare]  # after the finders of built-in and frozen modules
         from nbhelpers.commands import main
-        flags = "--dataset cifar10-sample --width 4 --epochs 1 --precision float32 --held-out 1500 --output".split()
-        sys.exit(main(["train", *flags, {str(tmp_path / "out")!r}]))
+        sys.exit(main({command(folder, "--epochs", 1, "--output", tmp_path / "out")[3:]!r}))
     """)
     done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -200,7 +211,7 @@ def test_it_runs_in_a_bare_pytorch_image(tmp_path):
 def test_publishing_writes_the_checkpoint_and_its_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
     (tmp_path / "manifest.toml").write_text((ROOT / "checkpoints" / "manifest.toml").read_text())
-    flags = command("--epochs", 1, "--publish", "mine", "--held-out", 100, "--output", tmp_path / "out")[3:]
+    flags = command("cifar10-sample", "--epochs", 1, "--publish", "mine", "--output", tmp_path / "out")[3:]
     assert main(flags) == 0
     entry = checkpoints.entry("mine")
     assert entry.training["epochs"] == 1 and entry.sha256 == checkpoints.sha256(tmp_path / "mine.safetensors")

@@ -3,6 +3,7 @@
 
 const Recipes = (() => {
   const argmax = (values) => values.reduce((best, value, k) => (value > values[best] ? k : best), 0);
+  const apart = (one, other) => Math.sqrt(one.reduce((sum, value, k) => sum + (value - other[k]) ** 2, 0));
   const says = (network, { logits }, k = 0) => {
     const width = network.classes.length;
     return network.classes[argmax(logits.subarray(k * width, (k + 1) * width))];
@@ -113,10 +114,9 @@ const Recipes = (() => {
   function brittleness(kitchen) {
     const { networks, recipe, steps, pictures } = kitchen;
     const [source, target] = pictures;
-    const moved = (one) => Math.sqrt(one.reduce((sum, value, k) => sum + (value - source[k]) ** 2, 0)).toFixed(2);
     const draw = (now) => [
       cell(0, 0, source),
-      ...now.map((step, k) => cell(0, k + 1, picture(step), `${matches(networks[k], step)}\nmoved by ${moved(picture(step))}`)),
+      ...now.map((step, k) => cell(0, k + 1, picture(step), `${matches(networks[k], step)}\nmoved by ${apart(picture(step), source).toFixed(2)}`)),
       cell(0, networks.length + 1, target),
     ];
     return [stage(steps, () => kitchen.towards(kitchen.image(1), kitchen.image(0), { radius: recipe.radius }), draw)];
@@ -243,8 +243,7 @@ const Recipes = (() => {
       const far = Math.sqrt(origin.reduce((sum, value) => sum + value ** 2, 0));
       return Array.from({ length: features.length / origin.length }, (_, k) => {
         const own = features.subarray(k * origin.length, (k + 1) * origin.length);
-        const apart = Math.sqrt(own.reduce((sum, value, j) => sum + (value - origin[j]) ** 2, 0));
-        return { distance: apart / far, says: says(network, { logits }, k) };
+        return { distance: apart(own, origin) / far, says: says(network, { logits }, k) };
       });
     };
     const runs = () => {

@@ -1,4 +1,6 @@
-"""One tiny random network for most tests, and one thread."""
+"""One tiny random network for most tests, one thread, and the files that take longest first."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,3 +16,13 @@ def tiny_model() -> Model:
     """A random CIFAR ResNet-18 of width 4 (44,622 parameters, 32 components) on the CPU."""
     torch.manual_seed(0)
     return Model(resnet("resnet18", width=4), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), image_size=32, name="tiny")
+
+
+# Each takes half a minute or more. What is done first leaves no core idle at the end, beside the last long file.
+LONGEST = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "train", "browser_use", "inversion"]
+LONGEST += ["sweep", "page_live", "browser_paint"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(Path(item.path).stem, len(places)))

@@ -86,6 +86,15 @@ def test_a_mistake_is_explained_inside_the_ball_and_says_who_sees_what(models, i
     assert "radius 5.7" in widgets.misclassification(models, images, labels, steps=1).live.note
 
 
+def test_where_no_image_is_wrong_for_all_those_that_are_for_one_are_shown():
+    models = {name: nb.load_model(name, device="cpu") for name in ("cifar10-l2-0.5", "cifar10-standard")}
+    images, _ = nb.load_images("cifar10-sample", indices=range(64))
+    labels, other = (nb.predict(model, images) for model in models.values())
+    demo = widgets.misclassification(models, images, labels, steps=1)
+    wrong = images[labels != other]
+    assert 0 < len(wrong) < 64 and torch.equal(demo.pickers[0].pixels, wrong)
+
+
 @pytest.mark.parametrize("positions", [True, False])
 def test_an_inversion_is_what_minimize_gives_in_both_forms(models, images, positions):
     demo = widgets.inversion(models, images, positions=positions, steps=4, seed=3)

@@ -24,6 +24,7 @@ from nbhelpers.networks.resnet import resnet
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".peers"
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("[1-6]_*.ipynb"))
+MODELS = ("cifar10-l2-0.5", "cifar10-standard")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 # The least that still runs every line.
@@ -196,6 +197,23 @@ def test_a_network_that_knows_nothing_stops_the_notebook(cifar_folder, tmp_path)
     checkpoints.save_checkpoint(tmp_path / "random.safetensors", resnet(width=16).state_dict(), entry)
     with pytest.raises(ValueError, match=r"of 40 images right is near chance \(10.0 %\); usual causes: the wrong norm"):
         run(NOTEBOOKS[1], tmp_path, checkpoint=str(tmp_path / "random.safetensors"), dataset=str(cifar_folder), **TINY)
+
+
+@pytest.mark.parametrize("mistakes", ["none", "one network's"])
+def test_networks_that_err_nowhere_are_asked_about_the_second_class(mistakes, tmp_path, capsys, monkeypatch):
+    """As the networks for photographs do on the few that are here."""
+    images, labels = nb.load_images("cifar10-sample", indices=range(60))
+    right = {name: nb.predict(nb.load_model(name, device="cpu"), images) == labels for name in MODELS}
+    for index in (right["cifar10-l2-0.5"] & (right["cifar10-standard"] | (mistakes != "none"))).nonzero()[:, 0]:
+        place = tmp_path / "mine" / nb.class_names("cifar10-sample")[labels[index]]
+        place.mkdir(parents=True, exist_ok=True)
+        torchvision.utils.save_image(images[index], place / f"{index:02d}.png")
+    shown, whole = [], nb.widgets.misclassification
+    monkeypatch.setattr(nb.widgets, "misclassification", lambda *args, **kind: shown.append(whole(*args, **kind)))
+    result = run(NOTEBOOKS[5], tmp_path, dataset=str(tmp_path / "mine"), **TINY)
+    assert "robust: 0.00 of" in capsys.readouterr().out and len(shown) == (mistakes != "none")
+    assert result["numbers"]["wrong class believed, nothing covered"]["robust"] < 0.5  # it is right, after all
+    assert len(result["images"]) >= 20
 
 
 @pytest.mark.filterwarnings("default")  # papermill and jupyter_client warn about things of their own

@@ -276,7 +276,9 @@ def misclassification(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick an image that every network gets wrong; see the components that speak most for the error turned up.
+    """Pick an image that the networks get wrong; see the components that speak most for the error turned up.
+
+    Images that every network gets wrong; where there is none, those that any of them does.
 
     Args:
         models, steps: as in `inversion`.
@@ -287,16 +289,16 @@ def misclassification(
         seed: of the random component beside them, the control.
 
     Raises:
-        ValueError: no image is wrong for every network, or a label beyond the classes.
+        ValueError: no image is wrong for any network, or a label beyond the classes.
     """
     models, images, labels = robust_first(models), fitted(models, images), torch.as_tensor(labels).cpu()
     captions_of(models, labels, len(images))
     steps = MISCLASSIFICATION.steps_for(images, steps)
-    fooled = torch.stack([predict(model, images) != labels for model in models.values()]).all(0) & (labels >= 0)
-    wrong = fooled.nonzero()[:SHOWN, 0]
+    errs = torch.stack([(predict(model, images) != labels) & (labels >= 0) for model in models.values()])
+    wrong = (errs.all(0) if errs.all(0).any() else errs.any(0)).nonzero()[:SHOWN, 0]
     if not len(wrong):
         known = int((labels >= 0).sum())
-        told = f"every one of the {known} with a label is seen rightly by one of {list(models)}; give more images"
+        told = f"every one of the {known} with a label is seen rightly by all of {list(models)}; give more images"
         raise ValueError(f"images: {told if known else 'none has a known label; give some with labels'}")
     picker = picker_of(models, images[wrong], labels[wrong], label="Choose a misclassified image")
     bound = MISCLASSIFICATION.ball(images, radius)

@@ -1,11 +1,15 @@
-"""Notebooks 7 and 8 run on a small folder without labels, on networks that trade places."""
+"""Notebooks 7 and 8 run on a small folder without labels, on networks that trade places, and on any network."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from test_notebooks_imported import TINY, run
+
+from nbhelpers import checkpoints
+from nbhelpers.networks.load import build_network
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,3 +25,20 @@ def test_on_photographs_of_other_things(name, tmp_path, capsys):
     assert {"robust", "standard"} <= columns <= {"robust", "standard", "real images", "pixels", "random weights"}
     assert "accuracy not checked" in capsys.readouterr().out
     assert json.dumps(result["numbers"])
+
+
+@pytest.mark.parametrize("architecture", ["test_efficientnet", "test_convnext"])
+def test_random_weights_of_any_network_tell_images_apart(architecture, tmp_path):
+    """Scales of a normalisation at nought would leave nothing of any image."""
+    torch.manual_seed(0)
+    facts = checkpoints.dataset_facts("cifar10") | {"image_size": 160}
+    known = checkpoints.Entry("", "", f"timm:{architecture}", **facts)
+    network = build_network(known.architecture, 10, {})
+    checkpoints.save_checkpoint(tmp_path / "mine.safetensors", network.state_dict(), known)
+    folder, mine = tmp_path / "pictures", str(tmp_path / "mine.safetensors")
+    shutil.copytree(ROOT / "data" / "out-of-distribution", folder)
+    changed = {"checkpoint": mine, "baseline": mine, "dataset": str(folder), **TINY, "n_images": 2, "n_strengths": 2}
+    numbers = run(ROOT / "notebooks" / "8_distance.ipynb", tmp_path, **changed)["numbers"]
+    for form in ("averaged", "with positions"):
+        assert numbers["grows with a distortion"][f"random weights, {form}"] > 0.2
+        assert numbers["finds the original, distorted"][f"random weights, {form}"] > 0.6

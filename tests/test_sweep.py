@@ -23,7 +23,7 @@ from nbhelpers.runs import sweeps
 from nbhelpers.runs.grid import run_name, split_values
 from nbhelpers.runs.reports import read_runs, report
 from nbhelpers.runs.sweeps import Run, plan, sweep
-from nbhelpers.runs.workers import cores, dask_executor
+from nbhelpers.runs.workers import cores, dask_executor, shares
 
 PARAMETERS = """\
 from typing import Optional
@@ -345,3 +345,12 @@ def test_the_report_averages_over_seeds_links_and_escapes(tmp_path: Path) -> Non
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and rows[1]["distance <x> · checkpoint"] == "0.1" and rows[5]["error"] == "ValueError: <no>"
     assert [record.index for record in read_runs(tmp_path)] == list(range(6))
+
+
+def test_one_run_has_all_cores_and_no_jobs_are_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert [share["OMP_NUM_THREADS"] for share in shares(None, 1)] == [str(cores())]
+    assert len(shares(3, 2)) == 2 and len(shares(2, 5)) == 2
+    assert main(["demo", str(tmp_path), "--only", "3", "--jobs", "0"]) == 2
+    assert capsys.readouterr().err.endswith("error: jobs: got 0, wanted at least 1\n")

@@ -59,7 +59,7 @@ def demo_command(argv: Sequence[str]) -> int:
         return 0
     runs = [_planned(notebook, values, folder / notebook.stem) for notebook in notebooks]
     pages, failed = {}, []
-    for outcome in run_all(runs, jobs=given.jobs or (1 if values else None)):
+    for outcome in run_all(runs, jobs=1 if values and given.jobs is None else given.jobs):
         name = outcome.run.notebook.stem
         if outcome.state == "done":
             executed = outcome.run.folder / outcome.run.notebook.name

@@ -120,7 +120,7 @@ def run_all(runs: Sequence[Run], executor: Executor | None = None, *, jobs: int 
     if executor is not None:
         return _gather(executor, execute, runs)
     environments: queue.SimpleQueue[Environment] = queue.SimpleQueue()
-    for environment in shares(jobs):
+    for environment in shares(jobs, len(runs)):
         environments.put(environment)
 
     def job(run: Run, wait: bool) -> Outcome:

@@ -14,13 +14,14 @@ import torch
 Environment = Mapping[str, str]
 
 
-def shares(jobs: int | None) -> list[Environment]:
-    """An environment per job, which among themselves share out the cores and the GPUs."""
+def shares(jobs: int | None, runs: int | None = None) -> list[Environment]:
+    """An environment per job, which among themselves share out the cores and the GPUs; no more jobs than `runs`."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
     jobs = default_jobs(len(gpus)) if jobs is None else jobs
     if jobs < 1:
         raise ValueError(f"jobs: got {jobs}, wanted at least 1")
+    jobs = min(jobs, runs or jobs)
     threads = thread_environment(jobs)
     return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})} for i in range(jobs)]
 

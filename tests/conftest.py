@@ -1,7 +1,5 @@
 """One tiny random network for most tests, one thread, and the files that take longest first."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -25,4 +23,4 @@ LONGEST += ["sweep", "page_live", "browser_paint"]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(Path(item.path).stem, len(places)))
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))

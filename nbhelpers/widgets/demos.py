@@ -295,7 +295,8 @@ def misclassification(
     captions_of(models, labels, len(images))
     steps = MISCLASSIFICATION.steps_for(images, steps)
     errs = torch.stack([(predict(model, images) != labels) & (labels >= 0) for model in models.values()])
-    wrong = (errs.all(0) if errs.all(0).any() else errs.any(0)).nonzero()[:SHOWN, 0]
+    all_err = errs.all(0)
+    wrong = (all_err if all_err.any() else errs.any(0)).nonzero()[:SHOWN, 0]
     if not len(wrong):
         known = int((labels >= 0).sum())
         told = f"every one of the {known} with a label is seen rightly by all of {list(models)}; give more images"

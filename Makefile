@@ -20,9 +20,7 @@ imagenet: .venv/.installed  ## the same on the paper's networks, downloaded at f
 test: .venv/.installed .peers/.installed  ## style, types, unit tests, the notebooks against their saved outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(ABREAST) -m "not download" -rs
-	$(ABREAST) --nbval --nbval-cell-timeout=600 -p no:randomly -W default $(NOTEBOOKS)
+	$(ABREAST) -m "not download" -rs --nbval --nbval-cell-timeout=600 tests $(NOTEBOOKS)
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks

@@ -17,10 +17,15 @@ def tiny_model() -> Model:
 
 
 # Each takes half a minute or more. What is done first leaves no core idle at the end, beside the last long file.
-LONGEST = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "train", "browser_use", "inversion"]
-LONGEST += ["sweep", "page_live", "browser_paint"]
+LONGEST = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "page_live", "train", "sweep"]
+LONGEST += ["inversion", "browser_use", "browser_paint", "page_paint", "types"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, then the notebooks, whose kernels may warn of things of their own."""
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            places[item.path.stem] = len(LONGEST)
+            item.add_marker(pytest.mark.filterwarnings("default"))
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))

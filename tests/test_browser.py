@@ -11,12 +11,12 @@ from browser_support import (
     CLICK_THROUGH,
     NEEDS_CHROMIUM,
     NOTEBOOKS,
-    PIXELS,
     TIMED_CLICK,
     Notebook,
     axe,
     browser,
     jupyterlab,
+    pixels,
     serious,
     write_demo,
     write_notebook,
@@ -128,15 +128,14 @@ def test_a_click_streams_frames_and_ends_where_a_headless_run_ends(notebook):
     times = pick(notebook, 3)
     assert times["state"] == "done" and times["first"] < times["finished"] and times["frames"] >= 3
     assert work(notebook) == [runs + 1, steps + MOMENTS]
-    shown = live(notebook).locator("canvas").nth(1).evaluate(PIXELS)
-    pixels = torch.tensor(shown["rgb"]).reshape(shown["height"], shown["width"], 3).permute(2, 0, 1) / 255
+    shown = torch.from_numpy(pixels(live(notebook).locator("canvas").nth(1))[0]).permute(2, 0, 1) / 255
 
     model = nb.load_model("cifar10-l2-0.5", device="cpu")
     target, _ = nb.load_images("cifar10-sample", indices=[3])
     f = functools.partial(model.representation, positions=True)
     result = nb.minimize(f, nb.match(f(target)), nb.noise(1, seed=0), steps=STEPS, keep="last")
     # Two processes may sum in another order, and a hundred steps amplify that: nearly all pixels agree.
-    assert numpy.quantile((pixels - result.images[0]).abs().numpy(), 0.99) <= 3 / 255
+    assert numpy.quantile((shown - result.images[0]).abs().numpy(), 0.99) <= 3 / 255
 
 
 def test_five_quick_picks_cost_one_run_and_a_second_look_none(notebook):
@@ -241,9 +240,9 @@ def test_the_page_obeys_the_keyboard(page):
         page.keyboard.press(key)
     lists.nth(1).locator("[role=option]").nth(2).focus()
     page.keyboard.press("Space")
-    wanted = pixels_of(page.demos["Brittleness"].live.compute((1, 2))["sheet"])
+    wanted = numpy.asarray(PIL.Image.open(io.BytesIO(page.demos["Brittleness"].live.compute((1, 2))["sheet"])))
     for _ in range(50):  # a picture is decoded in its own time
-        if numpy.array_equal(canvas_sheet(table), wanted):
+        if numpy.array_equal(numpy.concatenate([*pixels(table.locator("canvas"))], axis=1), wanted):
             break
         page.wait_for_timeout(100)
     else:
@@ -253,20 +252,6 @@ def test_the_page_obeys_the_keyboard(page):
     slider.press("ArrowRight")
     assert page.locator("#demo3 output").inner_text() == "0.50"
     assert not page.faults
-
-
-def canvas_sheet(table):
-    return numpy.concatenate(
-        [
-            numpy.array(shown["rgb"]).reshape(shown["height"], shown["width"], 3)
-            for shown in (canvas.evaluate(PIXELS) for canvas in table.locator("canvas").all())
-        ],
-        axis=1,
-    ).ravel()
-
-
-def pixels_of(sheet):
-    return numpy.asarray(PIL.Image.open(io.BytesIO(sheet))).ravel()
 
 
 def test_the_page_has_no_serious_accessibility_fault(page, tmp_path):

@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 import PIL.Image
 import pytest
-from browser_support import NEEDS_CHROMIUM, PIXELS, Notebook, browser, jupyterlab, write_notebook
+from browser_support import NEEDS_CHROMIUM, Notebook, browser, jupyterlab, pixels, write_notebook
 
 import nbhelpers as nb
 from nbhelpers.widgets.strokes import read_note, signed
@@ -43,8 +43,7 @@ def notebook(tmp_path_factory):
 
 
 def canvas(notebook, k=0):
-    shown = notebook.page.locator(".nb-paint canvas:not(.nb-cover)").nth(k).evaluate(PIXELS)
-    return np.array(shown["rgb"], dtype=int).reshape(shown["height"], shown["width"], 3)
+    return pixels(notebook.page.locator(".nb-paint canvas:not(.nb-cover)").nth(k))[0]
 
 
 def strokes(notebook, count):
@@ -128,9 +127,9 @@ def test_a_name_is_kept_and_a_saved_picture_is_painted_again(notebook):
     path = notebook.folder / "saved.png"
     waiting.value.save_as(path)
     again = nb.widgets.replay(path, device="cpu")
-    pixels = (again[0].permute(1, 2, 0) * 255).round().int().numpy()
+    repainted = (again[0].permute(1, 2, 0) * 255).round().int().numpy()
     # Two processes may sum in another order, and fifty steps amplify that: nearly all pixels agree.
-    assert np.quantile(np.abs(pixels - canvas(notebook)), 0.99) <= 3
+    assert np.quantile(np.abs(repainted - canvas(notebook)), 0.99) <= 3
     painted = canvas(notebook)
     notebook.page.get_by_role("button", name="Undo").click()
     strokes(notebook, 2)

@@ -28,7 +28,7 @@ MODELS = ("cifar10-l2-0.5", "cifar10-standard")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 # The least that still runs every line.
-TINY = {"steps": 2, "n_images": 4, "n_shown": 2, "n_points": 3, "n_components": 2, "n_top": 2, "device": "cpu"}
+TINY = {"steps": 2, "n_images": 2, "n_shown": 2, "n_points": 3, "n_components": 1, "n_top": 1, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")

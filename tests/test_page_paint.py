@@ -6,7 +6,7 @@ import numpy
 import PIL.Image
 import pytest
 import torch
-from browser_support import NEEDS_CHROMIUM, PIXELS, axe, browser, serious
+from browser_support import NEEDS_CHROMIUM, axe, browser, pixels, serious
 
 import nbhelpers as nb
 from nbhelpers import widgets
@@ -77,8 +77,7 @@ def wait(page, words):
 
 
 def shown(page, name):
-    found = page.locator(f".nb-paint canvas[aria-label={name}]").evaluate(PIXELS)
-    return numpy.array(found["rgb"]).reshape(32, 32, 3)
+    return pixels(page.locator(f".nb-paint canvas[aria-label={name}]"))[0]
 
 
 def picture(page, words):
@@ -199,8 +198,7 @@ def test_without_webassembly_there_is_a_still_picture(chrome, path, demo):
     page.goto(path.as_uri())
     page.wait_for_selector("body[data-engine=false]")
     page.wait_for_selector("#demo0 [data-drawn]")
-    found = page.locator("#demo0 canvas[aria-label=painted]").evaluate(PIXELS)["rgb"]
     sheet = (demo.live.image[0].permute(1, 2, 0) * 255).round()
-    assert (numpy.array(found).reshape(32, 32, 3) == sheet.numpy()).all()
+    assert (pixels(page.locator("#demo0 canvas[aria-label=painted]"))[0] == sheet.numpy()).all()
     assert not page.locator("#demo0 button:visible").count()
     page.context.close()

@@ -30,10 +30,8 @@ def folder(tmp_path_factory):
     if not (served.PEERS / "robustness").is_dir():
         pytest.skip("robustness is not in .peers; `make .peers/.installed` puts it there")
     folder = tmp_path_factory.mktemp("published")
-    for eps in (0, 3):
-        served.save_as_robustness(
-            "resnet18", served.knowing("resnet18", seed=eps), folder / f"resnet18_l2_eps{eps}.ckpt"
-        )
+    states = {folder / f"resnet18_l2_eps{eps}.ckpt": served.knowing("resnet18", seed=eps) for eps in (0, 3)}
+    served.save_as_robustness("resnet18", states)
     yield folder
     for path in folder.iterdir():
         path.unlink()  # a hundred megabytes, which pytest would keep for three runs

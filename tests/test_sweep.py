@@ -178,34 +178,35 @@ def check_finished(out: Path, seeds: set[int]) -> None:
             assert (place / "picture.png").read_bytes() == b"picture"
 
 
-def test_twelve_runs_two_failures_and_a_killed_driver(
+def test_nine_runs_two_failures_and_a_killed_driver(
     notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
-    words = [str(notebook), "-p", "seed=0:12", "-p", "flag=true", "-p", f"log={log}", "-o", str(out), "--jobs", "2"]
+    words = [str(notebook), "-p", "seed=0:9", "-p", "flag=true", "-p", f"log={log}", "-o", str(out), "--jobs", "2"]
     driver = subprocess.Popen([sys.executable, "-m", "nbhelpers", "sweep", *words], stderr=subprocess.DEVNULL)
     wait_for(lambda: len(list(out.glob("seed=*/run.json"))) >= 4)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    check_finished(out, set(range(12)))
+    check_finished(out, set(range(9)))
     before = {place.name: (place / "run.json").stat().st_mtime_ns for place in out.glob("seed=*")}
 
     assert main(["sweep", *words]) == 1
     printed = capsys.readouterr()
-    assert "10 done, 2 failed" in printed.out and "ValueError: on purpose" in printed.out
-    check_finished(out, set(range(12)))
+    assert "7 done, 2 failed" in printed.out and "ValueError: on purpose" in printed.out
+    check_finished(out, set(range(9)))
     after = {place.name: (place / "run.json").stat().st_mtime_ns for place in out.glob("seed=*")}
-    assert len(after) == 12 and before.items() <= after.items()  # nothing was done twice
-    assert len(list(out.glob("seed=*/result.json"))) == 10
+    assert len(after) == 9 and before.items() <= after.items()  # nothing was done twice
+    assert len(list(out.glob("seed=*/result.json"))) == 7
     errors = [path.read_text().splitlines()[0] for path in sorted(out.glob("seed=*/error.txt"))]
     assert errors[0] == "ValueError: on purpose" and "DeadKernelError" in errors[1]
     assert not list((out / ".running").iterdir())
     if "OMP_NUM_THREADS" not in os.environ:
         assert {line[3] for line in lines(log, "begin")} == {str(max(1, cores() // 2))}
 
-    outcomes = sweep(notebook, {"seed": range(12), "flag": True, "log": str(log)}, out)
-    assert [outcome.fresh for outcome in outcomes] == [False] * 12  # failures stay until they are asked for
-    assert len(lines(log, "end")) == 10
+    ended = lines(log, "end")  # once more where the driver was killed before the run came to its place
+    outcomes = sweep(notebook, {"seed": range(9), "flag": True, "log": str(log)}, out)
+    assert [outcome.fresh for outcome in outcomes] == [False] * 9  # failures stay until they are asked for
+    assert len(ended) >= 7 and lines(log, "end") == ended
 
 
 def test_failures_are_retried_when_asked(notebook: Path, tmp_path: Path) -> None:

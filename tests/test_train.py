@@ -143,21 +143,21 @@ def test_standard_and_linf_training_run_too(tmp_path):
 
 
 def test_the_robust_loss_falls(tmp_path):
-    config = dataclasses.replace(SMALL, epochs=6, width=8, eps=0.25, batch_size=32)
+    config = dataclasses.replace(SMALL, epochs=3, width=8, eps=0.25, batch_size=32)
     history = train(config, tmp_path, device="cpu")
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, folder):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    uninterrupted = subprocess.Popen(command(folder, "--epochs", 3, "--output", whole), env=ENVIRONMENT)
-    process = subprocess.Popen(command(folder, "--epochs", 3, "--output", broken), env=ENVIRONMENT)
+    uninterrupted = subprocess.Popen(command(folder, "--epochs", 2, "--output", whole), env=ENVIRONMENT)
+    process = subprocess.Popen(command(folder, "--epochs", 2, "--output", broken), env=ENVIRONMENT)
     while process.poll() is None and not (broken / "metrics.jsonl").exists():
         time.sleep(0.02)
     process.kill()
     process.wait()
-    assert len((broken / "metrics.jsonl").read_text().splitlines()) < 3
-    resumed = command(folder, "--epochs", 3, "--output", broken, "--resume")
+    assert len((broken / "metrics.jsonl").read_text().splitlines()) < 2
+    resumed = command(folder, "--epochs", 2, "--output", broken, "--resume")
     subprocess.run(resumed, env=ENVIRONMENT, check=True, capture_output=True)
     assert uninterrupted.wait() == 0
     for file in ("state.safetensors", "weights.safetensors"):

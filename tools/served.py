@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,19 +47,20 @@ def knowing(architecture: str, *, size: int = 224, seed: int = 0) -> dict[str, T
     return network.state_dict()
 
 
-def save_as_robustness(architecture: str, state: dict[str, Tensor], path: Path) -> None:
-    """Write a state dict as `robustness` writes it: in a process of its own, with the real library's code.
+def save_as_robustness(architecture: str, states: Mapping[Path, dict[str, Tensor]]) -> None:
+    """Write state dicts as `robustness` writes them: in a process of its own, with the real library's code.
 
     Raises:
         RuntimeError: the library failed; its message.
     """
-    arrays = path.with_suffix(".npz")
-    np.savez(arrays, **{key: tensor.numpy() for key, tensor in state.items()})
+    for path, state in states.items():
+        np.savez(path.with_suffix(".npz"), **{key: tensor.numpy() for key, tensor in state.items()})
     script = ROOT / "tests" / "peers" / "robustness_saves.py"
     environment = {**os.environ, "PYTHONPATH": str(PEERS), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(script), architecture, str(arrays), str(path)]
+    command = [sys.executable, str(script), architecture, *map(str, states)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    arrays.unlink()
+    for path in states:
+        path.with_suffix(".npz").unlink()
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
 

@@ -1,0 +1,10 @@
+"""mypy agrees with every annotation of the package, as pyproject.toml sets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_annotations_hold():
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -106,7 +106,7 @@ def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
     """A broken download goes on where it broke; a stopped run does what is left; a third one has nothing to do."""
     whole = {path.name: path.stat().st_size for path in server.folder.iterdir()}
     server.cuts[:] = [whole["resnet18_l2_eps3.ckpt"] // 2]
-    least = {"steps": 2, "n_images": 2, "n_points": 3, "n_components": 1, "n_shown": 2, "device": "cpu"}
+    least = {"steps": 1, "n_images": 1, "n_points": 2, "n_components": 1, "n_shown": 1, "device": "cpu"}
     command = ["demo", str(home / "out"), "--preset", "imagenet-small", "--only", "5", "6"]
     command += [word for name, value in least.items() for word in ("-p", f"{name}={value}")]
 
@@ -132,7 +132,7 @@ def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
     )
     assert finished.stat().st_mtime_ns == before and len(server.asked) == requests
     result = json.loads(next((home / "out" / "6_misclassification").glob("*/result.json")).read_text())
-    assert result["parameters"]["checkpoint"] == "imagenet-resnet18-l2-3" and result["parameters"]["steps"] == 2
+    assert result["parameters"]["checkpoint"] == "imagenet-resnet18-l2-3" and result["parameters"]["steps"] == 1
     assert result["parameters"]["dataset"] == "photographs"
 
 

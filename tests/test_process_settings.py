@@ -1,0 +1,53 @@
+"""What importing the package sets for the process: threads that wait sleep, memory is kept, what a user has set stands.
+
+Waiting threads would keep cores busy that another kernel needs.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "spins", "says"),
+    [
+        ({}, "import nbhelpers, torch", "4000", False),
+        ({"GOMP_SPINCOUNT": "7"}, "import nbhelpers, torch", "7", False),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "import torch, nbhelpers", "None", False),
+        ({}, "import torch, nbhelpers; import nbhelpers", "4000", True),  # too late for this process, and it says so
+    ],
+)
+def test_the_setting_is_there_when_torch_loads_its_runtime(given, code, spins, says):
+    environment = {key: value for key, value in os.environ.items() if key not in SETTINGS} | given
+    command = [sys.executable, "-c", f"{code}; import os; print(os.environ.get('GOMP_SPINCOUNT'))"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == spins
+    assert done.stderr.count("import nbhelpers before torch") == says
+
+
+REPEATED = """
+import resource
+import nbhelpers, torch
+def faults():
+    for _ in range(20):
+        tensors = [torch.ones(2 << 20) for _ in range(8)]  # 64 MiB, let go together
+        del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+first = faults()
+print(faults() - first)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than GNU's")
+@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_memory_that_a_step_needs_is_kept_for_the_next(given, kept):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")} | given
+    command = [sys.executable, "-c", REPEATED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    pages = 20 * (64 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert (int(done.stdout) < pages / 20) == kept

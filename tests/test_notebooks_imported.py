@@ -217,9 +217,12 @@ def test_networks_that_err_nowhere_are_asked_about_the_second_class(mistakes, tm
 
 
 @pytest.mark.filterwarnings("default")  # papermill and jupyter_client warn about things of their own
-@pytest.mark.parametrize("path", NOTEBOOKS[:1], ids=lambda path: path.stem)
-def test_in_papermill(path, theirs, tmp_path):
-    papermilled(path, tmp_path, checkpoint=str(theirs), steps=5, n_images=8)
+def test_in_papermill(theirs, tmp_path):
+    result = papermilled(NOTEBOOKS[1], tmp_path, checkpoint=str(theirs), steps=5, n_images=4, n_shown=3, seed=7)
+    assert result["seed"] == 7 and len(result["images"]) == 4
+    forms = {f"{name}, {form}" for name in ("robust", "standard") for form in ("averaged", "with positions")}
+    assert set(result["numbers"]["normalised distance"]) == forms
+    assert (tmp_path / "out" / "inversion.png").stat().st_size > 10_000
 
 
 @pytest.mark.download  # nothing is; but minutes, as the kernels' whole defaults but for the steps
@@ -237,7 +240,7 @@ def test_all_in_papermill(path, what, tmp_path, monkeypatch, request):
     papermilled(path, tmp_path, **changed)
 
 
-def papermilled(path: Path, folder: Path, **changed: object) -> None:
+def papermilled(path: Path, folder: Path, **changed: object) -> dict:
     changed |= {"out": str(folder / "out"), "device": "cpu"}
     papermill.execute_notebook(path, folder / "run.ipynb", changed, cwd=path.parent, progress_bar=False)
     printed = "".join(
@@ -247,4 +250,6 @@ def papermilled(path: Path, folder: Path, **changed: object) -> None:
         if output.output_type == "stream" and output.name == "stdout"
     )
     assert re.search(r"\d\d\.\d % of \d+ images of \S+ are right \(chance", printed)
-    assert json.loads((folder / "out" / "result.json").read_text())["parameters"]["steps"] == changed["steps"]
+    result = json.loads((folder / "out" / "result.json").read_text())
+    assert result["parameters"]["steps"] == changed["steps"]
+    return result

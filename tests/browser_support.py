@@ -114,7 +114,6 @@ CLICK_THROUGH = """async () => {
   }
   return { picks, faults };
 }"""
-# The pixels of a canvas, row by row, as RGB.
 
 
 def pixels(canvases) -> np.ndarray:

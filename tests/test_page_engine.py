@@ -285,7 +285,7 @@ def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
     sent(page, name, model)
     target, start = nb.load_images("cifar10-sample", indices=range(N))[0], nb.noise(N, seed=0)
     f = functools.partial(model.representation, positions=positions)
-    options = {"positions": positions, "steps": 50, "stepSize": 0.1 if goal == "activate" else 0.2, "at": AT}
+    options = {"positions": positions, "steps": AT[-1], "stepSize": 0.1 if goal == "activate" else 0.2, "at": AT}
     if goal == "activate":
         parts = list(range(7, 7 + 5 * N, 5))
         ceilings = [50.0, 0.2] * (N // 2)
@@ -294,7 +294,8 @@ def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
     else:
         objective = nb.match(f(target))
     found = page.evaluate(RUN, [name, array(target), array(start), options])
-    steps = [s for s in nb.descend(f, objective, start, step_size=options["stepSize"], steps=50) if s.index in AT]
+    run = nb.descend(f, objective, start, step_size=options["stepSize"], steps=AT[-1])
+    steps = [step for step in run if step.index in AT]
     for step, shown in zip(steps, found["shown"], strict=True):
         losses, images = torch.tensor(shown["losses"]), tensor(shown["images"])
         apart = float((images - step.images).abs().mean() * 255)

@@ -31,8 +31,9 @@ def test_the_setting_is_there_when_torch_loads_its_runtime(given, code, spins, s
 
 
 REPEATED = """
-import resource
+import ctypes, resource
 import nbhelpers, torch
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: large pages, on some systems the rule, would hide faults
 def faults():
     for _ in range(20):
         tensors = [torch.ones(2 << 20) for _ in range(8)]  # 64 MiB, let go together

@@ -1,4 +1,6 @@
-"""A data set's representations and top images against the bare forward pass; and the memory that they take."""
+"""A data set's representations and top images against the bare forward pass; and the memory that
+they take.
+"""
 
 import subprocess
 import sys
@@ -14,7 +16,10 @@ N, BATCHES, ROUNDS = 10_000, (64, 256), 11
 
 
 def main() -> None:
-    print(f"\n# dataset: {N} images of 32 pixels, seconds, medians; the floor is the fastest of the bare passes")
+    print(
+        f"\n# dataset: {N} images of 32 pixels, seconds, medians; the floor is the fastest of the "
+        "bare passes"
+    )
     about = measure.header()
     model = nb.load_model("cifar10-l2-0.5")
     images = torch.rand(N, 3, 32, 32)
@@ -22,9 +27,14 @@ def main() -> None:
     def bare(size: int) -> None:
         with torch.no_grad():
             for part in images.split(size):
-                model.representation(part.to(model.device).requires_grad_())  # which spares the check of the pixels
+                model.representation(
+                    part.to(model.device).requires_grad_()
+                )  # which spares the check of the pixels
 
-    contenders = {f"bare, batches of {size}": lambda size=size: measure.laps(lambda: bare(size), 1) for size in BATCHES}
+    contenders = {
+        f"bare, batches of {size}": lambda size=size: measure.laps(lambda: bare(size), 1)
+        for size in BATCHES
+    }
     floors = list(contenders)
     contenders |= {
         "represent": lambda: measure.laps(lambda: nb.represent(model, images), 1),
@@ -33,7 +43,11 @@ def main() -> None:
     seconds = measure.interleave(contenders, ROUNDS)
     floor = min(floors, key=lambda name: measure.median(seconds[name]))
     rows = [
-        {"what": name, "seconds": measure.median(times), "of the floor's speed": measure.ratio(seconds[floor], times)}
+        {
+            "what": name,
+            "seconds": measure.median(times),
+            "of the floor's speed": measure.ratio(seconds[floor], times),
+        }
         for name, times in seconds.items()
     ]
     measure.table(rows)
@@ -42,12 +56,16 @@ def main() -> None:
         for what in ("bare", "top_images")
         for n in (10_000, 1_000_000)
     ]
-    print("Peak memory of a process, simulated stream of 8-pixel images through a network of width 4:")
+    print(
+        "Peak memory of a process, simulated stream of 8-pixel images through a network of width 4:"
+    )
     measure.table(memory)
     measure.save("dataset", {"about": about, "rows": rows, "memory": memory})
     figure, axes = measure.axes()
     axes.barh(
-        [row["what"] for row in rows[::-1]], [row["seconds"] for row in rows[::-1]], color=measure.COLOURS["ours"]
+        [row["what"] for row in rows[::-1]],
+        [row["seconds"] for row in rows[::-1]],
+        color=measure.COLOURS["ours"],
     )
     axes.set(xlabel="seconds", title=f"{N} images")
     measure.draw(figure, measure.FOLDER / "dataset.png")
@@ -56,8 +74,13 @@ def main() -> None:
 def peak(what: str, n: int) -> float:
     """Megabytes that a fresh process holds at most while it streams `n` images (on Linux)."""
     # Not ru_maxrss, which a process inherits from the one that started it.
-    code = f"from benchmarks import dataset; dataset.stream({what!r}, {n}); print(open('/proc/self/status').read())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=measure.ROOT, capture_output=True, text=True, check=True)
+    code = (
+        f"from benchmarks import dataset; dataset.stream({what!r}, {n}); "
+        "print(open('/proc/self/status').read())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=measure.ROOT, capture_output=True, text=True, check=True
+    )
     return int(done.stdout.partition("VmHWM:")[2].split()[0]) / 1024
 
 

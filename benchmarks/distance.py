@@ -1,7 +1,8 @@
-"""Seconds until a reconstruction is as near as the published loop's after 10,000 steps, and no worse a picture.
+"""Seconds until a reconstruction is as near as the published loop's after 10,000 steps, and no
+worse a picture.
 
-The published loop's images come from our own `descend` with its settings, as tests show its steps to be the peer's;
-its seconds are those of the peer's own step, measured here in the same run.
+The published loop's images come from our own `descend` with its settings, as tests show its steps
+to be the peer's; its seconds are those of the peer's own step, measured here in the same run.
 """
 
 import statistics
@@ -21,12 +22,16 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def main() -> None:
-    print(f"\n# distance: {N} images, from noise; the published loop's {PUBLISHED} steps against our defaults")
+    print(
+        f"\n# distance: {N} images, from noise; the published loop's {PUBLISHED} steps against our "
+        "defaults"
+    )
     about = measure.header()
     for name, other in ((ROBUST, STANDARD), (STANDARD, ROBUST)):
         judge = Judge(nb.load_model(name), nb.load_model(other))
         results = [
-            {"published": published(judge, name, seed)} | {p: ours(judge, seed, p) for p in PRECISIONS}
+            {"published": published(judge, name, seed)}
+            | {p: ours(judge, seed, p) for p in PRECISIONS}
             for seed in SEEDS
         ]
         print(name)
@@ -51,7 +56,9 @@ class Judge:
 
     @contextmanager
     def passing(self, precision: str) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-        """The representation, with gradient passes in another precision; what is scored stays float32."""
+        """The representation, with gradient passes in another precision; what is scored stays
+        float32.
+        """
         self.model.precision = precision
         try:
             yield self.model.representation
@@ -59,7 +66,9 @@ class Judge:
             self.model.precision = "float32"
 
     def scores(self, images: torch.Tensor) -> dict[str, float]:
-        """Distance, PSNR, SSIM, agreement of the other network with the label, and saturated pixels."""
+        """Distance, PSNR, SSIM, agreement of the other network with the label, and saturated
+        pixels.
+        """
         error = (images - self.images).square().mean((1, 2, 3))
         return {
             "distance": nb.distance(self.model.representation(images), self.target).mean().item(),
@@ -71,10 +80,15 @@ class Judge:
 
 
 def ours(judge: Judge, seed: int, precision: str) -> dict[int, dict[str, float]]:
-    """Scores of our defaults, by steps asked for: the step's length falls to zero at the end of each."""
+    """Scores of our defaults, by steps asked for: the step's length falls to zero at the end of
+    each.
+    """
     objective, start = nb.match(judge.target), judge.start(seed)
     with judge.passing(precision) as f:
-        return {steps: judge.scores(nb.minimize(f, objective, start, steps=steps).images) for steps in OURS}
+        return {
+            steps: judge.scores(nb.minimize(f, objective, start, steps=steps).images)
+            for steps in OURS
+        }
 
 
 def published(judge: Judge, name: str, seed: int) -> dict[int, dict[str, float]]:
@@ -96,7 +110,9 @@ def published(judge: Judge, name: str, seed: int) -> dict[int, dict[str, float]]
 
 
 def summary(judge: Judge, name: str, results: list) -> list[dict]:
-    """Means over seeds, with seconds; printed, and where ours is as near as the published loop ends."""
+    """Means over seeds, with seconds; printed, and where ours is as near as the published loop
+    ends.
+    """
     seconds, rows = seconds_per_step(judge, name), []
     for loop, each in seconds.items():
         for steps in results[0][loop]:
@@ -105,12 +121,17 @@ def summary(judge: Judge, name: str, results: list) -> list[dict]:
             rows.append({"loop": loop, "steps": steps, "seconds": steps * each, **means})
     measure.table(rows)
     last = next(row for row in reversed(rows) if row["loop"] == "published")
-    print(f"The published loop after {last['steps']} steps: {last['distance']:.4f}, as near and no worse a picture is")
+    print(
+        f"The published loop after {last['steps']} steps: {last['distance']:.4f}, as near and no "
+        "worse a picture is"
+    )
     for loop in PRECISIONS:
         good = [
             row
             for row in rows
-            if row["loop"] == loop and row["distance"] <= last["distance"] and row["psnr"] >= last["psnr"]
+            if row["loop"] == loop
+            and row["distance"] <= last["distance"]
+            and row["psnr"] >= last["psnr"]
             if row["agree"] >= last["agree"]
         ]
         if good:
@@ -131,12 +152,18 @@ def seconds_per_step(judge: Judge, name: str) -> dict[str, float]:
             nb.minimize(f, nb.match(judge.target), start, steps=steps)
             return [(measure.clock() - began) / steps]
 
-    contenders = {precision: lambda precision=precision: timed(precision) for precision in PRECISIONS}
+    contenders = {
+        precision: lambda precision=precision: timed(precision) for precision in PRECISIONS
+    }
     if theirs is not None:
         theirs = theirs.to(judge.model.device)
         contenders["published"] = lambda: peer.invert(theirs, start, judge.target, steps)[1]
-    seconds = {loop: measure.median(times) for loop, times in measure.interleave(contenders, 7).items()}
-    return {"published": seconds.get("published", seconds["float32"])} | {p: seconds[p] for p in PRECISIONS}
+    seconds = {
+        loop: measure.median(times) for loop, times in measure.interleave(contenders, 7).items()
+    }
+    return {"published": seconds.get("published", seconds["float32"])} | {
+        p: seconds[p] for p in PRECISIONS
+    }
 
 
 def curves(axes, rows) -> None:
@@ -144,13 +171,24 @@ def curves(axes, rows) -> None:
     for loop, style in STYLES.items():
         points = [(row["seconds"], row["distance"]) for row in rows if row["loop"] == loop]
         axes.plot(*zip(*points, strict=True), **style)
-    axes.set(xscale="log", yscale="log", xlabel=f"seconds, {N} images", ylabel="normalised distance")
+    axes.set(
+        xscale="log", yscale="log", xlabel=f"seconds, {N} images", ylabel="normalised distance"
+    )
     axes.set_title("Inversion of a robust network")
     axes.legend()
 
 
 STYLES = {
-    "published": {"marker": ".", "color": measure.COLOURS["peer"], "label": "published loop, robustness 1.2.1"},
+    "published": {
+        "marker": ".",
+        "color": measure.COLOURS["peer"],
+        "label": "published loop, robustness 1.2.1",
+    },
     "float32": {"marker": ".", "color": measure.COLOURS["ours"], "label": "nbhelpers"},
-    "bfloat16": {"marker": ".", "ls": "--", "color": measure.COLOURS["ours"], "label": "nbhelpers, bfloat16"},
+    "bfloat16": {
+        "marker": ".",
+        "ls": "--",
+        "color": measure.COLOURS["ours"],
+        "label": "nbhelpers, bfloat16",
+    },
 }

@@ -1,7 +1,8 @@
 """Memory format, precision and compilation of a gradient pass: what each brings, by network.
 
-`load_model` keeps to channels_last on a CPU, which this table shows to be no slower anywhere, measures precision on
-request, and compiles nothing: on a CPU a compilation takes longer than most runs.
+`load_model` keeps to channels_last on a CPU, which this table shows to be no slower anywhere,
+measures precision on request, and compiles nothing: on a CPU a compilation takes longer than most
+runs.
 """
 
 import copy
@@ -34,7 +35,10 @@ COMPILED = {("cifar10-l2-0.5", 8), ("cifar10-l2-0.5", 32)}  # the others take mi
 
 
 def main() -> None:
-    print("\n# formats: ms of a forward and input-gradient pass, medians, and speed in units of float32, channels last")
+    print(
+        "\n# formats: ms of a forward and input-gradient pass, medians, and speed in units of "
+        "float32, channels last"
+    )
     about, rows = measure.header(), []
     for name, batch, size in CASES:
         torch.manual_seed(0)
@@ -44,23 +48,33 @@ def main() -> None:
             model = nb.load_model(name, pretrained=False)
         images = torch.rand(batch, 3, size, size, device=model.device)
         contenders = {
-            "channels last": copy.deepcopy(model).to(memory_format=torch.channels_last).representation,
-            "contiguous": copy.deepcopy(model).to(memory_format=torch.contiguous_format).representation,
+            "channels last": copy.deepcopy(model)
+            .to(memory_format=torch.channels_last)
+            .representation,
+            "contiguous": copy.deepcopy(model)
+            .to(memory_format=torch.contiguous_format)
+            .representation,
             "bfloat16": half(model).representation,
         }
         row: dict[str, Any] = {"network": name, "batch": batch, "pixels": size}
         if (name, batch) in COMPILED:
             began = time.perf_counter()
-            contenders["compiled"] = torch.compile(copy.deepcopy(model).representation, dynamic=False)
+            contenders["compiled"] = torch.compile(
+                copy.deepcopy(model).representation, dynamic=False
+            )
             passing(contenders["compiled"], images)()
             row["compilation s"] = time.perf_counter() - began
         else:
             row["compilation s"] = ""
         passes = {key: passing(f, images) for key, f in contenders.items()}
-        seconds = measure.interleave({key: lambda run=run: measure.laps(run, 3) for key, run in passes.items()}, ROUNDS)
+        seconds = measure.interleave(
+            {key: lambda run=run: measure.laps(run, 3) for key, run in passes.items()}, ROUNDS
+        )
         row["ms"] = 1000 * measure.median(seconds["channels last"])
         for key in ("contiguous", "bfloat16", "compiled"):
-            row[key] = measure.ratio(seconds["channels last"], seconds[key]) if key in seconds else ""
+            row[key] = (
+                measure.ratio(seconds["channels last"], seconds[key]) if key in seconds else ""
+            )
         rows.append(row)
     measure.table(rows)
     measure.save("formats", {"about": about, "rows": rows})

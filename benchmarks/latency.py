@@ -1,4 +1,6 @@
-"""From a click to the first frame, to the inversions and to the means: notebook 2, JupyterLab and browser included."""
+"""From a click to the first frame, to the inversions and to the means: notebook 2, JupyterLab
+and browser included.
+"""
 
 import os
 import statistics
@@ -7,7 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import measure
-from tests.browser_support import NOTEBOOKS, TIMED_CLICK, Notebook, browser, chromium, jupyterlab, write_demo
+from tests.browser_support import (
+    NOTEBOOKS,
+    TIMED_CLICK,
+    Notebook,
+    browser,
+    chromium,
+    jupyterlab,
+    write_demo,
+)
 
 PICKS = range(1, 11)  # distinct, none shown before: a remembered result would come at once
 STEPS = 100  # of both networks' inversions; then the means of sixteen begin
@@ -15,7 +25,10 @@ AIMS = {"first": 0.25, "reached": 3.0, "finished": ""}  # seconds, on two quiet 
 
 
 def main() -> None:
-    print("\n# latency: seconds from a click, as the browser shows it, to the first frame, the inversions, the means")
+    print(
+        "\n# latency: seconds from a click, as the browser shows it, to the first frame, the "
+        "inversions, the means"
+    )
     if chromium() is None:
         print("no Chromium: install the system's package `chromium`")
         return
@@ -36,12 +49,26 @@ def main() -> None:
             note = notebook.page.locator(".nb-note").inner_text()
             notebook.close()
     about |= {"load after": round(os.getloadavg()[0], 1)}
-    print(f"chromium {about['chromium']}  jupyterlab {about['jupyterlab']}  load after {about['load after']}")
-    print(f"{len(runs)} picks; {statistics.median(run['frames'] for run in runs):g} frames each; {note}")
+    print(
+        f"chromium {about['chromium']}  jupyterlab {about['jupyterlab']}  load after "
+        f"{about['load after']}"
+    )
+    print(
+        f"{len(runs)} picks; {statistics.median(run['frames'] for run in runs):g} frames each; "
+        f"{note}"
+    )
     rows = []
     for what, aim in AIMS.items():
         seconds = [run[what] for run in runs]
         middle = statistics.median(seconds)
-        rows.append({"click to": what, "median": middle, "least": min(seconds), "most": max(seconds), "aim": aim})
+        rows.append(
+            {
+                "click to": what,
+                "median": middle,
+                "least": min(seconds),
+                "most": max(seconds),
+                "aim": aim,
+            }
+        )
     measure.table(rows)
     measure.save("latency", {"about": about, "rows": rows, "runs": runs})

@@ -1,4 +1,6 @@
-"""Honest clocks: a header of what ran, contenders in turn, medians and ratios, a table, a picture and a JSON."""
+"""Honest clocks: a header of what ran, contenders in turn, medians and ratios, a table, a
+picture and a JSON.
+"""
 
 import itertools
 import json
@@ -20,13 +22,19 @@ FOLDER = ROOT / "runs" / "bench"
 COLOURS = {"ours": "#1769aa", "peer": "#d1571b", "floor": "#8a8a8a"}
 GREY = "#7d7d7d"  # readable on white and on black
 
-Contender = Callable[[], Sequence[float]]  # runs a few units of work and returns the seconds of each
+Contender = Callable[
+    [], Sequence[float]
+]  # runs a few units of work and returns the seconds of each
 
 
 def header() -> dict[str, Any]:
     """Hardware, versions and load, printed and returned."""
     cpu = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        (
+            line.partition(":")[2].strip()
+            for line in _lines("/proc/cpuinfo")
+            if line.startswith("model name")
+        ),
         platform.processor() or platform.machine(),
     )
     about = {
@@ -45,7 +53,9 @@ def header() -> dict[str, Any]:
 
 
 def interleave(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[list[float]]]:
-    """Seconds per unit of work, (rounds, units) by contender; one warm-up each, then all in turn, order alternating."""
+    """Seconds per unit of work, (rounds, units) by contender; one warm-up each, then all in
+    turn, order alternating.
+    """
     seconds: dict[str, list[list[float]]] = {name: [] for name in contenders}
     for run in contenders.values():
         run()
@@ -62,7 +72,9 @@ def median(rounds: Sequence[Sequence[float]]) -> float:
 
 def ratio(above: Sequence[Sequence[float]], below: Sequence[Sequence[float]]) -> float:
     """Median over the rounds of the ratio of their medians: what slows one round slows both."""
-    return statistics.median(statistics.median(a) / statistics.median(b) for a, b in zip(above, below, strict=True))
+    return statistics.median(
+        statistics.median(a) / statistics.median(b) for a, b in zip(above, below, strict=True)
+    )
 
 
 def clock() -> float:
@@ -84,7 +96,11 @@ def laps(work: Callable[[], Any], count: int) -> list[float]:
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of one kind."""
     cells = [
-        {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in row.items()} for row in rows
+        {
+            key: f"{value:.3g}" if isinstance(value, float) else str(value)
+            for key, value in row.items()
+        }
+        for row in rows
     ]
     widths = {key: max(len(key), *(len(row[key]) for row in cells)) for key in cells[0]}
     for row in [dict(zip(widths, widths, strict=True)), *cells]:

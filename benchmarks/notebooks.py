@@ -33,7 +33,11 @@ def main() -> None:
     if not rows:
         return
     rows.append(
-        {"notebook": "all", "seconds": sum(r["seconds"] for r in rows), "peak MB": max(r["peak MB"] for r in rows)}
+        {
+            "notebook": "all",
+            "seconds": sum(r["seconds"] for r in rows),
+            "peak MB": max(r["peak MB"] for r in rows),
+        }
     )
     measure.table(rows)
     measure.save("notebooks", {"about": about, "rows": rows})

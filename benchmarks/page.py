@@ -1,4 +1,6 @@
-"""The exported page computing by itself: seconds until it is there, to a first frame, and to 100 steps; memory."""
+"""The exported page computing by itself: seconds until it is there, to a first frame, and to 100
+steps; memory.
+"""
 
 import os
 import statistics
@@ -17,8 +19,9 @@ from tests.browser_support import browser, chromium
 
 PICKS = range(1, 11)
 AIMS = {"page": 1.5, "first": 0.3, "hundred": 4.0, "answer": 0.05}  # seconds, on two quiet cores
-# A pick that is computed: seconds to its first frame, to both networks' hundredth step (then the sixteen starts begin),
-# and the longest that the page kept a timer waiting meanwhile. All as the browser puts it on the screen.
+# A pick that is computed: seconds to its first frame, to both networks' hundredth step (then the
+# sixteen starts begin), and the longest that the page kept a timer waiting meanwhile. All as the
+# browser puts it on the screen.
 TIMED = """(option) => new Promise((resolve) => {
   const live = document.querySelector("#inversion [data-state]");
   const step = [...live.querySelectorAll(".nb-said")][0];
@@ -52,7 +55,9 @@ PICKED = """([option, frames]) => new Promise((resolve) => {
 
 
 def memory(chrome, page) -> dict[int, dict[str, float]]:
-    """Megabytes after so many picks, each of which ends the run before it: tensors, the page's objects, the process."""
+    """Megabytes after so many picks, each of which ends the run before it: tensors, the page's
+    objects, the process.
+    """
     devtools, found = page.context.new_cdp_session(page), {}
     options = page.locator("#inversion [role=option]").element_handles()
     for k in range(1, max(MEMORY_AT) + 1):
@@ -74,26 +79,38 @@ def _largest_renderer(chrome) -> float:
     processes = chrome.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
     files = [Path(f"/proc/{one['id']}/status") for one in processes if one["type"] == "renderer"]
     texts = [file.read_text() for file in files if file.exists()]
-    return max((int(text.partition("VmRSS:")[2].split()[0]) / 1000 for text in texts), default=float("nan"))
+    return max(
+        (int(text.partition("VmRSS:")[2].split()[0]) / 1000 for text in texts), default=float("nan")
+    )
 
 
 def small_page(folder: Path) -> Path:
-    """A page with the two inversions, of which one step is computed beforehand and a hundred in the browser."""
+    """A page with the two inversions, of which one step is computed beforehand and a hundred in
+    the browser.
+    """
     names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
     models = {label: nb.load_model(name, device="cpu") for label, name in names.items()}
     images, labels = nb.load_images("cifar10-sample", indices=range(12))
     demos = [inversion(models, images, labels, steps=1)]
-    demos.append(epsilon_series(series("cifar10-l2-0.5", device="cpu"), images[:1], labels[:1], steps=1))
+    demos.append(
+        epsilon_series(series("cifar10-l2-0.5", device="cpu"), images[:1], labels[:1], steps=1)
+    )
     for demo in demos:
         assert demo.recipe is not None
         demo.recipe = replace(demo.recipe, steps=INVERSION.live)
     return export_page(
-        folder / "page.html", models=models, demos={demo.title: demo for demo in demos}, work=folder / "work"
+        folder / "page.html",
+        models=models,
+        demos={demo.title: demo for demo in demos},
+        work=folder / "work",
     )
 
 
 def main() -> None:
-    print("\n# page: seconds until the exported page is there, and from a click to what its engine computes")
+    print(
+        "\n# page: seconds until the exported page is there, and from a click to what its engine "
+        "computes"
+    )
     if chromium() is None:
         print("no Chromium: install the system's package `chromium`")
         return
@@ -122,9 +139,19 @@ def main() -> None:
     for what in ("page", "engine", "first", "hundred", "answer"):
         seconds = [run[what] for run in runs]
         middle, aim = statistics.median(seconds), AIMS.get(what, "")
-        rows.append({"what": what, "median": middle, "least": min(seconds), "most": max(seconds), "aim": aim})
+        rows.append(
+            {
+                "what": what,
+                "median": middle,
+                "least": min(seconds),
+                "most": max(seconds),
+                "aim": aim,
+            }
+        )
     measure.table(rows)
     print("megabytes after so many picks:")
     kinds = list(held[MEMORY_AT[0]])
-    measure.table([{"what": kind, **{f"pick {k}": held[k][kind] for k in MEMORY_AT}} for kind in kinds])
+    measure.table(
+        [{"what": kind, **{f"pick {k}": held[k][kind] for k in MEMORY_AT}} for kind in kinds]
+    )
     measure.save("page", {"about": about, "rows": rows, "runs": runs, "memory": held})

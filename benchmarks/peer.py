@@ -1,4 +1,6 @@
-"""The peer: `Attacker` of robustness 1.2.1 on the same weights, with the inversion loss of the reference notebooks."""
+"""The peer: `Attacker` of robustness 1.2.1 on the same weights, with the inversion loss of the
+reference notebooks.
+"""
 
 import itertools
 import sys
@@ -28,28 +30,41 @@ def load(name: str) -> Any:
 def build(mean: Any, std: Any, *, width: int, downsample: str = "stride") -> Any:
     """Its ResNet-18 for CIFAR-10, with random weights; None where the package is not there."""
     sys.path.append(str(ROOT / ".peers"))
-    hub = types.ModuleType("torchvision.models.utils")  # gone from torchvision, imported and not used here
+    hub = types.ModuleType(
+        "torchvision.models.utils"
+    )  # gone from torchvision, imported and not used here
     hub.load_state_dict_from_url = torch.hub.load_state_dict_from_url  # type: ignore[attr-defined]
     # Its loggers; the attack itself needs none of them.
-    absent = {"torchvision.models.utils": hub} | {name: MagicMock() for name in ("tensorboardX", "cox.store", "pandas")}
+    absent = {"torchvision.models.utils": hub} | {
+        name: MagicMock() for name in ("tensorboardX", "cox.store", "pandas")
+    }
     try:
         with patch.dict(sys.modules, absent):
             from robustness.attacker import AttackerModel
             from robustness.cifar_models.resnet import BasicBlock, ResNet
     except ImportError as error:
-        print(f"no peer: {error}; uv pip install --target .peers --no-deps -r tests/peers/requirements.txt")
+        print(
+            f"no peer: {error}; uv pip install --target .peers --no-deps -r "
+            "tests/peers/requirements.txt"
+        )
         return None
     network = ResNet(BasicBlock, [2, 2, 2, 2], wm=width / 64)
-    if downsample == "pool":  # the mean of 2×2 pixels in place of its strides, as in nbhelpers.networks.resnet
+    if (
+        downsample == "pool"
+    ):  # the mean of 2×2 pixels in place of its strides, as in nbhelpers.networks.resnet
         for layer in (network.layer2, network.layer3, network.layer4):
             layer[0].conv1.stride = layer[0].shortcut[0].stride = (1, 1)
-            layer.register_forward_pre_hook(lambda _, inputs: (avg_pool2d(inputs[0], 2), *inputs[1:]))
+            layer.register_forward_pre_hook(
+                lambda _, inputs: (avg_pool2d(inputs[0], 2), *inputs[1:])
+            )
     dataset = types.SimpleNamespace(mean=torch.as_tensor(mean), std=torch.as_tensor(std))
     return AttackerModel(network, dataset).eval()
 
 
 def invert(model: Any, start: Tensor, target: Tensor, steps: int) -> tuple[Tensor, list[float]]:
-    """The published inversion: images after `steps` steps of length 1, and the seconds of all steps but the first."""
+    """The published inversion: images after `steps` steps of length 1, and the seconds of all
+    steps but the first.
+    """
     times: list[float] = []
 
     def loss(network: Callable, normalised: Tensor, wanted: Tensor) -> tuple[Tensor, None]:
@@ -57,7 +72,13 @@ def invert(model: Any, start: Tensor, target: Tensor, steps: int) -> tuple[Tenso
         _, latent = network(normalised, with_latent=True, fake_relu=True)
         return torch.norm(latent - wanted, dim=1) / torch.norm(wanted, dim=1), None
 
-    options = {"constraint": "2", "eps": 1000, "step_size": 1, "iterations": steps, "targeted": True}
+    options = {
+        "constraint": "2",
+        "eps": 1000,
+        "step_size": 1,
+        "iterations": steps,
+        "targeted": True,
+    }
     options |= {"custom_loss": loss, "use_best": False, "do_tqdm": False}
     with on_this_device():
         images = model.attacker(start, target, **options)

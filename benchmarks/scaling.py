@@ -1,8 +1,10 @@
-"""Cost of a step over batch, image size and network width, and per unit of work: where it stops being linear.
+"""Cost of a step over batch, image size and network width, and per unit of work: where it stops
+being linear.
 
-A unit is an image, a pixel, and a multiplication (width squared): a flat column is linear scaling. Small work is bound
-by the overhead of some two hundred calls per step; a wide network uses the cores better; and what no longer stays in
-the cache is bound by memory, which is why `descend` splits large batches.
+A unit is an image, a pixel, and a multiplication (width squared): a flat column is linear scaling.
+Small work is bound by the overhead of some two hundred calls per step; a wide network uses the
+cores better; and what no longer stays in the cache is bound by memory, which is why `descend`
+splits large batches.
 """
 
 import torch
@@ -33,7 +35,12 @@ def main() -> None:
             rows.append({what: case[what], "ms": each, "µs per unit": 1000 * each / work})
         tables[what] = rows
         measure.table(rows)
-        axes.plot([row[what] for row in rows], [row["ms"] for row in rows], "o-", color=measure.COLOURS["ours"])
+        axes.plot(
+            [row[what] for row in rows],
+            [row["ms"] for row in rows],
+            "o-",
+            color=measure.COLOURS["ours"],
+        )
         axes.set(xscale="log", yscale="log", xlabel=what, ylabel="ms per step")
     measure.save("scaling", {"about": about, **tables})
     measure.draw(figure, measure.FOLDER / "scaling.png")

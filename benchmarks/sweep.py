@@ -1,7 +1,8 @@
-"""What a sweep costs beyond papermill, and what a second job gains: python benchmarks/sweep.py (on an idle machine).
+"""What a sweep costs beyond papermill, and what a second job gains: python benchmarks/sweep.py (on
+an idle machine).
 
-Prints, on this machine: seconds per run outside papermill.execute_notebook, and the wall time of four runs that each
-keep one core busy, with one job and with two.
+Prints, on this machine: seconds per run outside papermill.execute_notebook, and the wall time of
+four runs that each keep one core busy, with one job and with two.
 """
 
 import os
@@ -41,7 +42,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cell = new_code_cell(PARAMETERS)
         cell.metadata.tags = ["parameters"]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        kernel = {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        }
         notebook = Path(folder) / "work.ipynb"
         nbformat.write(new_notebook(cells=[cell, new_code_cell(WORK)], metadata=kernel), notebook)
 
@@ -49,14 +52,20 @@ def main() -> None:
         began = time.perf_counter()
         sweep(notebook, {"seed": range(10, 20), "laps": 1}, f"{folder}/small", jobs=1)
         total, papermills = (time.perf_counter() - began) / 10, statistics.fmean(inside[-10:])
-        print(f"a run: {total:.3f} s, of it papermill {papermills:.3f} s: overhead {total / papermills - 1:.1%}")
+        print(
+            f"a run: {total:.3f} s, of it papermill {papermills:.3f} s: overhead "
+            f"{total / papermills - 1:.1%}"
+        )
 
         walls = {}
         for jobs in (1, 2):
             began = time.perf_counter()
             sweep(notebook, {"seed": range(4), "laps": 5000}, f"{folder}/{jobs}", jobs=jobs)
             walls[jobs] = time.perf_counter() - began
-        print(f"four runs: one job {walls[1]:.1f} s, two jobs {walls[2]:.1f} s: {walls[1] / walls[2]:.2f} times faster")
+        print(
+            f"four runs: one job {walls[1]:.1f} s, two jobs {walls[2]:.1f} s: "
+            f"{walls[1] / walls[2]:.2f} times faster"
+        )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"({os.cpu_count()} cores, load average {load:.1f}, Python {platform.python_version()})")
 

@@ -1,4 +1,6 @@
-"""Training throughput: ours, the peer's loop (robustness 1.2.1), and the bare passes that both must make."""
+"""Training throughput: ours, the peer's loop (robustness 1.2.1), and the bare passes that both
+must make.
+"""
 
 import sys
 import tempfile
@@ -25,11 +27,17 @@ EPS, ATTACK_STEPS, BATCH, STEPS, ROUNDS = 0.5, 2, 128, 4, 5
 
 def main() -> None:
     print(
-        f"\n# training: images/s, ResNet-18 of width 16, {ATTACK_STEPS}-step L2 PGD, batch {BATCH}, contenders in turn"
+        f"\n# training: images/s, ResNet-18 of width 16, {ATTACK_STEPS}-step L2 PGD, batch "
+        f"{BATCH}, contenders in turn"
     )
     about = measure.header()
     folder = Path(tempfile.mkdtemp())
-    config = Training(dataset="cifar10-sample", attack_steps=ATTACK_STEPS, held_out=2000 - STEPS * BATCH, epochs=1000)
+    config = Training(
+        dataset="cifar10-sample",
+        attack_steps=ATTACK_STEPS,
+        held_out=2000 - STEPS * BATCH,
+        epochs=1000,
+    )
     images, labels = load_images("cifar10-sample", indices=range(STEPS * BATCH))
     batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     runs = {}
@@ -38,7 +46,9 @@ def main() -> None:
         run = Run(chosen, folder, False, "auto", 1)
         runs[f"ours, {precision}"] = lambda run=run: ours(run)
         runs[f"bare passes, {precision}"] = lambda run=run: bare(run, batches)
-    theirs = peer.build(run.mean.flatten().cpu(), run.std.flatten().cpu(), width=16, downsample="pool")
+    theirs = peer.build(
+        run.mean.flatten().cpu(), run.std.flatten().cpu(), width=16, downsample="pool"
+    )
     if theirs is not None:
         runs["peer, float32"] = lambda: their_loop(theirs.to(run.device), batches)
     seconds = measure.interleave(runs, ROUNDS)
@@ -53,15 +63,22 @@ def main() -> None:
 
 
 def ours(run: Run) -> Sequence[float]:
-    """Seconds per step of one epoch, data and augmentation included; the scoring of held-out images is not."""
+    """Seconds per step of one epoch, data and augmentation included; the scoring of held-out
+    images is not.
+    """
     with patch.object(run, "_score", lambda: (0.0, 0.0)):
         record = run._epoch(0, 10**6, tqdm(disable=True))
     return [BATCH / record["images_per_second"]]
 
 
 def their_loop(model: torch.nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
-    """Seconds per step of the peer's loop on batches that lie ready in memory, neither read nor augmented."""
-    apex = {name: MagicMock() for name in ("tensorboardX", "cox.utils", "cox.store", "cox", "dill", "pandas")}
+    """Seconds per step of the peer's loop on batches that lie ready in memory, neither read nor
+    augmented.
+    """
+    apex = {
+        name: MagicMock()
+        for name in ("tensorboardX", "cox.utils", "cox.store", "cox", "dill", "pandas")
+    }
     with patch.dict(sys.modules, apex):
         from robustness.train import _model_loop
     about = types.SimpleNamespace(
@@ -76,7 +93,9 @@ def their_loop(model: torch.nn.Module, batches: Sequence[tuple[Tensor, Tensor]])
 
 
 def bare(run: Run, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
-    """Seconds per step of the passes alone: forward and input gradient per attack step, then forward and backward."""
+    """Seconds per step of the passes alone: forward and input gradient per attack step, then
+    forward and backward.
+    """
     images, labels = (part.to(run.device) for part in batches[0])
     x = ((images - run.mean) / run.std).to(memory_format=torch.channels_last)
 
@@ -84,7 +103,9 @@ def bare(run: Run, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
         for _ in range(ATTACK_STEPS):
             inner = images.detach().requires_grad_()
             torch.autograd.grad(functional.cross_entropy(run.attacked(inner), labels), inner)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=run.config.precision == "bfloat16"):
+        with torch.autocast(
+            x.device.type, torch.bfloat16, enabled=run.config.precision == "bfloat16"
+        ):
             logits = run.network(x)
         functional.cross_entropy(logits.float(), labels).backward()
         run.network.zero_grad()

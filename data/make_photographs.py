@@ -17,7 +17,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-SIDE = 256  # pixels of the short side, as the usual preprocessing for ImageNet resizes before it crops
+SIDE = (
+    256  # pixels of the short side, as the usual preprocessing for ImageNet resizes before it crops
+)
 QUALITY = 88  # of WebP: 1.1 megabytes for 49 pictures
 LICENCES = {
     "CC-BY-2.0": "https://creativecommons.org/licenses/by/2.0/",
@@ -38,7 +40,9 @@ def resource_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     content = path.read_bytes()
     if content[:4] != b"qres" or not 1 <= int.from_bytes(content[4:8], "big") <= 3:
-        raise ValueError(f"{path}: not a Qt resource file of version 1 to 3; give the unpacked package's folder")
+        raise ValueError(
+            f"{path}: not a Qt resource file of version 1 to 3; give the unpacked package's folder"
+        )
     version, tree, data, names = struct.unpack_from(">4I", content, 4)
     node_length = 14 if version == 1 else 22  # later versions add the time of the last change
 
@@ -55,17 +59,24 @@ def resource_files(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield from walk(child, here)
             return
         if flags & 4:
-            raise ValueError(f"{path}: {here} is compressed with Zstandard; this script reads zlib only")
+            raise ValueError(
+                f"{path}: {here} is compressed with Zstandard; this script reads zlib only"
+            )
         (at,) = struct.unpack_from(">I", content, start + 10)  # after country and language
         (length,) = struct.unpack_from(">I", content, data + at)
         stored = content[data + at + 4 : data + at + 4 + length]
-        yield str(here), zlib.decompress(stored[4:]) if flags & 1 else stored  # Qt puts the size before zlib's data
+        yield (
+            str(here),
+            zlib.decompress(stored[4:]) if flags & 1 else stored,
+        )  # Qt puts the size before zlib's data
 
     yield from walk(0, PurePosixPath())
 
 
 def credits(readme: str) -> dict[str, dict[str, str]]:
-    """Author, licence, source and changes of each file that a README of the package lists, by its path there."""
+    """Author, licence, source and changes of each file that a README of the package lists, by
+    its path there.
+    """
     listed = {}
     for stanza in re.split(r"\n\s*\n", readme):
         fields = dict(re.findall(r"^(\w+):[ \t]*(.+)$", stanza, re.MULTILINE))
@@ -86,8 +97,8 @@ def shrink(content: bytes, centre: str = "") -> bytes:
 
     Args:
         content: an image file.
-        centre: where the subject of a wide picture is, as a fraction of the width: the square nearest to it is cut
-            out. Empty: nothing is cut.
+        centre: where the subject of a wide picture is, as a fraction of the width: the square
+            nearest to it is cut out. Empty: nothing is cut.
     """
     picture = Image.open(io.BytesIO(content))
     width, height = picture.size
@@ -121,7 +132,10 @@ def extract(package: Path) -> list[dict]:
     for row in wanted:
         files = resources[row["resource"]]
         (path,) = (path for path in files if path.endswith("/" + row["file"]))
-        readme = max((name for name in files if name.endswith("/README") and path.startswith(name[:-6])), key=len)
+        readme = max(
+            (name for name in files if name.endswith("/README") and path.startswith(name[:-6])),
+            key=len,
+        )
         name = path[len(readme) - 6 :]
         credit = credits(files[readme].decode())[name]
         slug = re.sub(r"\W+", "-", row["name"].lower())
@@ -129,19 +143,26 @@ def extract(package: Path) -> list[dict]:
         (folder / file).write_bytes(shrink(files[path], row["centre"]))
         index.append({"file": file, "index": int(row["index"]), "name": row["name"]} | credit)
     index.sort(key=lambda entry: entry["file"])
-    (folder / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "index.json").write_text(
+        json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return index
 
 
 def table(index: list[dict]) -> str:
-    """The rows of README.md: every picture with author, licence, source and what GCompris changed."""
+    """The rows of README.md: every picture with author, licence, source and what GCompris
+    changed.
+    """
     rows = ["| file | label | author | licence | changed before |", "|---|---|---|---|---|"]
     for entry in index:
         source = entry["source"].replace("(", "%28").replace(")", "%29")
         url = LICENCES[entry["licence"]]
         licence = f"[{entry['licence']}]({url})" if url else entry["licence"]
         label = f"{entry['index']} {entry['name']}"
-        rows.append(f"| [{entry['file']}]({source}) | {label} | {entry['author']} | {licence} | {entry['changes']} |")
+        rows.append(
+            f"| [{entry['file']}]({source}) | {label} | {entry['author']} | {licence} | "
+            f"{entry['changes']} |"
+        )
     return "\n".join(rows)
 
 
@@ -150,5 +171,7 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     rows = table(extract(Path(sys.argv[1])))
     page = HERE / "README.md"
-    between = re.compile(r"(?<=<!-- photographs -->\n).*(?=\n<!-- end of photographs -->)", re.DOTALL)
+    between = re.compile(
+        r"(?<=<!-- photographs -->\n).*(?=\n<!-- end of photographs -->)", re.DOTALL
+    )
     page.write_text(between.sub(lambda _: rows, page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,8 @@
 """See what a neural network's representation holds.
 
-Every experiment is one act: minimise an objective of a network's representation, over images, by projected
-gradient descent (`minimize`), with no prior and no regulariser. Source: Engstrom et al., arXiv:1906.00945.
+Every experiment is one act: minimise an objective of a network's representation, over images, by
+projected gradient descent (`minimize`), with no prior and no regulariser. Source: Engstrom et al.,
+arXiv:1906.00945.
 """
 
 import contextlib
@@ -33,26 +34,42 @@ if TYPE_CHECKING:
     from nbhelpers.networks import load_model, region
     from nbhelpers.objectives import activate, leave, match, misclassify
     from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize, within
-    from nbhelpers.representation import contributions, distance, interpolate, noise, predict, represent
+    from nbhelpers.representation import (
+        contributions,
+        distance,
+        interpolate,
+        noise,
+        predict,
+        represent,
+    )
     from nbhelpers.training import load_pair
 
-# Threads of OpenMP that wait keep a core busy, which beside another kernel makes everything ten times slower. They
-# should soon sleep instead; the runtime reads this when torch loads it. What the user has set stands.
+# Threads of OpenMP that wait keep a core busy, which beside another kernel makes everything ten
+# times slower. They should soon sleep instead; the runtime reads this when torch loads it. What the
+# user has set stands.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     if "torch" in sys.modules:
         logging.getLogger(__name__).warning(
             "import nbhelpers before torch, or several kernels will slow each other down"
         )
-    os.environ["GOMP_SPINCOUNT"] = "4000"  # for this process, and for those that it starts; why so many: docs/speed.md
+    os.environ["GOMP_SPINCOUNT"] = (
+        "4000"  # for this process, and for those that it starts; why so many: docs/speed.md
+    )
 
-# The GNU C library gives a step's memory back to the system and asks for it again at the next step, which takes a tenth
-# of the time. It may keep up to a GiB. What the user has set stands.
+# The GNU C library gives a step's memory back to the system and asks for it again at the next step,
+# which takes a tenth of the time. It may keep up to a GiB. What the user has set stands.
 if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
-    with contextlib.suppress(AttributeError, OSError):  # another C library, which has no such setting
-        for setting, size in ((-1, 1 << 30), (-3, 1 << 25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: the most it takes
+    with contextlib.suppress(
+        AttributeError, OSError
+    ):  # another C library, which has no such setting
+        for setting, size in (
+            (-1, 1 << 30),
+            (-3, 1 << 25),
+        ):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: the most it takes
             ctypes.CDLL(None).mallopt(setting, size)
 
-# The core first, then the wings; each loaded at its first use, so that nobody needs a package that they do not use.
+# The core first, then the wings; each loaded at its first use, so that nobody needs a package that
+# they do not use.
 _NAMES = {
     "optimize": ("Result", "Step", "box", "descend", "l2_ball", "linf_ball", "minimize", "within"),
     "objectives": ("activate", "leave", "match", "misclassify"),

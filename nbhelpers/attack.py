@@ -1,4 +1,6 @@
-"""Projected gradient descent (PGD) against a classifier: of training, of the evaluation, and on the representation."""
+"""Projected gradient descent (PGD) against a classifier: of training, of the evaluation, and on
+the representation.
+"""
 
 import functools
 import math
@@ -26,7 +28,8 @@ def perturb(
     steps: int = 2,
     generator: torch.Generator | None = None,
 ) -> Images:
-    """The inner maximisation of robust training: images within `eps` on which the classifier's loss is high.
+    """The inner maximisation of robust training: images within `eps` on which the classifier's loss
+    is high.
 
     Args:
         f: images → logits (n, classes).
@@ -34,8 +37,8 @@ def perturb(
         labels: (n,) class indices.
         eps: largest length of the change, in pixel units.
         norm: "l2" or "linf".
-        steps: of projected gradient ascent, 2.5·eps / steps each, from a random point on the ball's surface (L2) or
-            inside it (L∞).
+        steps: of projected gradient ascent, 2.5·eps / steps each, from a random point on the ball's
+            surface (L2) or inside it (L∞).
         generator: of that point, on the images' device.
 
     Raises:
@@ -51,7 +54,9 @@ def perturb(
         noise = noise.uniform_(-eps, eps, generator=generator)
     start = options["project"](images + noise)
     # Training uses the last iterate unscored, so the pass that would score it is spared.
-    *_, last = descend(f, misclassify(labels), start, batch_size=len(images), score_last=False, **options)
+    *_, last = descend(
+        f, misclassify(labels), start, batch_size=len(images), score_last=False, **options
+    )
     return last.images
 
 
@@ -65,10 +70,12 @@ def attack(
     restarts: int = 1,
     seed: int = 0,
 ) -> Tensor:
-    """Which images some point within `eps` (L2, pixel units) is known to misclassify, (n,) of bool: PGD on the logits.
+    """Which images some point within `eps` (L2, pixel units) is known to misclassify, (n,) of bool:
+    PGD on the logits.
 
-    Each restart begins at a random point of the ball, and only where all before it failed. The first, third and so on
-    climb the cross-entropy, the others the margin, which finds what the former's flat places hide.
+    Each restart begins at a random point of the ball, and only where all before it failed. The
+    first, third and so on climb the cross-entropy, the others the margin, which finds what the
+    former's flat places hide.
 
     Raises:
         ValueError: eps or steps that are not positive.
@@ -83,15 +90,22 @@ def attack(
         if not len(rows):
             break
         truth, center = labels[rows], images[rows]
-        # Beyond this cross-entropy the label has less than its even share, so another class has more.
-        sure, objective = (0.0, margin(truth)) if restart % 2 else (-math.log(len(model.classes)), misclassify(truth))
+        # Beyond this cross-entropy the label has less than its even share, so another class has
+        # more.
+        sure, objective = (
+            (0.0, margin(truth))
+            if restart % 2
+            else (-math.log(len(model.classes)), misclassify(truth))
+        )
         start = _inside(center, eps, generator)
         found = minimize(model, objective, start, stop_below=sure, **_pgd(center, eps, steps))
         fooled[rows] = _wrong(model, found.images, truth)
     return fooled
 
 
-def sensitivity(model: Model, images: Images, eps: float, *, steps: int = 20, seed: int = 0) -> PerImage:
+def sensitivity(
+    model: Model, images: Images, eps: float, *, steps: int = 20, seed: int = 0
+) -> PerImage:
     """The largest ‖R(x) − R(x′)‖ found within `eps` of each image, (n,).
 
     Source: the left side of equation (1) of Engstrom et al., arXiv:1906.00945, by gradient ascent.
@@ -116,7 +130,9 @@ def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> dict[str,
 
 
 def _inside(center: Images, eps: float, generator: torch.Generator) -> Images:
-    """A point of each image's L2 ball, uniform in it but for the clamp to [0, 1]; drawn on the CPU."""
+    """A point of each image's L2 ball, uniform in it but for the clamp to [0, 1]; drawn on the
+    CPU.
+    """
     options: Any = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
     offset = torch.randn(center.shape, **options)
     length = torch.rand(len(center), 1, 1, 1, **options) ** (1 / center[0].numel())

@@ -1,4 +1,6 @@
-"""The one command: nbhelpers train · evaluate · sweep · report · invert · visualize · gallery · demo."""
+"""The one command: nbhelpers train · evaluate · sweep · report · invert · visualize · gallery ·
+demo.
+"""
 
 import argparse
 import importlib
@@ -8,13 +10,34 @@ from importlib.metadata import version
 
 # Name → where it lives, and what it does in a line.
 COMMANDS = {
-    "train": ("nbhelpers.training.commands:train_command", "train a network, standard or robust; resumable"),
-    "evaluate": ("nbhelpers.training.commands:evaluate_command", "clean and robust accuracy of a network"),
-    "sweep": ("nbhelpers.runs.sweep_commands:sweep_command", "run one notebook over a grid of parameters"),
-    "report": ("nbhelpers.runs.sweep_commands:report_command", "a page and a table of a sweep's results"),
-    "invert": ("nbhelpers.runs.shard_commands:invert_command", "invert a whole data set, in shards"),
-    "visualize": ("nbhelpers.runs.shard_commands:visualize_command", "visualize every component, in shards"),
-    "gallery": ("nbhelpers.widgets.command:gallery_command", "write all demos into one page that needs no kernel"),
+    "train": (
+        "nbhelpers.training.commands:train_command",
+        "train a network, standard or robust; resumable",
+    ),
+    "evaluate": (
+        "nbhelpers.training.commands:evaluate_command",
+        "clean and robust accuracy of a network",
+    ),
+    "sweep": (
+        "nbhelpers.runs.sweep_commands:sweep_command",
+        "run one notebook over a grid of parameters",
+    ),
+    "report": (
+        "nbhelpers.runs.sweep_commands:report_command",
+        "a page and a table of a sweep's results",
+    ),
+    "invert": (
+        "nbhelpers.runs.shard_commands:invert_command",
+        "invert a whole data set, in shards",
+    ),
+    "visualize": (
+        "nbhelpers.runs.shard_commands:visualize_command",
+        "visualize every component, in shards",
+    ),
+    "gallery": (
+        "nbhelpers.widgets.command:gallery_command",
+        "write all demos into one page that needs no kernel",
+    ),
     "demo": ("nbhelpers.runs.demo:demo_command", "run the notebooks and show their numbers"),
 }
 
@@ -29,11 +52,15 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
 
 def command_parser(name: str, about: str) -> argparse.ArgumentParser:
     """The parser of one command, whose --help shows defaults."""
-    return argparse.ArgumentParser(prog=f"nbhelpers {name}", description=about, formatter_class=_Defaults)
+    return argparse.ArgumentParser(
+        prog=f"nbhelpers {name}", description=about, formatter_class=_Defaults
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 done, 1 partly or not done, 2 refused, 130 stopped by Ctrl-C."""
+    """Run a command; returns its exit status: 0 done, 1 partly or not done, 2 refused, 130
+    stopped by Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print("usage: nbhelpers COMMAND …        nbhelpers COMMAND --help tells more\n")
@@ -43,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nbhelpers {version('nbhelpers')}")
         return 0
     if words[0] not in COMMANDS:
-        print(f"error: unknown command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"error: unknown command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr
+        )
         return 2
     module, _, function = COMMANDS[words[0]][0].partition(":")
     try:

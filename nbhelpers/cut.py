@@ -16,18 +16,50 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nbhelpers.sites import Site, close, first_input
 
 # What may stand between the last ReLU and the representation without mixing components.
-_POOLS: tuple = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
-_POOLS += (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.dropout, torch.flatten, torch.mean)
-_POOLS += (torch.reshape, torch.squeeze, torch.permute, torch.transpose, operator.getitem, "flatten", "view", "reshape")
+_POOLS: tuple = (
+    nn.AdaptiveAvgPool2d,
+    nn.AvgPool2d,
+    nn.Flatten,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Identity,
+)
+_POOLS += (
+    functional.adaptive_avg_pool2d,
+    functional.avg_pool2d,
+    functional.dropout,
+    torch.flatten,
+    torch.mean,
+)
+_POOLS += (
+    torch.reshape,
+    torch.squeeze,
+    torch.permute,
+    torch.transpose,
+    operator.getitem,
+    "flatten",
+    "view",
+    "reshape",
+)
 _POOLS += ("mean", "squeeze", "permute", "transpose", "contiguous")
-_RELUS: tuple = (nn.ReLU, functional.relu, functional.relu_, torch.relu, torch.relu_, "relu", "relu_")
+_RELUS: tuple = (
+    nn.ReLU,
+    functional.relu,
+    functional.relu_,
+    torch.relu,
+    torch.relu_,
+    "relu",
+    "relu_",
+)
 _HOOKING = threading.Lock()  # two threads' hooks on one module would see each other's passes
 
 
 class FakeReLU(torch.autograd.Function):
-    """A ReLU's value with an identity's gradient: an inactive component still tells which way is up.
+    """A ReLU's value with an identity's gradient: an inactive component still tells which way is
+    up.
 
-    Source: the reference code of Engstrom et al., arXiv:1906.00945; there, as here, only in the last block.
+    Source: the reference code of Engstrom et al., arXiv:1906.00945; there, as here, only in the
+        last block.
     """
 
     @staticmethod
@@ -40,7 +72,9 @@ class FakeReLU(torch.autograd.Function):
 
 
 class _Fake(nn.Module):
-    """`FakeReLU` as a module, which a graph keeps when it is pickled; a function would be traced through."""
+    """`FakeReLU` as a module, which a graph keeps when it is pickled; a function would be traced
+    through.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return FakeReLU.apply(x)
@@ -58,7 +92,9 @@ def cut(network: nn.Module, site: Site) -> tuple["Traced | Hooked", str]:
         if traced.agrees(site):
             return traced, ", ".join(filter(None, (traced.note, site.note)))
         failure = "its trace computes something else"
-    return Hooked(network, site), ", ".join(filter(None, (failure, "no folding, no fake ReLU", site.note)))
+    return Hooked(network, site), ", ".join(
+        filter(None, (failure, "no folding, no fake ReLU", site.note))
+    )
 
 
 class Traced(nn.Module):
@@ -70,9 +106,12 @@ class Traced(nn.Module):
         graph = tracer.trace(network)
         feature: Any = tracer.outputs[site.name].node
         feature = _last_call(graph, site.name).all_input_nodes[0] if site.before else feature
-        # Both in the output while folding, so that a convolution whose own output is wanted is left alone.
+        # Both in the output while folding, so that a convolution whose own output is wanted is left
+        # alone.
         graph.output_node().args = ((feature, graph.output_node().args[0]),)
-        traced: Any = fx.GraphModule(network, graph)  # shares leaves with the network, but not what holds them
+        traced: Any = fx.GraphModule(
+            network, graph
+        )  # shares leaves with the network, but not what holds them
         leaves = _count(traced)
         if fold and leaves:
             traced = fuse(traced, inplace=True, no_trace=True)
@@ -89,27 +128,42 @@ class Traced(nn.Module):
         self.mapped = _copied(traced, source, source.next) if source else None
         self.mapped_faked = _copied(traced, source, source.next, relu) if source and relu else None
         self.order = orders[0]
-        if self.mapped is not None and len(orders) > 1:  # as many channels as positions: their mean may tell
+        if (
+            self.mapped is not None and len(orders) > 1
+        ):  # as many channels as positions: their mean may tell
             with torch.no_grad():
                 found = self.mapped(site.images.clone())
             means = {order: found.permute(order).flatten(2).mean(2) for order in orders}
-            self.order = next((o for o, mean in means.items() if close(mean, site.features)), orders[0])
+            self.order = next(
+                (o for o, mean in means.items() if close(mean, site.features)), orders[0]
+            )
         self.head: nn.Linear | None = traced.get_submodule(site.name) if site.head else None
         self.whole = None if site.head else _copied(traced, logits, output)
-        folded, norms = leaves - _count(traced), _count(network)  # a norm that is not a leaf was traced through
-        self.note = f"batch norm {'folded' if folded else 'not folded'}" if norms else "no batch norm"
+        folded, norms = (
+            leaves - _count(traced),
+            _count(network),
+        )  # a norm that is not a leaf was traced through
+        self.note = (
+            f"batch norm {'folded' if folded else 'not folded'}" if norms else "no batch norm"
+        )
         self.note += f" in {folded} of {norms} layers" if 0 < folded < norms else ""
         self.note += "" if relu else f", no final ReLU ({last})"
 
     def features(self, x: Tensor, fake: bool) -> Tensor:
         """The representation before pooling over positions, images first."""
-        return (self.faked if fake and self.faked is not None else self.trunk)(x).movedim(self.batch, 0)
+        return (self.faked if fake and self.faked is not None else self.trunk)(x).movedim(
+            self.batch, 0
+        )
 
     def maps(self, x: Tensor, fake: bool) -> Tensor | None:
-        """The last map before pooling, (n, channels, h, w) or tokens (n, channels, tokens, 1); None where none is."""
+        """The last map before pooling, (n, channels, h, w) or tokens (n, channels, tokens, 1);
+        None where none is.
+        """
         if self.mapped is None:
             return None
-        found = (self.mapped_faked if fake and self.mapped_faked is not None else self.mapped)(x).permute(self.order)
+        found = (self.mapped_faked if fake and self.mapped_faked is not None else self.mapped)(
+            x
+        ).permute(self.order)
         return found if found.ndim == 4 else found[..., None]
 
     def logits(self, x: Tensor) -> Tensor:
@@ -121,7 +175,9 @@ class Traced(nn.Module):
         with torch.no_grad():
             features = [self.features(site.images.clone(), fake) for fake in (False, True)]
             logits = self.logits(site.images.clone())
-        return close(logits, site.logits) and all(close(values, site.features) for values in features)
+        return close(logits, site.logits) and all(
+            close(values, site.features) for values in features
+        )
 
 
 class _Tracer(fx.Tracer):
@@ -135,12 +191,16 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.Linear) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
-        self.outputs[self.path_of_module(m)] = result = super().call_module(m, forward, args, kwargs)
+        self.outputs[self.path_of_module(m)] = result = super().call_module(
+            m, forward, args, kwargs
+        )
         return result
 
 
 def _last_call(graph: fx.Graph, name: str) -> fx.Node:
-    return next(node for node in reversed(graph.nodes) if (node.op, node.target) == ("call_module", name))
+    return next(
+        node for node in reversed(graph.nodes) if (node.op, node.target) == ("call_module", name)
+    )
 
 
 def _count(network: nn.Module) -> int:
@@ -164,7 +224,11 @@ def _copied(network: fx.GraphModule, output: Any, end: Any, relu: Any = None) ->
 def _last_relu(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, str]:
     """The ReLU that makes the features; where there is none, the name of what does."""
     while True:
-        kind: Any = type(network.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+        kind: Any = (
+            type(network.get_submodule(str(node.target)))
+            if node.op == "call_module"
+            else node.target
+        )
         if kind in _RELUS:
             return node, "ReLU"
         if kind not in _POOLS or not node.all_input_nodes:
@@ -172,16 +236,23 @@ def _last_relu(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, 
         node = node.all_input_nodes[0]
 
 
-def _last_map(network: fx.GraphModule, feature: fx.Node, site: Site) -> tuple[Any, list[tuple[int, ...]]]:
-    """The node nearest before the features that still has positions, and which order makes it (n, channels, …).
+def _last_map(
+    network: fx.GraphModule, feature: fx.Node, site: Site
+) -> tuple[Any, list[tuple[int, ...]]]:
+    """The node nearest before the features that still has positions, and which order makes it (n,
+    channels, …).
 
-    Several orders where a smaller image does not tell. On the way up only nodes of one input are passed, and no linear
+    Several orders where a smaller image does not tell. On the way up only nodes of one input are
+    passed, and no linear
     layer: beyond these lie other components.
     """
     shapes = []
     for images in (site.images, site.images[[0, 1, 0]], site.images[:, :, ::2, ::2]):
         run = fx.Interpreter(network, garbage_collect_values=False)
-        with torch.no_grad(), contextlib.suppress(Exception):  # a network of one size gets only so far with the last
+        with (
+            torch.no_grad(),
+            contextlib.suppress(Exception),
+        ):  # a network of one size gets only so far with the last
             run.run(images.clone())
         shapes.append({node: tuple(getattr(value, "shape", ())) for node, value in run.env.items()})
     channels = [a for a in range(1, site.features.ndim) if a not in (site.positions or ())]
@@ -189,16 +260,32 @@ def _last_map(network: fx.GraphModule, feature: fx.Node, site: Site) -> tuple[An
     for _ in range(16):  # pooling, norm, flattening and dropout are fewer
         shape, other, small = (found.get(node, ()) for found in shapes)
         batch = [axis for axis, length in enumerate(shape) if length != other[axis]]
-        if len(shape) in (3, 4) and len(batch) == 1 and (shape[batch[0]], other[batch[0]]) == (2, 3):
+        if (
+            len(shape) in (3, 4)
+            and len(batch) == 1
+            and (shape[batch[0]], other[batch[0]]) == (2, 3)
+        ):
             rest = [axis for axis in range(len(shape)) if axis != batch[0]]
-            own = [axis for axis in rest if len(small) == len(shape) and small[axis] == shape[axis] > 1]
-            own = [rest[a - 1] for a in channels] if node is feature else own * (len(own) < len(rest))
+            own = [
+                axis for axis in rest if len(small) == len(shape) and small[axis] == shape[axis] > 1
+            ]
+            own = (
+                [rest[a - 1] for a in channels] if node is feature else own * (len(own) < len(rest))
+            )
             fitting = own or [axis for axis in rest if shape[axis] == wide] or rest[:1]
-            fitting = fitting[::-1] if len(shape) == 3 else fitting  # tokens before channels, maps after them
+            fitting = (
+                fitting[::-1] if len(shape) == 3 else fitting
+            )  # tokens before channels, maps after them
             if len(own) < 2 and math.prod(shape) > 2 * shape[fitting[0]]:  # more than one position
-                return node, [(batch[0], one, *(axis for axis in rest if axis != one)) for one in fitting]
-        mixing = node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.Linear | nn.Conv2d)
-        inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]  # without a norm's weights
+                return node, [
+                    (batch[0], one, *(axis for axis in rest if axis != one)) for one in fitting
+                ]
+        mixing = node.op == "call_module" and isinstance(
+            network.get_submodule(str(node.target)), nn.Linear | nn.Conv2d
+        )
+        inputs = [
+            one for one in node.all_input_nodes if one.op != "get_attr"
+        ]  # without a norm's weights
         if mixing or len(inputs) != 1:
             break
         node = inputs[0]
@@ -214,12 +301,19 @@ class Hooked(nn.Module):
 
     def __init__(self, network: nn.Module, site: Site):
         super().__init__()
-        self.network, self.site, self.before, self.calls = network, site.name, site.before, site.calls
+        self.network, self.site, self.before, self.calls = (
+            network,
+            site.name,
+            site.before,
+            site.calls,
+        )
         self.batch = site.batch
         self.head: Any = network.get_submodule(site.name) if site.head else None
 
     def features(self, x: Tensor, fake: bool) -> Tensor:
-        """The representation before pooling over positions, images first; `fake` makes no difference."""
+        """The representation before pooling over positions, images first; `fake` makes no
+        difference.
+        """
         seen: list[Tensor] = []
 
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any = None) -> None:
@@ -229,7 +323,9 @@ class Hooked(nn.Module):
 
         module = self.network.get_submodule(self.site)
         with _HOOKING:
-            register: Any = module.register_forward_pre_hook if self.before else module.register_forward_hook
+            register: Any = (
+                module.register_forward_pre_hook if self.before else module.register_forward_hook
+            )
             handle = register(hook, with_kwargs=True)
             try:
                 self.network(x)
@@ -238,8 +334,9 @@ class Hooked(nn.Module):
             finally:
                 handle.remove()
         raise ValueError(
-            f"layer {self.site!r} was called {len(seen)} times for these images and {self.calls} for the first ones: "
-            "the network takes another path (an early exit?); name a layer= that all images pass"
+            f"layer {self.site!r} was called {len(seen)} times for these images and {self.calls} "
+            "for the first ones: the network takes another path (an early exit?); name a layer= "
+            "that all images pass"
         )
 
     def maps(self, x: Tensor, fake: bool) -> Tensor | None:

@@ -13,14 +13,19 @@ import torch
 
 _PACKAGE = Path(__file__).resolve().parent
 # A checkout holds these beside the package, an installed wheel inside it.
-_ROOT = _PACKAGE.parent if (_PACKAGE.parent / "checkpoints" / "manifest.toml").exists() else _PACKAGE / "shipped"
+_ROOT = (
+    _PACKAGE.parent
+    if (_PACKAGE.parent / "checkpoints" / "manifest.toml").exists()
+    else _PACKAGE / "shipped"
+)
 CHECKPOINTS = _ROOT / "checkpoints"
 DATA = _ROOT / "data"
 NOTEBOOKS = _ROOT / "notebooks"
 
 
 def cache_folder() -> Path:
-    """Where downloads and results to be used again go: $NBHELPERS_CACHE, else the platform's cache folder.
+    """Where downloads and results to be used again go: $NBHELPERS_CACHE, else the platform's cache
+    folder.
 
     Raises:
         ValueError: neither the variable nor a home folder is there.
@@ -37,7 +42,9 @@ def cache_folder() -> Path:
             raise RuntimeError
         return folder
     except RuntimeError:
-        raise ValueError("no home folder to keep downloads in; set NBHELPERS_CACHE to a folder") from None
+        raise ValueError(
+            "no home folder to keep downloads in; set NBHELPERS_CACHE to a folder"
+        ) from None
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -51,18 +58,22 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"room for a word")
     except OSError as error:
-        raise ValueError(f"cannot write to {folder} ({error.strerror or error}); name another folder") from error
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror or error}); name another folder"
+        ) from error
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file whole or not at all: a temporary path to write to, moved to `path` where all went well.
+    """Write a file whole or not at all: a temporary path to write to, moved to `path` where all
+    went well.
 
     Args:
         path: of the file; its folder must exist.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full. Nothing is left behind, `path` is as before.
+        OSError: the folder cannot be written, or the disk is full. Nothing is left behind, `path`
+            is as before.
     """
     target = Path(path)
     # Named like none of the files that a folder is searched for, and differently for every writer.
@@ -82,7 +93,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def save_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, torch.Tensor],
+    note: Mapping[str, Any] | None = None,
 ) -> None:
     """Write tensors as safetensors, whole or not at all.
 
@@ -96,7 +109,8 @@ def save_tensors(
     """
     import safetensors.torch  # here: whoever only reads pictures does without
 
-    # A single metadata key: safetensors orders several at random, and equal tensors should give equal files.
+    # A single metadata key: safetensors orders several at random, and equal tensors should give
+    # equal files.
     metadata = None if note is None else {"nbhelpers": json.dumps(note, sort_keys=True)}
     own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     with replacing(path) as temporary:

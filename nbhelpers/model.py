@@ -17,32 +17,37 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Model(nn.Module):
-    """A frozen classifier and its representation. It normalises by itself: give it pixels in [0, 1].
+    """A frozen classifier and its representation. It normalises by itself: give it pixels in [0,
+    1].
 
-    The network is traced, batch norm is folded into convolutions, the network is cut at its last linear layer or
-    after `layer`, and the last ReLU before the cut can be swapped for a fake one. A network that cannot be traced
-    works all the same, through a hook. A first pass over noise checks that logits are the network's own; `repr`
-    says what was found.
+    The network is traced, batch norm is folded into convolutions, the network is cut at its last
+    linear layer or after `layer`, and the last ReLU before the cut can be swapped for a fake one. A
+    network that cannot be traced works all the same, through a hook. A first pass over noise checks
+    that logits are the network's own; `repr` says what was found.
 
     Args:
-        network: a classifier (n, c, h, w) → (n, classes) that ends in a `torch.nn.Linear`; copied. A softmax
-            after that is left out. Other networks have logits, but no head.
-        mean, std: of each channel, pixels in [0, 1], as in training; None where the network takes these as they are.
+        network: a classifier (n, c, h, w) → (n, classes) that ends in a `torch.nn.Linear`; copied.
+            A softmax after that is left out. Other networks have logits, but no head.
+        mean, std: of each channel, pixels in [0, 1], as in training; None where the network takes
+            these as they are.
         classes: class names; their indices where None.
-        image_size: pixels that the network was trained for, the side of a square or (height, width); None if any.
+        image_size: pixels that the network was trained for, the side of a square or (height,
+            width); None if any.
         name: for `repr` and results.
-        layer: a module's name, whose output is the representation in place of the penultimate layer.
+        layer: a module's name, whose output is the representation in place of the penultimate
+            layer.
         pool: "mean" over positions or tokens, or "flatten"; for a layer whose output has any.
 
     Raises:
-        TypeError: not a module.
-        ValueError: no linear layer and no `layer`, an unknown layer, arguments that do not fit the network, or one that
-            cannot be copied.
+        TypeError: not a module. ValueError: no linear layer and no `layer`, an unknown layer,
+            arguments that do not fit the network, or one that cannot be copied.
     """
 
     mean: Tensor
     std: Tensor
-    precision: Precision = "float32"  # of passes that a gradient goes back through; all others are float32
+    precision: Precision = (
+        "float32"  # of passes that a gradient goes back through; all others are float32
+    )
 
     @torch.inference_mode(False)  # weights made in it could never take part in a gradient
     @exactly()
@@ -61,11 +66,17 @@ class Model(nn.Module):
         super().__init__()
         if pool not in ("mean", "flatten"):
             raise ValueError(f"pool: got {pool!r}, wanted 'mean' or 'flatten'")
-        scales = [None if scale is None else numpy.ravel(scale).astype(float).tolist() for scale in (mean, std)]
+        scales = [
+            None if scale is None else numpy.ravel(scale).astype(float).tolist()
+            for scale in (mean, std)
+        ]
         counts = {len(scale) for scale in scales if scale is not None} or {3, 1}
         fits = len(counts) == 1 or (mean is None and std is None)
         if not (fits and all(value > 0 for value in scales[1] or ())):
-            raise ValueError(f"mean and std: got {scales[0]} and {scales[1]}, wanted one positive std per channel")
+            raise ValueError(
+                f"mean and std: got {scales[0]} and {scales[1]}, wanted one positive std per "
+                "channel"
+            )
         sides = None if image_size is None else two_sides(image_size, "image_size")
         network = copied(bare(network)).float().eval().requires_grad_(False)
         self.name, self.layer, self._pool = name or type(network).__name__, layer, pool
@@ -74,37 +85,60 @@ class Model(nn.Module):
         self._cut, self.note = cut(network, found)
         if found.varies:
             self.note += f"; not a function of one image: {found.varies}"
-            warnings.warn(f"{self.name}: {found.varies}, so no result is one image's own", stacklevel=4)
+            warnings.warn(
+                f"{self.name}: {found.varies}, so no result is one image's own", stacklevel=4
+            )
         if pool == "flatten" and found.features.ndim > 2 and not image_size:
-            raise ValueError("pool: 'flatten' fixes the length of the representation; give image_size= too")
+            raise ValueError(
+                "pool: 'flatten' fixes the length of the representation; give image_size= too"
+            )
         if pool == "mean" and found.positions is None:
             shape = f"{tuple(found.features.shape[1:])} of {found.name!r}"
             raise ValueError(
-                f"pool: nothing tells positions from channels in {shape}; give pool='flatten', or a layer="
+                f"pool: nothing tells positions from channels in {shape}; give pool='flatten', or "
+                "a layer="
             )
         self._positions, self._one_size = found.positions or (), found.one_size
         self._sides, self.channels = tuple(found.images.shape[2:]), found.images.shape[1]
         pooled = self._pooled(found.features)
-        self._shape, self.components = tuple(pooled.shape[1:]), pooled[0].numel()  # length of the representation
+        self._shape, self.components = (
+            tuple(pooled.shape[1:]),
+            pooled[0].numel(),
+        )  # length of the representation
         with torch.no_grad():
             maps = self._cut.maps(found.images.clone(), False)
-        self.positions: tuple[int, ...] = tuple(maps.shape[1:]) if maps is not None else (self.components, 1, 1)
-        # Then logits are linear in the map just as in its mean; a norm in between (ConvNeXt, ViT) makes it otherwise.
+        self.positions: tuple[int, ...] = (
+            tuple(maps.shape[1:]) if maps is not None else (self.components, 1, 1)
+        )
+        # Then logits are linear in the map just as in its mean; a norm in between (ConvNeXt, ViT)
+        # makes it otherwise.
         self.averaged = maps is None or close(maps.mean((2, 3)), pooled.flatten(1))
         n = found.logits.shape[1]
-        self.classes = tuple(map(str, classes)) if classes is not None and len(classes) else tuple(map(str, range(n)))
+        self.classes = (
+            tuple(map(str, classes))
+            if classes is not None and len(classes)
+            else tuple(map(str, range(n)))
+        )
         if len(self.classes) != n:
             raise ValueError(f"classes: got {len(self.classes)} names, the network has {n} outputs")
         for key, scale, neutral in zip(("mean", "std"), scales, (0.0, 1.0), strict=True):
-            values = torch.tensor(scale or [neutral] * self.channels, dtype=torch.float32, device=found.images.device)
+            values = torch.tensor(
+                scale or [neutral] * self.channels, dtype=torch.float32, device=found.images.device
+            )
             self.register_buffer(key, values[:, None, None])
         self.eval().requires_grad_(False)
         if self.device.type == "cpu":
-            for layout in (torch.channels_last, torch.contiguous_format):  # the first is a third faster
+            for layout in (
+                torch.channels_last,
+                torch.contiguous_format,
+            ):  # the first is a third faster
                 for tensor in (*self.parameters(), *self.buffers()):
                     if tensor.ndim == 4:
                         tensor.data = tensor.data.contiguous(memory_format=layout)
-                with contextlib.suppress(RuntimeError), torch.no_grad():  # `.view` refuses maps of the first
+                with (
+                    contextlib.suppress(RuntimeError),
+                    torch.no_grad(),
+                ):  # `.view` refuses maps of the first
                     self._cut.logits(found.images.clone())
                     break
 
@@ -118,22 +152,30 @@ class Model(nn.Module):
         """The linear layer that turns the representation into logits.
 
         Raises:
-            ValueError: the representation is another layer's, or the network does not end in a linear layer.
+            ValueError: the representation is another layer's, or the network does not end in a
+                linear layer.
         """
         if self._cut.head is None:
-            why = f"is the output of {self.layer!r}; load the model without layer=" if self.layer else f"({self.note})"
+            why = (
+                f"is the output of {self.layer!r}; load the model without layer="
+                if self.layer
+                else f"({self.note})"
+            )
             raise ValueError(f"{self.name}: no head: the representation {why}")
         return self._cut.head
 
-    def representation(self, images: Images, fake_relu: bool = True, positions: bool = False) -> Features:
+    def representation(
+        self, images: Images, fake_relu: bool = True, positions: bool = False
+    ) -> Features:
         """The penultimate layer R(x), or `layer`'s pooled output, (n, components).
 
         Args:
             images: (n, c, h, w), pixels in [0, 1], on the model's device.
             fake_relu: let gradients through inactive units of the last ReLU; values are the same.
-            positions: the representation before pooling over positions instead, (n, channels · height · width), of
-                which `model.positions` gives the three; a transformer's tokens count as (channels, tokens, 1). Where
-                the network has no such map, the representation itself.
+            positions: the representation before pooling over positions instead, (n, channels ·
+                height · width), of which `model.positions` gives the three; a transformer's tokens
+                count as (channels, tokens, 1). Where the network has no such map, the
+                representation itself.
 
         Raises:
             TypeError, ValueError: images of the wrong kind, shape, range or device.
@@ -141,7 +183,10 @@ class Model(nn.Module):
         if positions and self.positions[1:] != (1, 1):
             found, shape = self._passed(self._cut.maps, images, fake_relu), self.positions
         else:
-            found, shape = self._pooled(self._passed(self._cut.features, images, fake_relu)), self._shape
+            found, shape = (
+                self._pooled(self._passed(self._cut.features, images, fake_relu)),
+                self._shape,
+            )
         if tuple(found.shape[1:]) != shape:
             given, wanted = ("×".join(map(str, one)) for one in (found.shape[1:], shape))
             raise self._other_size(images, f"{given} components in place of {wanted}")
@@ -172,21 +217,35 @@ class Model(nn.Module):
         return ValueError(f"images: {self.name} is set up for {hint}")
 
     def _normalised(self, images: Images) -> Tensor:
-        if not images.requires_grad:  # the optimiser's own iterates were checked once, and a check would stall a GPU
+        if (
+            not images.requires_grad
+        ):  # the optimiser's own iterates were checked once, and a check would stall a GPU
             check_images(images)
         if images.shape[1] != self.channels:
             given = f"images: of {images.shape[1]} channels"
-            raise ValueError(f"{given}, {self.name} takes {self.channels}: load_images(…, channels={self.channels})")
+            raise ValueError(
+                f"{given}, {self.name} takes {self.channels}: load_images(…, "
+                f"channels={self.channels})"
+            )
         if images.device != self.device:
-            raise ValueError(f"images: on {images.device}, the model is on {self.device}; use images.to(model.device)")
+            raise ValueError(
+                f"images: on {images.device}, the model is on {self.device}; use "
+                "images.to(model.device)"
+            )
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def _pooled(self, features: Tensor) -> Tensor:
-        return features.mean(self._positions) if self._pool == "mean" and self._positions else features
+        return (
+            features.mean(self._positions) if self._pool == "mean" and self._positions else features
+        )
 
     def __repr__(self) -> str:
         where = f" ({self._pool} of {self.layer})" if self.layer else ""
-        size = "×".join(map(str, self._sides)) if isinstance(self.image_size, tuple) else self.image_size
+        size = (
+            "×".join(map(str, self._sides))
+            if isinstance(self.image_size, tuple)
+            else self.image_size
+        )
         size = f", {size} pixels" if size else ""
         counts = f"{self.components} components{where}, {len(self.classes)} classes{size}"
         return f"Model({self.name}: {counts}; {self.note})"

@@ -1,4 +1,6 @@
-"""Losses of a representation, one number per image. They see features only, so no image prior can enter."""
+"""Losses of a representation, one number per image. They see features only, so no image prior
+can enter.
+"""
 
 from collections.abc import Callable
 
@@ -10,7 +12,9 @@ from torch.nn import functional
 from nbhelpers.types import Features, Indices, Labels, Objective, PerImage, indices, usable
 
 
-@torch.inference_mode(False)  # here and below: what was made in that mode could not take part in a gradient
+@torch.inference_mode(
+    False
+)  # here and below: what was made in that mode could not take part in a gradient
 def match(target: Features | numpy.ndarray) -> Objective:
     """Normalised distance to a target representation, ‖f − t‖ / ‖t‖.
 
@@ -28,8 +32,8 @@ def match(target: Features | numpy.ndarray) -> Objective:
     def distance(features: Features) -> PerImage:
         if features.shape[1:] != target.shape[1:] or target.shape[0] not in (1, features.shape[0]):
             raise ValueError(
-                f"match: features {tuple(features.shape)} and target {tuple(target.shape)} do not fit; "
-                "give one target row per image, or a single row for all"
+                f"match: features {tuple(features.shape)} and target {tuple(target.shape)} do not "
+                "fit; give one target row per image, or a single row for all"
             )
         return torch.linalg.vector_norm(features - target, dim=1) / length
 
@@ -38,23 +42,29 @@ def match(target: Features | numpy.ndarray) -> Objective:
 
 @torch.inference_mode(False)
 def leave(origin: Features | numpy.ndarray) -> Objective:
-    """Minus the distance from a representation, −‖f − o‖: how far a small change of the image can move it.
+    """Minus the distance from a representation, −‖f − o‖: how far a small change of the image can
+    move it.
 
-    The gradient vanishes at the origin itself, so start beside it (`noise`, or a point of the ball).
+    The gradient vanishes at the origin itself, so start beside it (`noise`, or a point of the
+    ball).
 
-    Source: the inner maximum of equation (1) of Engstrom et al., arXiv:1906.00945, without its denominator.
+    Source: the inner maximum of equation (1) of Engstrom et al., arXiv:1906.00945, without its
+        denominator.
     """
     origin = _rows(origin)
     return lambda features: -torch.linalg.vector_norm(features - origin, dim=1)
 
 
 @torch.inference_mode(False)
-def activate(component: Indices, *, ceiling: float | numpy.ndarray | Tensor | None = None) -> Objective:
+def activate(
+    component: Indices, *, ceiling: float | numpy.ndarray | Tensor | None = None
+) -> Objective:
     """Minus the activation of one component, −f_i, or −min(f_i, ceiling).
 
     Args:
         component: an index into the features, or (n,) of them, one per image.
-        ceiling: activation at which an image is left alone, a number or a tensor (n,); None for no end.
+        ceiling: activation at which an image is left alone, a number or a tensor (n,); None for no
+            end.
 
     Raises:
         TypeError, ValueError: no whole numbers, or neither one nor one per image.
@@ -75,7 +85,8 @@ def activate(component: Indices, *, ceiling: float | numpy.ndarray | Tensor | No
 
 
 def misclassify(labels: Labels | Indices) -> Objective:
-    """Minus the cross-entropy of the given classes, over logits: the inner maximisation of robust training.
+    """Minus the cross-entropy of the given classes, over logits: the inner maximisation of robust
+    training.
 
     Args:
         labels: (n,) class indices, or one for all images.
@@ -90,7 +101,8 @@ def misclassify(labels: Labels | Indices) -> Objective:
 
 
 def margin(labels: Labels | Indices) -> Objective:
-    """How far the given class's logit leads the best other one; negative where the image is misclassified.
+    """How far the given class's logit leads the best other one; negative where the image is
+    misclassified.
 
     Args:
         labels: (n,) class indices.
@@ -101,13 +113,17 @@ def margin(labels: Labels | Indices) -> Objective:
 
     def lead(logits: Features) -> PerImage:
         own = truth(logits)[:, None]
-        return (logits.gather(1, own) - logits.scatter(1, own, -torch.inf).amax(1, keepdim=True))[:, 0]
+        return (logits.gather(1, own) - logits.scatter(1, own, -torch.inf).amax(1, keepdim=True))[
+            :, 0
+        ]
 
     return lead
 
 
 def _one_each(values: Indices, name: str) -> Callable[[Features], Tensor]:
-    """Features → a column of them for each row, (n,), checked; `values` is one for all rows, or one per row."""
+    """Features → a column of them for each row, (n,), checked; `values` is one for all rows, or
+    one per row.
+    """
     wanted = indices(values, name)
     low, high = int(wanted.min()), int(wanted.max())  # here, once: on a GPU each look waits for it
 
@@ -125,7 +141,9 @@ def _one_each(values: Indices, name: str) -> Callable[[Features], Tensor]:
 def _rows(target: Features | numpy.ndarray) -> Features:
     target = usable(torch.as_tensor(target))
     if target.ndim != 2:
-        raise ValueError(f"target: got shape {tuple(target.shape)}, wanted (n, d); keep the batch dimension")
+        raise ValueError(
+            f"target: got shape {tuple(target.shape)}, wanted (n, d); keep the batch dimension"
+        )
     if not torch.isfinite(target).all():
         raise ValueError("target: got NaN or infinity, wanted finite numbers")
     return target.detach()

@@ -16,7 +16,9 @@ Schedule = Literal["cosine", "constant"]
 
 @dataclass(frozen=True)
 class Step:
-    """One iterate: images with *their own* losses. Both stay on the device; reading a value makes the CPU wait."""
+    """One iterate: images with *their own* losses. Both stay on the device; reading a value
+    makes the CPU wait.
+    """
 
     index: int  # 0 is the start
     total: int  # steps asked for
@@ -62,13 +64,16 @@ def l2_ball(center: Images, radius: float) -> Projection:
 
 
 def linf_ball(center: Images, radius: float) -> Projection:
-    """Project each pixel to within `radius` of its centre's, then onto [0, 1]; otherwise as `l2_ball`."""
+    """Project each pixel to within `radius` of its centre's, then onto [0, 1]; otherwise as
+    `l2_ball`.
+    """
     radius = _checked(radius)
     return lambda images: torch.clamp(images, center - radius, center + radius).clamp(0, 1)
 
 
 def within(mask: Tensor, start: Images, *, inside: Projection = box) -> Projection:
-    """Keep each pixel within `mask` of the start's: at 0 it stays as it is, bit for bit, at 1 it may go anywhere.
+    """Keep each pixel within `mask` of the start's: at 0 it stays as it is, bit for bit, at 1 it
+    may go anywhere.
 
     Between, at a soft edge, it may move that far. Where `inside` leads elsewhere, the mask wins.
 
@@ -82,9 +87,13 @@ def within(mask: Tensor, start: Images, *, inside: Projection = box) -> Projecti
     """
     sides = tuple(start.shape[2:])
     if tuple(mask.shape) not in (sides, (1, 1, *sides), (len(start), 1, *sides)):
-        raise ValueError(f"mask: got shape {tuple(mask.shape)}, wanted {sides}, as the images, or one per image")
+        raise ValueError(
+            f"mask: got shape {tuple(mask.shape)}, wanted {sides}, as the images, or one per image"
+        )
     if not (mask.min() >= 0 and mask.max() <= 1):  # NaN too
-        raise ValueError(f"mask: got {mask.min():.3g} to {mask.max():.3g}, wanted 0 (stays) to 1 (may change)")
+        raise ValueError(
+            f"mask: got {mask.min():.3g} to {mask.max():.3g}, wanted 0 (stays) to 1 (may change)"
+        )
     if not mask.reshape(-1, sides[0] * sides[1]).any(1).all():
         raise ValueError("mask: it is empty, wanted at least one pixel above 0 for each image")
     low, high = start - mask.to(start), start + mask.to(start)
@@ -97,14 +106,18 @@ def l2_direction(gradient: Images) -> Images:
 
 
 def relative_diagonal(shape: Sequence[int]) -> float:
-    """How long the diagonal of an image of (…, c, h, w) is, in units of a 3×32×32 image's, by which lengths grow."""
+    """How long the diagonal of an image of (…, c, h, w) is, in units of a 3×32×32 image's, by
+    which lengths grow.
+    """
     return math.sqrt(math.prod(shape[-3:]) / 3072)
 
 
 def first_step(length: float, full: int, *, steps: int, shape: Sequence[int]) -> float:
-    """Length of the first of `steps` steps, where `length` suits `full` steps on 3×32×32 images of pixels in [0, 1].
+    """Length of the first of `steps` steps, where `length` suits `full` steps on 3×32×32 images of
+    pixels in [0, 1].
 
-    Fewer steps must be longer to come as far; beyond twice they may overshoot (measured, see docs/speed.md).
+    Fewer steps must be longer to come as far; beyond twice they may overshoot (measured, see
+    docs/speed.md).
     """
     return length * min(max(full / steps, 1), 2) * relative_diagonal(shape)
 
@@ -126,29 +139,34 @@ def descend(
 ) -> Iterator[Step]:
     """Minimise `objective(f(images))` from `start`; yield every iterate, the start included.
 
-    One forward and one backward pass per step. Images do not see each other: a batch of n equals n runs of one.
+    One forward and one backward pass per step. Images do not see each other: a batch of n equals n
+    runs of one.
 
     Args:
         f: what the objective looks at: `model.representation`, or the model itself for logits.
         objective: a loss per image, see `nbhelpers.objectives`.
         start: (n, c, h, w), pixels in [0, 1]; left as it is.
         steps: gradient steps; `steps + 1` iterates are yielded.
-        step_size: L2 length of the first step of one image, in pixel units. None is 0.2 at 3×32×32 for 200 steps or
-            more, longer for fewer (0.4 at 100 and below), and grows with the image's diagonal.
+        step_size: L2 length of the first step of one image, in pixel units. None is 0.2 at 3×32×32
+            for 200 steps or more, longer for fewer (0.4 at 100 and below), and grows with the
+            image's diagonal.
         momentum: weight of the past steps; 0 for none.
         schedule: "cosine" lets the step fall to zero, "constant" keeps it.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
         direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
-        batch_size: at most so many images per pass; None: chosen from free memory and one image's activations.
-            Where memory runs out nevertheless, it is halved. The result does not depend on it.
-        stop_below: an image whose loss is below this stops moving (checked every ten steps); the run ends when all
-            have. None for never.
-        score_last: False spares the forward pass that scores the last iterate, whose losses are then NaN.
+        batch_size: at most so many images per pass; None: chosen from free memory and one image's
+            activations. Where memory runs out nevertheless, it is halved. The result does not
+            depend on it.
+        stop_below: an image whose loss is below this stops moving (checked every ten steps); the
+            run ends when all have. None for never.
+        score_last: False spares the forward pass that scores the last iterate, whose losses are
+            then NaN.
 
     Raises:
         TypeError, ValueError: what was given, what is allowed.
 
-    Source: the published loop of Engstrom et al., arXiv:1906.00945, is `schedule="constant", momentum=0`.
+    Source: the published loop of Engstrom et al., arXiv:1906.00945, is `schedule="constant",
+        momentum=0`.
     """
     check_images(start, "start")
     steps = whole(steps, "steps", least=1)
@@ -161,31 +179,44 @@ def descend(
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule: got {schedule!r}, wanted 'cosine' or 'constant'")
     size = None if batch_size is None else whole(batch_size, "batch_size", least=1)
-    step_size, momentum = float(step_size), float(momentum)  # torch takes no NumPy scalar as a factor
+    step_size, momentum = (
+        float(step_size),
+        float(momentum),
+    )  # torch takes no NumPy scalar as a factor
     if stop_below is not None and math.isnan(stop_below):
         raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
 
-    @torch.inference_mode(False)  # at each step, so that gradients are there whatever the caller's mode
+    @torch.inference_mode(
+        False
+    )  # at each step, so that gradients are there whatever the caller's mode
     def iterates() -> Iterator[Step]:
         images = start.detach().clone()
-        images = images if images.dtype == torch.float64 else images.float()  # steps are lost in half precision
+        images = (
+            images if images.dtype == torch.float64 else images.float()
+        )  # steps are lost in half precision
         velocity = torch.zeros_like(images)
         losses = images.new_zeros(len(images))
         active = torch.arange(len(images), device=images.device)  # rows that still move
         passes = Passes(size or fitting(f, images))
 
         def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
-            fresh, slope = losses_and_gradients(f, objective, images, active, passes=passes, backward=backward)
+            fresh, slope = losses_and_gradients(
+                f, objective, images, active, passes=passes, backward=backward
+            )
             return _put(losses, active, fresh), _put(images, active, slope)
 
         for index in range(steps):
             losses, gradient = evaluate(backward=True)
             yield Step(index, steps, images, losses)
-            if stop_below is not None and index % 10 == 0:  # looking at a loss waits for the device, so seldom
+            if (
+                stop_below is not None and index % 10 == 0
+            ):  # looking at a loss waits for the device, so seldom
                 active = (~(losses < stop_below)).nonzero()[:, 0]
                 if len(active) == 0:
                     return
-            rate = step_size * (0.5 * (1 + math.cos(math.pi * index / steps)) if schedule == "cosine" else 1)
+            rate = step_size * (
+                0.5 * (1 + math.cos(math.pi * index / steps)) if schedule == "cosine" else 1
+            )
             velocity = torch.add(direction(gradient), velocity, alpha=momentum)
             moved = project(torch.sub(images, velocity, alpha=rate))
             images = _put(images, active, moved if len(active) == len(images) else moved[active])
@@ -228,12 +259,24 @@ def minimize(
     """
     if keep not in ("best", "last"):
         raise ValueError(f"keep: got {keep!r}, wanted 'best' or 'last'")
-    same: dict[str, Any] = {"steps": steps, "step_size": step_size, "momentum": momentum, "schedule": schedule}
-    same |= {"project": project, "direction": direction, "batch_size": batch_size, "stop_below": stop_below}
+    same: dict[str, Any] = {
+        "steps": steps,
+        "step_size": step_size,
+        "momentum": momentum,
+        "schedule": schedule,
+    }
+    same |= {
+        "project": project,
+        "direction": direction,
+        "batch_size": batch_size,
+        "stop_below": stop_below,
+    }
     iterates = descend(f, objective, start, **same)
     steps, images, loss, history, stopped = whole(steps, "steps"), start, None, [], None
     try:
-        for step in progress(iterates, total=steps, initial=-1, unit="step"):  # the start is no step
+        for step in progress(
+            iterates, total=steps, initial=-1, unit="step"
+        ):  # the start is no step
             history.append(step.losses)
             if loss is None or keep == "last":
                 images, loss = step.images, step.losses
@@ -264,8 +307,12 @@ def _length(images: Images) -> Tensor:
 
 
 def _checked(radius: float) -> float:
-    several = hasattr(radius, "__len__") and getattr(radius, "shape", None) != ()  # a NumPy or torch scalar has one too
+    several = (
+        hasattr(radius, "__len__") and getattr(radius, "shape", None) != ()
+    )  # a NumPy or torch scalar has one too
     number = math.nan if several else float(radius)
     if not (number >= 0 and math.isfinite(number)):
-        raise ValueError(f"radius: got {radius}, wanted one finite length ≥ 0 for all images, in pixel units")
+        raise ValueError(
+            f"radius: got {radius}, wanted one finite length ≥ 0 for all images, in pixel units"
+        )
     return number

@@ -11,23 +11,32 @@ from tqdm import tqdm
 from nbhelpers.types import Features, Images, Labels, Objective, PerImage, check_images, whole
 
 T = TypeVar("T")
-Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for memory, batch by batch
+Batches = Iterable[
+    Images | tuple[Images, Labels]
+]  # a data set too large for memory, batch by batch
 
 
 def progress(items: Iterable[T] | None = None, **options: Any) -> tqdm:
-    """A progress bar after two seconds, which goes when all is done; in a notebook not on the red ground of errors."""
+    """A progress bar after two seconds, which goes when all is done; in a notebook not on the
+    red ground of errors.
+    """
     in_notebook = hasattr(sys.stdout, "pub_thread")  # the stream of a kernel, not a terminal's
-    return tqdm(items, delay=2, leave=False, file=sys.stdout if in_notebook else sys.stderr, **options)
+    return tqdm(
+        items, delay=2, leave=False, file=sys.stdout if in_notebook else sys.stderr, **options
+    )
 
 
 class Passes:
-    """Cuts work on many images into passes of at most `size`, and halves `size` for good when memory runs out."""
+    """Cuts work on many images into passes of at most `size`, and halves `size` for good when
+    memory runs out.
+    """
 
     def __init__(self, size: int):
         self.size = size
 
     def over(self, count: int, work: Callable[[slice], T], *, even: bool = False) -> Iterator[T]:
-        """`work` on consecutive slices of `count` images: full ones and a rest, or, if `even`, of about equal length.
+        """`work` on consecutive slices of `count` images: full ones and a rest, or, if `even`, of
+        about equal length.
 
         Raises:
             torch.OutOfMemoryError: a single image does not fit.
@@ -35,7 +44,9 @@ class Passes:
         done = 0
         while done < count:
             left = count - done
-            part = slice(done, done + min(left, -(-left // -(-left // self.size)) if even else self.size))
+            part = slice(
+                done, done + min(left, -(-left // -(-left // self.size)) if even else self.size)
+            )
             try:
                 result = work(part)
             except torch.OutOfMemoryError:
@@ -56,7 +67,8 @@ def losses_and_gradients(
     passes: Passes,
     backward: bool = True,
 ) -> tuple[PerImage, Images]:
-    """An objective's values, (m,), and its gradients, (m, c, h, w), for `rows` (m,) of `images` (n, c, h, w).
+    """An objective's values, (m,), and its gradients, (m, c, h, w), for `rows` (m,) of `images` (n,
+    c, h, w).
 
     Without `backward` the gradients are zero.
 
@@ -72,22 +84,29 @@ def losses_and_gradients(
             values = f(x)
             if not every:
                 # Objectives treat each row on its own, so the other rows may hold anything.
-                values = values.new_ones(len(images), *values.shape[1:]).index_copy(0, chosen, values)
+                values = values.new_ones(len(images), *values.shape[1:]).index_copy(
+                    0, chosen, values
+                )
             loss = objective(values)
             if loss.shape != (len(images),):
                 raise ValueError(
-                    f"objective: got shape {tuple(loss.shape)}, wanted one loss per image ({len(images)},)"
+                    f"objective: got shape {tuple(loss.shape)}, wanted one loss per image "
+                    f"({len(images)},)"
                 )
             loss = loss if every else loss[chosen]
             gradient = torch.autograd.grad(loss.sum(), x)[0] if backward else torch.zeros_like(x)
         return loss.detach(), gradient
 
     losses, gradients = zip(*passes.over(len(rows), work, even=True), strict=True)
-    return (losses[0], gradients[0]) if len(losses) == 1 else (torch.cat(losses), torch.cat(gradients))
+    return (
+        (losses[0], gradients[0]) if len(losses) == 1 else (torch.cat(losses), torch.cat(gradients))
+    )
 
 
 def fitting(f: Callable[[Images], Features], images: Images) -> int:
-    """How many images suit one gradient pass, by the bytes that one more holds between forward and backward."""
+    """How many images suit one gradient pass, by the bytes that one more holds between forward
+    and backward.
+    """
     if images.numel() <= 2**17:  # 42 images of CIFAR's size, too few to look
         return len(images)
 
@@ -98,19 +117,26 @@ def fitting(f: Callable[[Images], Features], images: Images) -> int:
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        with (
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor),
+        ):
             values = f(images[:n].detach().requires_grad_())
         del values  # not before: the graph keeps the addresses apart
         return sum(sizes.values())
 
     each = max(1, held(2) - held(1))  # the difference is free of the weights
-    # On a CPU a pass beyond 64 MB is no faster, and fresh pages for its tensors make it up to half as fast.
+    # On a CPU a pass beyond 64 MB is no faster, and fresh pages for its tensors make it up to half
+    # as fast.
     room = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else 2**26
     return max(8, room // each)
 
 
 def stream(
-    f: Callable[[Images], Features], device: torch.device, images: Images | Batches, batch_size: int | None = None
+    f: Callable[[Images], Features],
+    device: torch.device,
+    images: Images | Batches,
+    batch_size: int | None = None,
 ) -> Iterator[Features]:
     """`f` of every image in order, a few at a time, without gradients.
 
@@ -131,9 +157,12 @@ def stream(
     with torch.no_grad(), progress(total=total, unit="image") as bar:
         for batch in images:
             full = batch if isinstance(batch, Tensor) else batch[0]
-            # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as much again.
+            # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half
+            # as much again.
             suits = max(1, 2048 // max(full.shape[-2:])) if device.type == "cpu" else 256
             passes = passes or Passes(size or suits)
-            for features in passes.over(len(full), lambda part, full=full: f(full[part].to(device))):  # type: ignore[misc]
+            for features in passes.over(
+                len(full), lambda part, full=full: f(full[part].to(device))
+            ):  # type: ignore[misc]
                 yield features
                 bar.update(len(features))

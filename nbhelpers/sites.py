@@ -13,7 +13,15 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-_SIZES = (32, 64, 96, 224, 256, 299, 384)  # pixels, tried in turn where the network's size is not given
+_SIZES = (
+    32,
+    64,
+    96,
+    224,
+    256,
+    299,
+    384,
+)  # pixels, tried in turn where the network's size is not given
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,9 @@ class Site:
 
 
 class _Passes:
-    """Passes of a network over noise, and what the watched modules were given and gave: (name, input, output)."""
+    """Passes of a network over noise, and what the watched modules were given and gave: (name,
+    input, output).
+    """
 
     def __init__(self, network: nn.Module, modules: dict[str, nn.Module], names: list[str]):
         self.network, self.modules, self.names = network, modules, names
@@ -43,10 +53,14 @@ class _Passes:
 
     def noise(self, n: int, channels: int, sides: tuple[int, int]) -> Tensor:
         random = torch.Generator().manual_seed(0)
-        return torch.randn(n, channels, *sides, generator=random, dtype=torch.float32, device="cpu").to(self.weight)
+        return torch.randn(
+            n, channels, *sides, generator=random, dtype=torch.float32, device="cpu"
+        ).to(self.weight)
 
     def over(self, images: Tensor, seen: list, swap: tuple[int, Tensor] | None = None) -> Any:
-        """What the network returns; with `swap`, the images' order is turned where a module is given that tensor."""
+        """What the network returns; with `swap`, the images' order is turned where a module is
+        given that tensor.
+        """
 
         def watch(name: str) -> Callable:
             # Cloned, as an in-place ReLU may overwrite later what the module returned.
@@ -60,8 +74,15 @@ class _Passes:
                 return (given.flip(swap[0]),), {}
             return None
 
-        handles = [self.modules[name].register_forward_hook(watch(name), with_kwargs=True) for name in self.names]
-        before = [self.modules[n].register_forward_pre_hook(turn, with_kwargs=True) for n in self.names if swap]
+        handles = [
+            self.modules[name].register_forward_hook(watch(name), with_kwargs=True)
+            for name in self.names
+        ]
+        before = [
+            self.modules[n].register_forward_pre_hook(turn, with_kwargs=True)
+            for n in self.names
+            if swap
+        ]
         try:
             with torch.no_grad():
                 return self.network(images.clone())
@@ -72,14 +93,19 @@ class _Passes:
     def resized(self, images: Tensor, factor: float, seen: list) -> bool:
         """Whether it runs on images of other sides; `seen` is what came before an error too."""
         height, width = (max(1, int(side * factor)) for side in images.shape[2:])
-        with contextlib.suppress(Exception):  # whatever a foreign network does with a size it does not take
+        with contextlib.suppress(
+            Exception
+        ):  # whatever a foreign network does with a size it does not take
             self.over(self.noise(2, images.shape[1], (height, width)), seen)
             return True
         return False
 
 
-def find(network: nn.Module, layer: str | None, channels: Sequence[int], sides: tuple[int, int] | None) -> Site:
-    """Run the network on noise, and see which module's input (or `layer`'s output) is the representation.
+def find(
+    network: nn.Module, layer: str | None, channels: Sequence[int], sides: tuple[int, int] | None
+) -> Site:
+    """Run the network on noise, and see which module's input (or `layer`'s output) is the
+    representation.
 
     Args:
         network: in evaluation mode.
@@ -88,18 +114,30 @@ def find(network: nn.Module, layer: str | None, channels: Sequence[int], sides: 
         sides: height and width in pixels; None to try usual ones.
 
     Raises:
-        ValueError: an unknown or unused layer, no linear layer, or a network that does not give logits.
+        ValueError: an unknown or unused layer, no linear layer, or a network that does not give
+            logits.
     """
-    kind, modules = type(network).__name__, {name: module for name, module in network.named_modules() if name}
+    kind, modules = (
+        type(network).__name__,
+        {name: module for name, module in network.named_modules() if name},
+    )
     children = ", ".join(name for name, _ in network.named_children())
     if layer is not None and layer not in modules:
         near = ", ".join(difflib.get_close_matches(layer, modules, n=4, cutoff=0.4)) or children
         raise ValueError(f"layer: got {layer!r}, no module of {kind}; near names: {near}")
-    watched = [layer] if layer else [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    watched = (
+        [layer]
+        if layer
+        else [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    )
     passes = _Passes(network, modules, watched)
     images, raw, seen = _try(passes, channels, sides)
     if not seen:
-        why = f"layer {layer!r} is never called" if layer else "no torch.nn.Linear to take for the head; name a layer="
+        why = (
+            f"layer {layer!r} is never called"
+            if layer
+            else "no torch.nn.Linear to take for the head; name a layer="
+        )
         raise ValueError(f"{kind}: {why}")
     index, logits, note, head = len(seen) - 1, raw, "", False
     if layer is None:
@@ -107,9 +145,15 @@ def find(network: nn.Module, layer: str | None, channels: Sequence[int], sides: 
         for candidate in reversed(range(len(seen))):
             name, given, result = seen[candidate]
             linear: Any = modules[name]
-            if result.shape != raw.shape or not close(functional.linear(given, linear.weight, linear.bias), result):
+            if result.shape != raw.shape or not close(
+                functional.linear(given, linear.weight, linear.bias), result
+            ):
                 continue
-            softmaxes = {"": result, "softmax": result.softmax(1), "log-softmax": result.log_softmax(1)}
+            softmaxes = {
+                "": result,
+                "softmax": result.softmax(1),
+                "log-softmax": result.log_softmax(1),
+            }
             if matching := [final for final, values in softmaxes.items() if close(values, raw)]:
                 index, logits, head = candidate, result, True
                 note = f"final {matching[0]} left out" if matching[0] else ""
@@ -117,37 +161,70 @@ def find(network: nn.Module, layer: str | None, channels: Sequence[int], sides: 
     name, *both = seen[index]
     features = both[0] if layer is None else both[1]
     if not isinstance(features, Tensor) or features.ndim < 2:
-        raise ValueError(f"layer: {layer!r} returns {type(features).__name__}, wanted a tensor (n, …)")
+        raise ValueError(
+            f"layer: {layer!r} returns {type(features).__name__}, wanted a tensor (n, …)"
+        )
     calls = sum(other == name for other, *_ in seen[: index + 1])
-    # A third image beside the two tells which axis counts images, and whether images see each other.
+    # A third image beside the two tells which axis counts images, and whether images see each
+    # other.
     more = torch.cat([images, 3 * images[:1]])
     others: list = []
     try:
         again = passes.over(more, others)
     except Exception as error:  # whatever a foreign network does with another number of images
-        raise ValueError(f"{kind}: runs on two images and not on three: {error}".split("\n")[0]) from error
+        raise ValueError(
+            f"{kind}: runs on two images and not on three: {error}".split("\n")[0]
+        ) from error
     if not isinstance(again, Tensor) or again.shape != (3, raw.shape[1]):
         raise ValueError(f"{kind}: returns another number of logits for three images than for two")
     found = [call[1 + bool(layer)] for call in others if call[0] == name][calls - 1 : calls]
     axes = [a for a in range(features.ndim) if found and features.shape[a] != found[0].shape[a]]
     if not found or len(axes) != 1 or (features.shape[axes[0]], found[0].shape[axes[0]]) != (2, 3):
-        what = f"{kind}: {'what goes into' if layer is None else 'the output of'} {name!r}, of shape"
-        raise ValueError(f"{what} {tuple(features.shape)} for two images, has no axis of images; name another layer=")
+        what = (
+            f"{kind}: {'what goes into' if layer is None else 'the output of'} {name!r}, of shape"
+        )
+        raise ValueError(
+            f"{what} {tuple(features.shape)} for two images, has no axis of images; name another "
+            "layer="
+        )
     if layer is None and not head:
-        # Another path to the logits (squeeze-and-excite, a final convolution) does not follow when this one is turned.
+        # Another path to the logits (squeeze-and-excite, a final convolution) does not follow when
+        # this one is turned.
         turned = passes.over(more, [], (axes[0], found[0]))
         if not close(turned, again.flip(0)):
-            raise ValueError(f"{kind}: its logits come from more than {name!r}'s input; name a layer= ({children}, …)")
+            raise ValueError(
+                f"{kind}: its logits come from more than {name!r}'s input; name a layer= "
+                f"({children}, …)"
+            )
     canonical = features.movedim(axes[0], 0)
     varies = ""
     if not (close(again[:2], raw) and close(found[0].movedim(axes[0], 0)[:2], canonical)):
-        unsteady = any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules.values())
-        varies = f"other images of a batch change its result{unsteady * ' (batch norm without running statistics)'}"
+        unsteady = any(
+            isinstance(m, _BatchNorm) and (m.training or m.running_mean is None)
+            for m in modules.values()
+        )
+        varies = (
+            "other images of a batch change its "
+            f"result{unsteady * ' (batch norm without running statistics)'}"
+        )
         if not close(passes.over(images, []), raw):
             varies = "results are random (dropout that is always on?)"
     positions = _positions(passes, canonical, images, calls - 1, axes[0], name, bool(layer))
     one_size = not any(passes.resized(images, factor, []) for factor in (0.5, 2))
-    return Site(name, layer is None, calls, head, note, varies, images, logits, canonical, axes[0], positions, one_size)
+    return Site(
+        name,
+        layer is None,
+        calls,
+        head,
+        note,
+        varies,
+        images,
+        logits,
+        canonical,
+        axes[0],
+        positions,
+        one_size,
+    )
 
 
 def first_input(args: tuple, kwargs: dict) -> Any:
@@ -156,7 +233,13 @@ def first_input(args: tuple, kwargs: dict) -> Any:
 
 
 def _positions(
-    passes: _Passes, features: Tensor, images: Tensor, call: int, batch: int, name: str, output: bool
+    passes: _Passes,
+    features: Tensor,
+    images: Tensor,
+    call: int,
+    batch: int,
+    name: str,
+    output: bool,
 ) -> tuple[int, ...] | None:
     """The axes of the features that belong to places in the image; None where nothing tells."""
     real = [axis for axis in range(1, features.ndim) if features.shape[axis] > 1]
@@ -168,7 +251,9 @@ def _positions(
         other = [one[1 + output] for one in seen if one[0] == name][call : call + 1]
         if other and other[0].ndim == features.ndim:
             shape = other[0].movedim(batch, 0).shape
-            if grown := tuple(axis for axis in range(1, features.ndim) if shape[axis] != features.shape[axis]):
+            if grown := tuple(
+                axis for axis in range(1, features.ndim) if shape[axis] != features.shape[axis]
+            ):
                 return grown
     # A network of one size: its channels have weights, its positions have none.
     widths = {len(weight) for weight in passes.network.parameters() if weight.ndim}
@@ -176,7 +261,9 @@ def _positions(
     return tuple(axis for axis in real if axis not in channels) if len(channels) == 1 else None
 
 
-def _try(passes: _Passes, channels: Sequence[int], sides: tuple[int, int] | None) -> tuple[Tensor, Tensor, list]:
+def _try(
+    passes: _Passes, channels: Sequence[int], sides: tuple[int, int] | None
+) -> tuple[Tensor, Tensor, list]:
     """Two noise images of the first size that the network takes, its logits, and what was seen."""
     kind, failure = type(passes.network).__name__, ""
     for count in channels:
@@ -185,12 +272,21 @@ def _try(passes: _Passes, channels: Sequence[int], sides: tuple[int, int] | None
             seen: list = []
             try:
                 logits = passes.over(noise, seen)
-            except Exception as error:  # whatever a foreign network does with a size it does not take
+            except (
+                Exception
+            ) as error:  # whatever a foreign network does with a size it does not take
                 failure = failure or f"{type(error).__name__}: {error}"
                 continue
             if not isinstance(logits, Tensor) or logits.ndim != 2:
-                got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-                raise ValueError(f"{kind}: returns {got}, wanted logits (n, classes); wrap it in a module that does")
+                got = (
+                    f"shape {tuple(logits.shape)}"
+                    if isinstance(logits, Tensor)
+                    else f"a {type(logits).__name__}"
+                )
+                raise ValueError(
+                    f"{kind}: returns {got}, wanted logits (n, classes); wrap it in a module that "
+                    "does"
+                )
             return noise, logits, seen
     sizes = "×".join(map(str, sides)) if sides else ", ".join(map(str, _SIZES))
     counts = " or ".join(map(str, channels))
@@ -199,7 +295,9 @@ def _try(passes: _Passes, channels: Sequence[int], sides: tuple[int, int] | None
 
 def bare(network: Any) -> nn.Module:
     """The network without what torch.compile or data-parallel training has put around it."""
-    while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
+    while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
+        network, "_orig_mod"
+    ):
         network = getattr(network, "_orig_mod", None) or network.module
     return network
 
@@ -214,21 +312,42 @@ def copied(network: nn.Module) -> nn.Module:
     kind = type(network).__name__
     if not isinstance(network, nn.Module):
         raise TypeError(f"network: got {kind}, wanted a torch.nn.Module")
-    if scripted := [name for name, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]:
-        what = f"{kind} {'has ' if scripted[0] else 'is '}TorchScript{scripted[0] and f' in {scripted[0]!r}'}"
-        raise ValueError(f"network: {what}, whose layers cannot be watched; give what it was made from")
-    # Results of earlier passes that the network keeps, and weights computed from others, are no leaves of a graph.
+    if scripted := [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, torch.jit.ScriptModule)
+    ]:
+        what = (
+            f"{kind} "
+            f"{'has ' if scripted[0] else 'is '}TorchScript{scripted[0] and f' in {scripted[0]!r}'}"
+        )
+        raise ValueError(
+            f"network: {what}, whose layers cannot be watched; give what it was made from"
+        )
+    # Results of earlier passes that the network keeps, and weights computed from others, are no
+    # leaves of a graph.
     parts = [vars(module) for module in network.modules()]
-    kept = {id(t): t.detach().clone() for t in tree_leaves(parts) if isinstance(t, Tensor) and t.grad_fn is not None}
+    kept = {
+        id(t): t.detach().clone()
+        for t in tree_leaves(parts)
+        if isinstance(t, Tensor) and t.grad_fn is not None
+    }
     try:
         return copy.deepcopy(network, dict(kept))
     except Exception:  # a hook may belong to anything: a log file, a lock
-        hooks = [hook for part in parts for key, table in part.items() if "hook" in key for hook in tree_leaves(table)]
+        hooks = [
+            hook
+            for part in parts
+            for key, table in part.items()
+            if "hook" in key
+            for hook in tree_leaves(table)
+        ]
         try:
             return copy.deepcopy(network, {**kept, **{id(hook): hook for hook in hooks}})
         except Exception as error:
             raise ValueError(
-                f"network: {kind} cannot be copied ({error}); remove what is neither module nor tensor"
+                f"network: {kind} cannot be copied ({error}); remove what is neither module nor "
+                "tensor"
             ) from None
 
 
@@ -243,6 +362,8 @@ def exactly() -> Iterator[None]:
 
 
 def close(values: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding: strict on a CPU, see `exactly`; a GPU computes convolutions in TF32."""
+    """Equal but for rounding: strict on a CPU, see `exactly`; a GPU computes convolutions in
+    TF32.
+    """
     bound = (1e-4 if values.device.type == "cpu" else 1e-2) * wanted.abs().max() + 1e-9
     return values.shape == wanted.shape and bool((values - wanted).abs().max() <= bound)

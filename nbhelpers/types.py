@@ -44,15 +44,21 @@ def indices(values: Indices, name: str, *, below: int | None = None) -> Tensor:
     """An int64 tensor, () or (n,), from whole numbers of any kind.
 
     Raises:
-        TypeError, ValueError, IndexError: no whole numbers, none or a table of them, or outside 0 to `below` - 1.
+        TypeError, ValueError, IndexError: no whole numbers, none or a table of them, or outside 0
+            to `below` - 1.
     """
     array = values if isinstance(values, Tensor) else numpy.asarray(values)
     if 0 in array.shape or array.ndim > 1:
-        raise ValueError(f"{name}: got shape {tuple(array.shape)}, wanted one index or (n,) of them, at least one")
+        raise ValueError(
+            f"{name}: got shape {tuple(array.shape)}, wanted one index or (n,) of them, at least "
+            "one"
+        )
     kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     if array.dtype not in kinds if isinstance(array, Tensor) else array.dtype.kind not in "iu":
         raise TypeError(f"{name}: got {values!r:.80}, wanted whole numbers: an index, or several")
-    found = usable(array.long() if isinstance(array, Tensor) else torch.from_numpy(array.astype("int64")))
+    found = usable(
+        array.long() if isinstance(array, Tensor) else torch.from_numpy(array.astype("int64"))
+    )
     if below is not None and not (int(found.min()) >= 0 and int(found.max()) < below):
         raise IndexError(f"{name}: got {found.tolist()}, wanted 0 to {below - 1}")
     return found
@@ -105,16 +111,23 @@ def check_images(images: Tensor, name: str = "images") -> None:
         ValueError: wrong rank, no image, NaN, or pixels outside [0, 1].
     """
     if not isinstance(images, Tensor):
-        raise TypeError(f"{name}: got {type(images).__name__}, wanted a tensor (n, c, h, w); see load_images")
+        raise TypeError(
+            f"{name}: got {type(images).__name__}, wanted a tensor (n, c, h, w); see load_images"
+        )
     if not images.is_floating_point():
-        raise TypeError(f"{name}: got {images.dtype}, wanted floats in [0, 1]; convert with images.float() / 255")
+        raise TypeError(
+            f"{name}: got {images.dtype}, wanted floats in [0, 1]; convert with images.float() / "
+            "255"
+        )
     last = images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)
     if images.ndim != 4 or last:
         hint = "; move the channels with images.movedim(3, 1)" if last else ""
         hint = "; add the batch dimension with images[None]" if images.ndim == 3 else hint
         raise ValueError(f"{name}: got shape {tuple(images.shape)}, wanted (n, 3, h, w){hint}")
     if images.numel() == 0:
-        raise ValueError(f"{name}: got an empty batch {tuple(images.shape)}, wanted at least one image")
+        raise ValueError(
+            f"{name}: got an empty batch {tuple(images.shape)}, wanted at least one image"
+        )
     low, high = (bound.item() for bound in torch.aminmax(images.detach()))
     if not (low >= 0 and high <= 1):  # also true for NaN
         if low != low or high != high:

@@ -33,8 +33,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# When the picture of a live widget is next redrawn, and when its run has ended: seconds after the click on an option,
-# each taken as the browser puts it on the screen.
+# When the picture of a live widget is next redrawn, and when its run has ended: seconds after the
+# click on an option, each taken as the browser puts it on the screen.
 TIMED_CLICK = """([option, live, steps]) => new Promise((resolve) => {
   const began = performance.now();
   const seen = live.dataset.drawn;
@@ -64,7 +64,8 @@ READY = """async () => {
   await sessionContext.ready;
   await sessionContext.session.kernel.info;
 }"""
-# Another notebook in place of the one that is open, on the same kernel: torch need not be imported again.
+# Another notebook in place of the one that is open, on the same kernel: torch need not be imported
+# again.
 OPEN = """async (path) => {
   const { shell, commands } = jupyterapp;
   const before = shell.currentWidget;
@@ -73,7 +74,8 @@ OPEN = """async (path) => {
   before.dispose();
   shell.activateById(opened.id);
 }"""
-# Every pick of every demo of an exported page, clicked: how many, and what does not show the result the page holds.
+# Every pick of every demo of an exported page, clicked: how many, and what does not show the result
+# the page holds.
 CLICK_THROUGH = """async () => {
   const { demos } = JSON.parse(document.getElementById("state").textContent);
   const pixels = (source, x, y, width, height) => {
@@ -117,7 +119,9 @@ CLICK_THROUGH = """async () => {
 
 
 def pixels(canvases) -> np.ndarray:
-    """What canvases of one size show, (number, h, w, 3), integers. As PNG: lists of numbers take seconds to cross."""
+    """What canvases of one size show, (number, h, w, 3), integers. As PNG: lists of numbers take
+    seconds to cross.
+    """
     urls = canvases.evaluate_all("(all) => all.map((canvas) => canvas.toDataURL())")
     files = [io.BytesIO(base64.b64decode(url.partition(",")[2])) for url in urls]
     return np.stack([np.asarray(PIL.Image.open(file).convert("RGB"), dtype=int) for file in files])
@@ -125,22 +129,32 @@ def pixels(canvases) -> np.ndarray:
 
 def chromium() -> str | None:
     """The system's browser, if any."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
 
 
 # The marks of a file whose tests drive the system's Chromium.
 NEEDS_CHROMIUM = [
     pytest.mark.browser,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here: install the system's package `chromium`"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+    pytest.mark.skipif(
+        chromium() is None, reason="no Chromium here: install the system's package `chromium`"
+    ),
+    pytest.mark.skipif(
+        importlib.util.find_spec("playwright") is None, reason="playwright is not installed"
+    ),
 ]
 
 
 def axe(folder: Path) -> str:
-    """The script of axe-core, which finds faults of accessibility; the test is skipped where it cannot be had."""
+    """The script of axe-core, which finds faults of accessibility; the test is skipped where it
+    cannot be had.
+    """
     if shutil.which("npm") is None:
         pytest.skip("no npm to fetch axe-core with")
-    packed = subprocess.run(["npm", "pack", "axe-core"], cwd=folder, capture_output=True, text=True, timeout=120)
+    packed = subprocess.run(
+        ["npm", "pack", "axe-core"], cwd=folder, capture_output=True, text=True, timeout=120
+    )
     files = list(folder.glob("axe-core-*.tgz"))
     if not files:
         pytest.skip(f"axe-core cannot be fetched: {packed.stderr[-200:]}")
@@ -149,9 +163,15 @@ def axe(folder: Path) -> str:
 
 
 def serious(page) -> list[tuple[str, str]]:
-    """The serious faults that axe finds on a page that has it: what, and the first element's text."""
+    """The serious faults that axe finds on a page that has it: what, and the first element's
+    text.
+    """
     violations = page.evaluate("async () => (await axe.run()).violations")
-    return [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")]
+    return [
+        (v["id"], v["nodes"][0]["html"])
+        for v in violations
+        if v["impact"] in ("serious", "critical")
+    ]
 
 
 @contextmanager
@@ -174,11 +194,33 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = folder / ".jupyter"
-    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
-    surroundings = os.environ | {name: str(own / name) for name in names} | {"IPYTHONDIR": str(own / "ipython")}
-    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
-    options += ["--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.expose_app_in_browser=True"]
-    options += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    names = (
+        "JUPYTER_CONFIG_DIR",
+        "JUPYTER_RUNTIME_DIR",
+        "JUPYTERLAB_SETTINGS_DIR",
+        "JUPYTERLAB_WORKSPACES_DIR",
+    )
+    surroundings = (
+        os.environ
+        | {name: str(own / name) for name in names}
+        | {"IPYTHONDIR": str(own / "ipython")}
+    )
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+    ]
+    options += [
+        "--IdentityProvider.token=",
+        "--ServerApp.password=",
+        "--LabApp.expose_app_in_browser=True",
+    ]
+    options += [
+        "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     settings = {  # no dialogs, and every cell stays in the page
         "notebook-extension/tracker": {"autoStartDefaultKernel": True, "windowingMode": "none"},
         "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -191,7 +233,11 @@ def jupyterlab(folder: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     with open(own / "log", "w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options], cwd=folder, env=surroundings, stdout=log, stderr=log
+            [sys.executable, "-m", "jupyterlab", *options],
+            cwd=folder,
+            env=surroundings,
+            stdout=log,
+            stderr=log,
         )
         try:
             for _ in range(600):
@@ -211,7 +257,11 @@ def jupyterlab(folder: Path) -> Iterator[str]:
 def write_notebook(path: Path, *cells: str) -> None:
     """A notebook of code cells."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+    }
     nbformat.write(notebook, path)
 
 
@@ -266,18 +316,23 @@ class Notebook:
         self.name = name
 
     def _on_console(self, message) -> None:
-        # The server knows nothing of some optional addresses, and Lab says so; that is not of our making.
+        # The server knows nothing of some optional addresses, and Lab says so; that is not of our
+        # making.
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.faults.append(message.text)
 
     def command(self, name: str) -> None:
         """Run a command of JupyterLab."""
-        self.page.evaluate("(name) => { jupyterapp.commands.execute(name); }", name)  # not awaited: a cell may run
+        self.page.evaluate(
+            "(name) => { jupyterapp.commands.execute(name); }", name
+        )  # not awaited: a cell may run
 
     def run_all(self, *, widgets: int, seconds: float = 300) -> None:
         """Run every cell and wait for so many live results."""
         self.command("notebook:run-all-cells")
-        selector = f"() => document.querySelectorAll('.nb-widget[data-state=done]').length >= {widgets}"
+        selector = (
+            f"() => document.querySelectorAll('.nb-widget[data-state=done]').length >= {widgets}"
+        )
         self.page.wait_for_function(selector, timeout=seconds * 1000)
 
     def cells(self) -> int:

@@ -1,4 +1,6 @@
-"""The page's engine in a real browser, for tests: TensorFlow.js, engine.js and networks on an empty page."""
+"""The page's engine in a real browser, for tests: TensorFlow.js, engine.js and networks on an
+empty page.
+"""
 
 import base64
 from collections.abc import Iterator
@@ -13,8 +15,8 @@ from nbhelpers.widgets.export_network import export_network
 from nbhelpers.widgets.image_picker import HERE
 from nbhelpers.widgets.library import library
 
-# An image batch (n, c, h, w) as the engine wants it, and one of its tensors as PyTorch's. Numbers cross as letters:
-# Playwright takes half a second for each list of some ten thousand.
+# An image batch (n, c, h, w) as the engine wants it, and one of its tensors as PyTorch's. Numbers
+# cross as letters: Playwright takes half a second for each list of some ten thousand.
 HELPERS = """
 const networks = {};
 const asSent = ({ shape, values }) => tf.tensor(new Float32Array(Engine.bytesOf(values).buffer), shape);
@@ -50,12 +52,16 @@ def engine(chrome) -> Iterator:
 def sent(page, name: str, model: Model) -> None:
     """A network, exported to the page under a name."""
     page.evaluate(
-        "async ([name, about]) => { networks[name] = await Engine.Network.load(about); }", [name, export_network(model)]
+        "async ([name, about]) => { networks[name] = await Engine.Network.load(about); }",
+        [name, export_network(model)],
     )
 
 
 def array(tensor: Tensor) -> dict:
-    return {"shape": list(tensor.shape), "values": base64.b64encode(tensor.contiguous().numpy().tobytes()).decode()}
+    return {
+        "shape": list(tensor.shape),
+        "values": base64.b64encode(tensor.contiguous().numpy().tobytes()).decode(),
+    }
 
 
 def tensor(found: dict) -> Tensor:

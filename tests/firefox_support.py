@@ -48,13 +48,18 @@ class Firefox:
         self._socket.close()
 
     def open(self, path: Path) -> None:
-        self.call("browsingContext.navigate", context=self._context, url=path.as_uri(), wait="complete")
+        self.call(
+            "browsingContext.navigate", context=self._context, url=path.as_uri(), wait="complete"
+        )
 
     def run(self, script: str) -> Any:
         """The JSON that an expression gives."""
         expression = f"(async () => JSON.stringify(await ({script})))()"
         found = self.call(
-            "script.evaluate", expression=expression, target={"context": self._context}, awaitPromise=True
+            "script.evaluate",
+            expression=expression,
+            target={"context": self._context},
+            awaitPromise=True,
         )
         if found["type"] != "success":
             raise RuntimeError(found["exceptionDetails"]["text"])
@@ -75,7 +80,14 @@ def firefox(folder: Path) -> Iterator[Firefox]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--headless", "--no-remote", "--profile", str(folder), f"--remote-debugging-port={port}", "about:blank"]
+    options = [
+        "--headless",
+        "--no-remote",
+        "--profile",
+        str(folder),
+        f"--remote-debugging-port={port}",
+        "about:blank",
+    ]
     surroundings = os.environ | {"HOME": str(folder), "MOZ_CRASHREPORTER_DISABLE": "1"}
     process = subprocess.Popen(
         [str(firefox_path()), *options],

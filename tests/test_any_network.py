@@ -1,4 +1,6 @@
-"""Any torch classifier: its representation is what its last Linear receives, its logits are its own."""
+"""Any torch classifier: its representation is what its last Linear receives, its logits are its
+own.
+"""
 
 import importlib.util
 import re
@@ -31,13 +33,19 @@ def noise(size, n=3):
 
 
 def observed(network, images, name=None):
-    """What a hook on the network itself sees: the input of its last Linear or the output of `name`; and the logits."""
+    """What a hook on the network itself sees: the input of its last Linear or the output of
+    `name`; and the logits.
+    """
     seen = []
 
     def keep(module, inputs, output):
         seen.append((output if name else inputs[0]).clone())
 
-    watched = [network.get_submodule(name)] if name else [m for m in network.modules() if isinstance(m, nn.Linear)]
+    watched = (
+        [network.get_submodule(name)]
+        if name
+        else [m for m in network.modules() if isinstance(m, nn.Linear)]
+    )
     handles = [module.register_forward_hook(keep) for module in watched]
     with torch.no_grad():
         logits = network((images - 0.5) / 0.25)
@@ -47,7 +55,9 @@ def observed(network, images, name=None):
 
 
 def close(values, wanted):
-    torch.testing.assert_close(values, wanted, atol=1e-4 * max(1, float(wanted.abs().max())), rtol=0)
+    torch.testing.assert_close(
+        values, wanted, atol=1e-4 * max(1, float(wanted.abs().max())), rtol=0
+    )
 
 
 def wrapped(network, **options):
@@ -119,13 +129,24 @@ class LogSoftmax(Small):
 def sequential():
     features = [nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(
-        *features, nn.Linear(8, 16), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(16, 4), nn.Dropout()
+        *features,
+        nn.Linear(8, 16),
+        nn.ReLU(inplace=True),
+        nn.Dropout(),
+        nn.Linear(16, 4),
+        nn.Dropout(),
     )
 
 
 def vit():
     return tv.VisionTransformer(
-        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=4
+        image_size=32,
+        patch_size=8,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        mlp_dim=32,
+        num_classes=4,
     )
 
 
@@ -146,11 +167,27 @@ FOLDED, NOT_TRACED = "batch norm folded", "no folding, no fake ReLU"
 NETWORKS = {
     "resnet": (lambda: tv.resnet18(num_classes=4), 32, FOLDED),
     "cifar resnet": (lambda: resnet("resnet50", width=4, classes=4), 32, FOLDED),
-    "wide resnet": (lambda: WideResNet(depth=10, widen=1, classes=4), 32, "batch norm folded in 3 of 7 layers"),
+    "wide resnet": (
+        lambda: WideResNet(depth=10, widen=1, classes=4),
+        32,
+        "batch norm folded in 3 of 7 layers",
+    ),
     "vgg": (lambda: tv.vgg11_bn(num_classes=4, init_weights=False), 32, FOLDED),
-    "densenet": (lambda: tv.DenseNet(8, (2, 2), 8, num_classes=4), 32, "batch norm folded in 5 of 11 layers"),
-    "mobilenet v2": (lambda: tv.mobilenet_v2(num_classes=4, width_mult=0.25), 32, "no final ReLU (ReLU6)"),
-    "mobilenet v3": (lambda: tv.mobilenet_v3_small(num_classes=4, width_mult=0.5), 32, "no final ReLU (Hardswish)"),
+    "densenet": (
+        lambda: tv.DenseNet(8, (2, 2), 8, num_classes=4),
+        32,
+        "batch norm folded in 5 of 11 layers",
+    ),
+    "mobilenet v2": (
+        lambda: tv.mobilenet_v2(num_classes=4, width_mult=0.25),
+        32,
+        "no final ReLU (ReLU6)",
+    ),
+    "mobilenet v3": (
+        lambda: tv.mobilenet_v3_small(num_classes=4, width_mult=0.5),
+        32,
+        "no final ReLU (Hardswish)",
+    ),
     "mnasnet": (lambda: tv.MNASNet(0.5, num_classes=4), 32, FOLDED),
     "shufflenet": (lambda: tv.shufflenet_v2_x0_5(num_classes=4), 32, FOLDED),
     "efficientnet": (efficientnet, 32, "no final ReLU (SiLU)"),
@@ -182,7 +219,8 @@ def test_representation_and_logits_are_the_network_s(name):
     if name != "two heads":
         close(model.head(model.representation(images)), logits)
         close(
-            nb.contributions(model, images, logits.argmax(1)).sum(1), logits.amax(1) - model.head.bias[logits.argmax(1)]
+            nb.contributions(model, images, logits.argmax(1)).sum(1),
+            logits.amax(1) - model.head.bias[logits.argmax(1)],
         )
     x = images.clone().requires_grad_()
     model.representation(x).sum().backward()
@@ -261,7 +299,11 @@ def test_a_layer_of_a_network_that_cannot_be_traced():
 
 @pytest.mark.parametrize(
     ("build", "layer", "mean"),
-    [(vit, "encoder.layers.encoder_layer_0", 1), (swin, "features.1", (1, 2)), (convnext, "features.1", (2, 3))],
+    [
+        (vit, "encoder.layers.encoder_layer_0", 1),
+        (swin, "features.1", (1, 2)),
+        (convnext, "features.1", (2, 3)),
+    ],
 )
 def test_tokens_and_channels_last_are_pooled_over_positions(build, layer, mean):
     network, images = seeded(build), noise(32)
@@ -270,7 +312,8 @@ def test_tokens_and_channels_last_are_pooled_over_positions(build, layer, mean):
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"), [("layer33", "near names: layer3"), ("", "no module"), ("unused", "never called")]
+    ("layer", "message"),
+    [("layer33", "near names: layer3"), ("", "no module"), ("unused", "never called")],
 )
 def test_a_layer_that_is_not_there(layer, message):
     network = tv.resnet18(num_classes=4)
@@ -307,7 +350,10 @@ RECOGNISED = {
     "wide-resnet-34-20": (lambda: WideResNet(depth=34, widen=20), {}),
     "torchvision:resnet34": (tv.resnet34, {}),
     "torchvision:resnet101": (tv.resnet101, {"groups": 1, "width_per_group": 64}),
-    "torchvision:resnet50": (lambda: tv.resnet50(width_per_group=256), {"groups": 1, "width_per_group": 256}),
+    "torchvision:resnet50": (
+        lambda: tv.resnet50(width_per_group=256),
+        {"groups": 1, "width_per_group": 256},
+    ),
 }
 
 
@@ -321,9 +367,13 @@ def test_large_architectures_are_recognised(name):
 def test_an_own_network_is_filled_from_a_file(tmp_path):
     network, empty = seeded(Small), Small()
     torch.save(network.state_dict(), tmp_path / "mine.pth")
-    with pytest.raises(ValueError, match=r"cannot tell the architecture.*conv.weight.*give architecture="):
+    with pytest.raises(
+        ValueError, match=r"cannot tell the architecture.*conv.weight.*give architecture="
+    ):
         load_model(tmp_path / "mine.pth", dataset=CIFAR)
-    model = load_model(str(tmp_path / "mine.pth"), architecture=empty, dataset=CIFAR | {"classes": list("abcd")})
+    model = load_model(
+        str(tmp_path / "mine.pth"), architecture=empty, dataset=CIFAR | {"classes": list("abcd")}
+    )
     close(model(noise(32).to(model.device)).cpu(), observed(network, noise(32))[1])
     assert model.classes == ("a", "b", "c", "d")
     with pytest.raises(ValueError, match=r"keys do not fit; missing \['second.weight'"):
@@ -339,14 +389,21 @@ def test_normalisation_is_asked_for_and_a_file_s_own_is_used(tmp_path):
         load_model(tmp_path / "bare.pt", dataset="cifar11")
     model = load_model(tmp_path / "bare.pt", dataset="cifar10", device="cpu")
     assert model.classes[3] == "cat" and model.image_size == 32
-    own = {"normalizer.new_mean": torch.full((3, 1, 1), 0.25), "normalizer.new_std": torch.full((3, 1, 1), 0.5)}
+    own = {
+        "normalizer.new_mean": torch.full((3, 1, 1), 0.25),
+        "normalizer.new_std": torch.full((3, 1, 1), 0.5),
+    }
     torch.save(
-        {f"module.model.{key}": t for key, t in state.items()} | {f"module.{k}": t for k, t in own.items()},
+        {f"module.model.{key}": t for key, t in state.items()}
+        | {f"module.{k}": t for k, t in own.items()},
         tmp_path / "robust.pt",
     )
     model = load_model(tmp_path / "robust.pt", dataset="cifar10", device="cpu")
     assert model.mean.flatten().tolist() == [0.25] * 3 and model.std.flatten().tolist() == [0.5] * 3
-    assert load_model(tmp_path / "robust.pt", dataset=CIFAR, device="cpu").mean.flatten().tolist() == [0.5] * 3
+    assert (
+        load_model(tmp_path / "robust.pt", dataset=CIFAR, device="cpu").mean.flatten().tolist()
+        == [0.5] * 3
+    )
 
 
 def test_half_precision_safetensors_by_architecture_name(tmp_path):
@@ -357,14 +414,21 @@ def test_half_precision_safetensors_by_architecture_name(tmp_path):
         {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()},
         tmp_path / "m.safetensors",
     )
-    model = load_model(tmp_path / "m.safetensors", architecture="torchvision:mobilenet_v2", dataset=CIFAR, device="cpu")
+    model = load_model(
+        tmp_path / "m.safetensors",
+        architecture="torchvision:mobilenet_v2",
+        dataset=CIFAR,
+        device="cpu",
+    )
     torch.testing.assert_close(model(noise(32)), observed(network, noise(32))[1], atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["resnet81", "torchvision:resnet81", "wide-resnet-28"])
 def test_an_unknown_architecture_names_near_ones(name, tmp_path):
     torch.save(Small().state_dict(), tmp_path / "mine.pt")
-    with pytest.raises(ValueError, match=f"architecture: got '{name}', wanted for instance .*resnet"):
+    with pytest.raises(
+        ValueError, match=f"architecture: got '{name}', wanted for instance .*resnet"
+    ):
         load_model(tmp_path / "mine.pt", architecture=name, dataset=CIFAR)
 
 
@@ -374,28 +438,37 @@ def test_a_missing_file_is_not_looked_up_as_a_name(tmp_path):
 
 
 def test_every_architecture_of_the_manifest_can_be_built():
-    wanted = {(about.architecture, tuple(about.arguments.items())) for about in nb.checkpoints.manifest().values()}
+    wanted = {
+        (about.architecture, tuple(about.arguments.items()))
+        for about in nb.checkpoints.manifest().values()
+    }
     with torch.device("meta"):
         for architecture, arguments in wanted:
             assert isinstance(build_network(architecture, 10, dict(arguments)), nn.Module)
 
 
 def test_torchvision_by_name():
-    model = load_model("torchvision:squeezenet1_1", pretrained=False, layer="features", device="cpu")
+    model = load_model(
+        "torchvision:squeezenet1_1", pretrained=False, layer="features", device="cpu"
+    )
     assert (model.image_size, model.components, model.classes[1]) == (224, 512, "goldfish")
 
 
 TIMM = ["vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"]
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="timm is not installed: uv pip install timm")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("timm"), reason="timm is not installed: uv pip install timm"
+)
 @pytest.mark.parametrize("name", TIMM)
 def test_timm_by_name(name):
     model = load_model(f"timm:{name}", pretrained=False, device="cpu")
     assert model.image_size == 224 and len(model.classes) == 1000 and model.classes[0] == "tench"
     with torch.no_grad():
         close(model.head(model.representation(noise(224, 1))), model(noise(224, 1)))
-    with pytest.raises(ValueError, match=re.escape("got 'timm:resnet81', wanted for instance timm:resnet")):
+    with pytest.raises(
+        ValueError, match=re.escape("got 'timm:resnet81', wanted for instance timm:resnet")
+    ):
         load_model("timm:resnet81", pretrained=False)
 
 
@@ -413,4 +486,6 @@ def test_a_network_that_views_its_map_as_one_row():
     model = nb.Model(network, image_size=8)
     assert torch.allclose(model(images), network(images), atol=1e-5)
     assert model.representation(images).shape == (3, 256)
-    assert nb.minimize(model.representation, nb.match(model.representation(images)), nb.noise(3, size=8), steps=2)
+    assert nb.minimize(
+        model.representation, nb.match(model.representation(images)), nb.noise(3, size=8), steps=2
+    )

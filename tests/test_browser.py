@@ -1,4 +1,6 @@
-"""The pickers in a real JupyterLab, and the exported page without any network, in the system's Chromium."""
+"""The pickers in a real JupyterLab, and the exported page without any network, in the system's
+Chromium.
+"""
 
 import functools
 import io
@@ -29,7 +31,9 @@ from nbhelpers import widgets
 pytestmark = NEEDS_CHROMIUM
 
 STEPS = 100
-MOMENTS = STEPS + STEPS // 2 + 1  # the single reconstructions, then the sixteen starts; the start is computed too
+MOMENTS = (
+    STEPS + STEPS // 2 + 1
+)  # the single reconstructions, then the sixteen starts; the start is computed too
 LOAD = """
 import nbhelpers as nb
 names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
@@ -104,11 +108,15 @@ def wait(notebook, state):
 
 def pick(notebook, k):
     """Click, and wait for the end of the run: when its first frame and its end came."""
-    return notebook.page.evaluate(TIMED_CLICK, [option(notebook, k).element_handle(), live(notebook).element_handle()])
+    return notebook.page.evaluate(
+        TIMED_CLICK, [option(notebook, k).element_handle(), live(notebook).element_handle()]
+    )
 
 
 def work(notebook):
-    """How many runs went to their end, and how many steps were computed in all: the kernel says it in the last cell."""
+    """How many runs went to their end, and how many steps were computed in all: the kernel says
+    it in the last cell.
+    """
     page = notebook.page
     last = page.locator(".jp-Notebook .jp-Cell").last
     before = last.locator(".jp-InputPrompt").inner_text()
@@ -128,13 +136,16 @@ def test_a_click_streams_frames_and_ends_where_a_headless_run_ends(notebook):
     times = pick(notebook, 3)
     assert times["state"] == "done" and times["first"] < times["finished"] and times["frames"] >= 3
     assert work(notebook) == [runs + 1, steps + MOMENTS]
-    shown = torch.from_numpy(pixels(live(notebook).locator("canvas").nth(1))[0]).permute(2, 0, 1) / 255
+    shown = (
+        torch.from_numpy(pixels(live(notebook).locator("canvas").nth(1))[0]).permute(2, 0, 1) / 255
+    )
 
     model = nb.load_model("cifar10-l2-0.5", device="cpu")
     target, _ = nb.load_images("cifar10-sample", indices=[3])
     f = functools.partial(model.representation, positions=True)
     result = nb.minimize(f, nb.match(f(target)), nb.noise(1, seed=0), steps=STEPS, keep="last")
-    # Two processes may sum in another order, and a hundred steps amplify that: nearly all pixels agree.
+    # Two processes may sum in another order, and a hundred steps amplify that: nearly all pixels
+    # agree.
     assert numpy.quantile((shown - result.images[0]).abs().numpy(), 0.99) <= 3 / 255
 
 
@@ -146,7 +157,9 @@ def test_five_quick_picks_cost_one_run_and_a_second_look_none(notebook):
     assert pick(notebook, 8)["state"] == "done"
     after, steps_after = work(notebook)
     assert after == runs + 1
-    assert steps_after - steps < 2 * MOMENTS  # one run, and what the others did until the next click came
+    assert (
+        steps_after - steps < 2 * MOMENTS
+    )  # one run, and what the others did until the next click came
     assert pick(notebook, 8)["state"] == "done"
     assert work(notebook) == [after, steps_after]
 
@@ -188,7 +201,9 @@ def test_keys_move_and_pick_and_never_reach_jupyterlab(notebook):
 def test_a_file_of_ones_own_is_inverted(notebook, tmp_path):
     PIL.Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
     notebook.page.locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
-    notebook.page.wait_for_selector("[role=option][aria-label=red][aria-selected=true]", timeout=30_000)
+    notebook.page.wait_for_selector(
+        "[role=option][aria-label=red][aria-selected=true]", timeout=30_000
+    )
     wait(notebook, "done")
 
 
@@ -212,12 +227,17 @@ def page(chrome, tmp_path_factory, tiny_model):
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     demos = [call(models, images, torch.arange(3)) for call in CALLS.values()]
     demos = {demo.title: demo for demo in demos}
-    path = widgets.export_page(folder / "page.html", models=models, demos=demos, work=folder / "work")
+    path = widgets.export_page(
+        folder / "page.html", models=models, demos=demos, work=folder / "work"
+    )
     context = chrome.new_context(offline=True)
     page = context.new_page()
     page.faults, page.requests, page.demos = [], [], demos
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: page.faults.append(message.text) if message.type == "error" else None,
+    )
     page.on("request", lambda request: page.requests.append(request.url))
     page.goto(path.as_uri())
     page.wait_for_selector("body[data-ready]")
@@ -227,7 +247,10 @@ def page(chrome, tmp_path_factory, tiny_model):
 
 def test_the_page_shows_every_pick_and_asks_for_nothing(page):
     clicked = page.evaluate(CLICK_THROUGH)
-    assert clicked == {"picks": sum(demo.live.finished for demo in page.demos.values()), "faults": []}
+    assert clicked == {
+        "picks": sum(demo.live.finished for demo in page.demos.values()),
+        "faults": [],
+    }
     assert not page.faults
     assert all(url.startswith(("file:", "blob:")) for url in page.requests)
 
@@ -240,7 +263,9 @@ def test_the_page_obeys_the_keyboard(page):
         page.keyboard.press(key)
     lists.nth(1).locator("[role=option]").nth(2).focus()
     page.keyboard.press("Space")
-    wanted = numpy.asarray(PIL.Image.open(io.BytesIO(page.demos["Brittleness"].live.compute((1, 2))["sheet"])))
+    wanted = numpy.asarray(
+        PIL.Image.open(io.BytesIO(page.demos["Brittleness"].live.compute((1, 2))["sheet"]))
+    )
     for _ in range(50):  # a picture is decoded in its own time
         if numpy.array_equal(numpy.concatenate([*pixels(table.locator("canvas"))], axis=1), wanted):
             break

@@ -48,10 +48,14 @@ def canvas(notebook, k=0):
 
 def strokes(notebook, count):
     """Wait until so many strokes are done, and drawn."""
-    said = f"() => document.querySelector('.nb-paint [role=status]').textContent.endsWith('{count} stroke"
+    said = (
+        f"() => document.querySelector('.nb-paint [role=status]').textContent.endsWith('{count} "
+        "stroke"
+    )
     ending = "s" if count != 1 else ""
     notebook.page.wait_for_function(
-        f"{said}{ending}') && document.querySelector('.nb-paint').dataset.state !== 'running'", timeout=60_000
+        f"{said}{ending}') && document.querySelector('.nb-paint').dataset.state !== 'running'",
+        timeout=60_000,
     )
     notebook.page.wait_for_timeout(300)
 
@@ -86,10 +90,23 @@ def test_the_keyboard_does_the_same_and_never_reaches_jupyterlab(notebook):
     cells, before, count = notebook.cells(), canvas(notebook), 2
     notebook.page.locator(".nb-palette [role=option][aria-selected=true]").focus()
     notebook.page.keyboard.press("ArrowRight")
-    assert notebook.page.locator(".nb-palette [role=option]").nth(2).get_attribute("aria-selected") == "true"
+    assert (
+        notebook.page.locator(".nb-palette [role=option]").nth(2).get_attribute("aria-selected")
+        == "true"
+    )
     board = notebook.page.locator(".nb-board")
     board.focus()
-    for key in (*["Shift+ArrowLeft"] * 9, *["Shift+ArrowDown"] * 9, "ArrowRight", "-", "-", "b", "a", "d", "d"):
+    for key in (
+        *["Shift+ArrowLeft"] * 9,
+        *["Shift+ArrowDown"] * 9,
+        "ArrowRight",
+        "-",
+        "-",
+        "b",
+        "a",
+        "d",
+        "d",
+    ):
         notebook.page.keyboard.press(key)
     notebook.page.keyboard.press("Enter")
     strokes(notebook, count + 1)
@@ -139,7 +156,9 @@ def test_a_name_is_kept_and_a_saved_picture_is_painted_again(notebook):
     assert np.abs(canvas(notebook) - painted).max() <= 3  # one process, one order of sums
     shot(notebook, "opened")
     kept = json.loads((notebook.folder / "cache" / "component-names.json").read_text())
-    assert "wheels" in kept.values() and all(re.fullmatch(r"cifar10-[\w.-]+:\d+", key) for key in kept)
+    assert "wheels" in kept.values() and all(
+        re.fullmatch(r"cifar10-[\w.-]+:\d+", key) for key in kept
+    )
 
 
 def open_file(notebook, path):
@@ -157,11 +176,18 @@ def test_a_file_without_a_note_or_of_another_network_gets_one_line(notebook):
     other.write_bytes(signed(plain.read_bytes(), note))
     for path, wanted in (
         (plain, "note: plain.png has none; give a PNG that the canvas saved"),
-        (other, "note: it was painted with cifar10-l2-1.0; here are cifar10-l2-0.5, cifar10-standard"),
+        (
+            other,
+            "note: it was painted with cifar10-l2-1.0; here are cifar10-l2-0.5, cifar10-standard",
+        ),
     ):
         open_file(notebook, path)
         notebook.page.wait_for_function(
-            "(text) => document.querySelector('.nb-paint [role=status]').textContent.startsWith(text)", arg=wanted
+            (
+                "(text) => document.querySelector('.nb-paint "
+                "[role=status]').textContent.startsWith(text)"
+            ),
+            arg=wanted,
         )
         assert "\n" not in said.inner_text()
     shot(notebook, "refused")
@@ -171,8 +197,13 @@ def test_a_file_without_a_note_or_of_another_network_gets_one_line(notebook):
 @pytest.mark.parametrize("scheme", ["Light", "Dark"])
 def test_it_fits_a_narrow_window_and_has_no_serious_accessibility_fault(notebook, scheme):
     page = notebook.page
-    page.evaluate("(t) => jupyterapp.commands.execute('apputils:change-theme', { theme: t })", f"JupyterLab {scheme}")
-    page.wait_for_function("(t) => document.body.dataset.jpThemeName === t", arg=f"JupyterLab {scheme}")
+    page.evaluate(
+        "(t) => jupyterapp.commands.execute('apputils:change-theme', { theme: t })",
+        f"JupyterLab {scheme}",
+    )
+    page.wait_for_function(
+        "(t) => document.body.dataset.jpThemeName === t", arg=f"JupyterLab {scheme}"
+    )
     page.wait_for_timeout(500)
     shot(notebook, f"wide-{scheme}")
     page.set_viewport_size({"width": 390, "height": 844})
@@ -188,11 +219,17 @@ def test_it_fits_a_narrow_window_and_has_no_serious_accessibility_fault(notebook
     if shutil.which("npm") is None:
         pytest.skip("no npm to fetch axe-core with")
     folder = notebook.folder
-    packed = subprocess.run(["npm", "pack", "axe-core"], cwd=folder, capture_output=True, text=True, timeout=120)
+    packed = subprocess.run(
+        ["npm", "pack", "axe-core"], cwd=folder, capture_output=True, text=True, timeout=120
+    )
     found = list(folder.glob("axe-core-*.tgz"))
     if not found:
         pytest.skip(f"axe-core cannot be fetched: {packed.stderr[-200:]}")
     with tarfile.open(found[0]) as archive:
         page.evaluate(archive.extractfile("package/axe.min.js").read().decode())
     violations = page.evaluate("async () => (await axe.run('.nb-paint')).violations")
-    assert not [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")]
+    assert not [
+        (v["id"], v["nodes"][0]["html"])
+        for v in violations
+        if v["impact"] in ("serious", "critical")
+    ]

@@ -1,4 +1,6 @@
-"""What a user does around a pick in JupyterLab: a busy or new kernel, a large photograph, reopening, narrow windows."""
+"""What a user does around a pick in JupyterLab: a busy or new kernel, a large photograph,
+reopening, narrow windows.
+"""
 
 import numpy
 import PIL.Image
@@ -80,7 +82,9 @@ def test_a_large_photograph_arrives(notebook, tmp_path):
     PIL.Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)
     assert (tmp_path / "large.png").stat().st_size > 20_000_000
     notebook.page.locator("input[type=file]").first.set_input_files(tmp_path / "large.png")
-    notebook.page.wait_for_selector("[role=option][aria-label=large][aria-selected=true]", timeout=60_000)
+    notebook.page.wait_for_selector(
+        "[role=option][aria-label=large][aria-selected=true]", timeout=60_000
+    )
     notebook.page.wait_for_selector(".nb-widget[data-state=done]", timeout=60_000)
 
 
@@ -119,8 +123,11 @@ def test_a_reopened_notebook_shows_the_still_picture_until_it_is_run(notebook):
     page.wait_for_function(f"() => ({SHOWN})('.nb-still') === 1", timeout=30_000)
     page.wait_for_timeout(2000)
     assert page.evaluate("jupyterapp.shell.currentWidget.content.model.cells.get(0).trusted")
-    # The widgets' own extension tells the console that a kernel's widget has gone; no reader sees it.
-    notebook.faults[:] = [fault for fault in notebook.faults if "widget model not found" not in fault]
+    # The widgets' own extension tells the console that a kernel's widget has gone; no reader sees
+    # it.
+    notebook.faults[:] = [
+        fault for fault in notebook.faults if "widget model not found" not in fault
+    ]
     assert "Error displaying widget" not in page.inner_text(".jp-Notebook")
     assert page.evaluate(SHOWN, ".jp-OutputArea img") == 1
     assert not page.evaluate("jupyterapp.shell.currentWidget.context.model.dirty")

@@ -15,15 +15,29 @@ import pytest
 import torch
 
 from nbhelpers import files
-from nbhelpers.checkpoints import Entry, entry, fetch, manifest, read_weights, save_checkpoint, sha256, write_entry
+from nbhelpers.checkpoints import (
+    Entry,
+    entry,
+    fetch,
+    manifest,
+    read_weights,
+    save_checkpoint,
+    sha256,
+    write_entry,
+)
 
-STATE = {"conv1.weight": torch.linspace(-1, 1, 30_000).reshape(100, 300), "linear.bias": torch.arange(3.0)}
+STATE = {
+    "conv1.weight": torch.linspace(-1, 1, 30_000).reshape(100, 300),
+    "linear.bias": torch.arange(3.0),
+}
 HTML = b"<!DOCTYPE html><html><title>404</title></html>"
 
 
 @dataclass
 class Server:
-    """Serves `files`, each connection closed after the next of `cuts` bytes, `slow` seconds between pieces."""
+    """Serves `files`, each connection closed after the next of `cuts` bytes, `slow` seconds
+    between pieces.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
@@ -52,7 +66,9 @@ def server(monkeypatch):
             if start >= len(data):
                 return self.send_error(416)
             self.send_response(206 if start else 200)
-            self.send_header("Content-Type", state.types.get(self.path[1:], "application/octet-stream"))
+            self.send_header(
+                "Content-Type", state.types.get(self.path[1:], "application/octet-stream")
+            )
             self.send_header("Content-Length", str(len(data) - start))
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
@@ -69,7 +85,9 @@ def server(monkeypatch):
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     state.address = f"http://127.0.0.1:{http.server_port}"
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -109,7 +127,9 @@ def about(*urls: str, **more) -> Entry:
 
 def same(path) -> bool:
     state = read_weights(path).state
-    return state.keys() == STATE.keys() and all(torch.equal(state[key], STATE[key]) for key in STATE)
+    return state.keys() == STATE.keys() and all(
+        torch.equal(state[key], STATE[key]) for key in STATE
+    )
 
 
 # The manifest
@@ -118,22 +138,40 @@ def same(path) -> bool:
 @pytest.mark.parametrize("name", ["cifar10-standard", "cifar10-l2-0.5"])
 def test_shipped_checkpoints_are_what_the_manifest_says(name):
     weights = read_weights(fetch(name))
-    assert len(weights.state) == 122 and entry(name).image_size == 32 and len(entry(name).classes) == 10
+    assert (
+        len(weights.state) == 122
+        and entry(name).image_size == 32
+        and len(entry(name).classes) == 10
+    )
     assert entry(name).accuracy["clean"] > 50 and entry(name).training["epochs"]
 
 
 def test_published_entries_are_complete():
     entries = manifest()
-    names = {"cifar10-madry-l2-0.5", "imagenet-l2-3.0", "restricted-imagenet-l2-3.0", "imagenet-resnet18-l2-0"}
+    names = {
+        "cifar10-madry-l2-0.5",
+        "imagenet-l2-3.0",
+        "restricted-imagenet-l2-3.0",
+        "imagenet-resnet18-l2-0",
+    }
     assert names <= entries.keys()
     for one in entries.values():
-        assert len(one.mean) == len(one.std) == 3 and one.image_size and one.training and one.dataset
+        assert (
+            len(one.mean) == len(one.std) == 3 and one.image_size and one.training and one.dataset
+        )
         assert (files.CHECKPOINTS / one.file).exists() or one.urls
         assert all(url.startswith(("https://", "http://")) for url in one.urls)
-        assert one.verified in ("real weights", "weights written by the real library", "documented format only")
+        assert one.verified in (
+            "real weights",
+            "weights written by the real library",
+            "documented format only",
+        )
         assert one.urls or one.verified == "real weights"
     assert entries["cifar10-madry-l2-0.5"].std == (0.2023, 0.1994, 0.2010)
-    assert len(entry("imagenet-l2-3.0").classes) == 1000 and len(entries["restricted-imagenet-l2-3.0"].classes) == 9
+    assert (
+        len(entry("imagenet-l2-3.0").classes) == 1000
+        and len(entries["restricted-imagenet-l2-3.0"].classes) == 9
+    )
 
 
 def test_unknown_name_lists_the_near_ones():
@@ -170,13 +208,25 @@ def test_saving_writes_weights_and_entry(home):
     head = "# Kept.\n\n[datasets.toy]\nclasses = ['a', 'b']\nimage_size = 8\n"
     head += "\n[other]\nfile = 'x'\narchitecture = 'y'  # why\n"
     (home / "checkpoints" / "manifest.toml").write_text(head)
-    told = about(arguments={"width": 4}, dataset="toy", classes=("a", "b"), image_size=8, accuracy={"l2": {"0.5": 1.5}})
+    told = about(
+        arguments={"width": 4},
+        dataset="toy",
+        classes=("a", "b"),
+        image_size=8,
+        accuracy={"l2": {"0.5": 1.5}},
+    )
     written = save_checkpoint("net-0.5", STATE, replace(told, training={"eps": 0.0, "seed": 0}))
     assert written == manifest()["net-0.5"] and written.sha256 == sha256(fetch("net-0.5"))
     text = (home / "checkpoints" / "manifest.toml").read_text()
-    assert text.startswith(head) and tomllib.loads(text)["net-0.5"].keys().isdisjoint({"classes", "image_size"})
+    assert text.startswith(head) and tomllib.loads(text)["net-0.5"].keys().isdisjoint(
+        {"classes", "image_size"}
+    )
     weights = read_weights(fetch("net-0.5"))
-    assert same(fetch("net-0.5")) and weights.entry.arguments == {"width": 4} and weights.entry.classes == ("a", "b")
+    assert (
+        same(fetch("net-0.5"))
+        and weights.entry.arguments == {"width": 4}
+        and weights.entry.classes == ("a", "b")
+    )
     again = save_checkpoint("net-0.5", STATE, replace(told, training={"eps": 0.0, "seed": 0}))
     assert again == written and (home / "checkpoints" / "manifest.toml").read_text() == text
     write_entry(replace(written, accuracy={"clean": 12.5}))
@@ -187,10 +237,18 @@ def test_saving_writes_weights_and_entry(home):
 
 
 def test_saving_to_a_path_leaves_the_manifest_alone(home):
-    written = save_checkpoint(home / "runs" / "mine.safetensors", STATE, about(mean=(0.1,), std=(0.2,)))
+    written = save_checkpoint(
+        home / "runs" / "mine.safetensors", STATE, about(mean=(0.1,), std=(0.2,))
+    )
     weights = read_weights(home / "runs" / "mine.safetensors")
-    assert weights.entry.name == written.name == "mine" and weights.mean == (0.1,) and weights.std == (0.2,)
-    assert os.listdir(home / "checkpoints") == [] and os.listdir(home / "runs") == ["mine.safetensors"]
+    assert (
+        weights.entry.name == written.name == "mine"
+        and weights.mean == (0.1,)
+        and weights.std == (0.2,)
+    )
+    assert os.listdir(home / "checkpoints") == [] and os.listdir(home / "runs") == [
+        "mine.safetensors"
+    ]
 
 
 def test_own_keys_come_back_as_they_were(home):
@@ -225,9 +283,16 @@ def test_a_download_is_checked_recorded_and_converted(home, server, published):
     server.files["net.pt"] = published
     write_entry(about(server.url("net.pt")))
     path = fetch("net")
-    assert same(path) and path == home / "cache" / "net.safetensors" and read_weights(path).mean == (0.5, 0.5, 0.5)
+    assert (
+        same(path)
+        and path == home / "cache" / "net.safetensors"
+        and read_weights(path).mean == (0.5, 0.5, 0.5)
+    )
     assert "module.model.* -> *" in read_weights(path).report
-    assert json.loads((home / "cache" / "net.json").read_text())["sha256"] == hashlib.sha256(published).hexdigest()
+    assert (
+        json.loads((home / "cache" / "net.json").read_text())["sha256"]
+        == hashlib.sha256(published).hexdigest()
+    )
     assert fetch("net") == path and len(server.requests) == 1
     path.write_bytes(path.read_bytes()[:-4] + b"oops")
     with pytest.raises(ValueError, match="truncated or altered"):
@@ -241,7 +306,11 @@ def test_a_download_is_checked_recorded_and_converted(home, server, published):
 def test_a_slow_connection_that_breaks_is_resumed(home, server, published):
     server.files["net.pt"] = published
     server.slow, server.cuts = 0.01, [len(published) // 4] * 3
-    write_entry(about(server.url("net.pt"), sha256=hashlib.sha256(published).hexdigest(), size=len(published)))
+    write_entry(
+        about(
+            server.url("net.pt"), sha256=hashlib.sha256(published).hexdigest(), size=len(published)
+        )
+    )
     assert same(fetch("net"))
     starts = [int(asked[6:-1]) for _, asked in server.requests[1:]]
     assert len(starts) == 3 and starts == sorted(starts) and starts[0] > 0
@@ -251,7 +320,9 @@ def test_a_later_call_goes_on_where_an_earlier_one_broke(home, server, published
     server.files["net.pt"] = published
     write_entry(about(server.url("net.pt")))
     server.cuts = [50_000, 0, 0, 0]
-    with pytest.raises(FileNotFoundError, match=r"kept breaking.*get net\.pt by hand and put it into .*cache"):
+    with pytest.raises(
+        FileNotFoundError, match=r"kept breaking.*get net\.pt by hand and put it into .*cache"
+    ):
         fetch("net")
     server.requests.clear()
     assert same(fetch("net")) and 30_000 < int(server.requests[0][1][6:-1]) <= 50_000
@@ -282,7 +353,13 @@ def test_mirrors_are_tried_in_order(home, server, published):
     }
     server.types["page.pt"] = "text/html"
     names = ["gone.pt", "page.pt", "short.pt", "other.pt", "good.pt"]
-    write_entry(about(*map(server.url, names), sha256=hashlib.sha256(published).hexdigest(), size=len(published)))
+    write_entry(
+        about(
+            *map(server.url, names),
+            sha256=hashlib.sha256(published).hexdigest(),
+            size=len(published),
+        )
+    )
     server.files["other.pt"] = published[:-1] + b"!"
     assert same(fetch("net"))
     assert [path[1:] for path, _ in server.requests] == names
@@ -309,7 +386,9 @@ def test_each_refusal_is_one_clear_line(home, server, published, name, reason):
         "other.pt": published[:-1] + b"!",
     }
     server.types["page.pt"] = "text/html; charset=utf-8"
-    write_entry(about(server.url(name), sha256=hashlib.sha256(published).hexdigest(), size=len(published)))
+    write_entry(
+        about(server.url(name), sha256=hashlib.sha256(published).hexdigest(), size=len(published))
+    )
     with pytest.raises(FileNotFoundError) as error:
         fetch("net")
     message = str(error.value)
@@ -355,7 +434,9 @@ def test_processes_that_download_at_once_do_it_once(home, server, published):
     write_entry(about(server.url("net.pt")))
     context = multiprocessing.get_context("fork")
     workers = [
-        context.Process(target=_fetch, args=(home / "checkpoints", home / "cache", "net"), daemon=True)
+        context.Process(
+            target=_fetch, args=(home / "checkpoints", home / "cache", "net"), daemon=True
+        )
         for _ in range(3)
     ]
     for worker in workers:

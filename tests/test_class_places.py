@@ -23,8 +23,14 @@ def test_equal_names_are_one_class():
     found = named(labels, TINY)
     assert found == [name if name in TINY else "" for name in own]
     assert found.count("triumphal arch") == 2
-    assert class_places(("crane", "b"), ("crane", "a", "crane")).tolist() == [-1, -1]  # which of the two?
-    assert class_places(("Cardigan", "cardigan"), ("cardigan",)).tolist() == [-1, 0]  # a dog, a garment
+    assert class_places(("crane", "b"), ("crane", "a", "crane")).tolist() == [
+        -1,
+        -1,
+    ]  # which of the two?
+    assert class_places(("Cardigan", "cardigan"), ("cardigan",)).tolist() == [
+        -1,
+        0,
+    ]  # a dog, a garment
 
 
 def test_groups_are_by_wordnet_and_no_gazelle_is_a_deer():
@@ -37,7 +43,17 @@ def test_groups_are_by_wordnet_and_no_gazelle_is_a_deer():
     every = named(class_places(IMAGENET, CIFAR10), CIFAR10)
     assert every.count("dog") == 118 and every.count("bird") == 59 and every.count("deer") == 0
     assert {IMAGENET[i] for i, name in enumerate(every) if name == "automobile"} == {
-        *("ambulance", "beach wagon", "cab", "convertible", "jeep", "limousine", "minivan", "Model T", "racer"),
+        *(
+            "ambulance",
+            "beach wagon",
+            "cab",
+            "convertible",
+            "jeep",
+            "limousine",
+            "minivan",
+            "Model T",
+            "racer",
+        ),
         "sports car",
     }
     assert {IMAGENET[i] for i, name in enumerate(every) if name == "truck"} == {
@@ -77,7 +93,9 @@ def test_a_pair_labels_what_its_networks_know(pair):
     picked, images, labels = pair.draw(49, seed=1)
     truth = labels_of("photographs", classes=CIFAR10)[picked]
     assert pair.labelled and (truth >= 0).sum() == 7
-    assert torch.equal(labels, torch.where(truth < 0, nb.predict(pair.networks["robust"], images), truth))
+    assert torch.equal(
+        labels, torch.where(truth < 0, nb.predict(pair.networks["robust"], images), truth)
+    )
     rows, _, known = pair.draw(49, seed=1, known=True)
     assert rows == [row for row, label in zip(picked, truth, strict=True) if label >= 0]
     assert torch.equal(known, truth[truth >= 0])
@@ -95,4 +113,6 @@ def test_of_a_data_set_that_fits_nothing_changes(capsys):
 
 def test_it_says_how_many_are_strange(capsys):
     nb.load_pair("cifar10-l2-0.5", "cifar10-standard", "photographs", device="cpu")
-    assert capsys.readouterr().out.startswith("42 of 49 images of photographs have none of the networks' classes;")
+    assert capsys.readouterr().out.startswith(
+        "42 of 49 images of photographs have none of the networks' classes;"
+    )

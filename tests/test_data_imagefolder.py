@@ -1,4 +1,6 @@
-"""ImageNet and your own folders: labels, names, the standard resize and crop, and a key for what is cached."""
+"""ImageNet and your own folders: labels, names, the standard resize and crop, and a key for what
+is cached.
+"""
 
 import numpy as np
 import PIL.Image
@@ -21,7 +23,9 @@ def imagenet(tmp_path_factory):
         folder.mkdir(parents=True)
         for number in range(PICTURES.get(label, 0)):
             small = PIL.Image.fromarray(random.integers(0, 256, (10, 12, 3), dtype=np.uint8))
-            small.resize((360, 300), PIL.Image.Resampling.BICUBIC).save(folder / f"ILSVRC2012_val_{number}.JPEG")
+            small.resize((360, 300), PIL.Image.Resampling.BICUBIC).save(
+                folder / f"ILSVRC2012_val_{number}.JPEG"
+            )
     return root
 
 
@@ -33,9 +37,24 @@ def here(imagenet, monkeypatch):
 
 def test_imagenet_has_its_labels_and_names(here):
     images, labels = load_images("imagenet-val", size=64)
-    assert images.shape == (10, 3, 64, 64) and labels.tolist() == [0, 0, 31, 33, 151, 151, 268, 269, 281, 319]
+    assert images.shape == (10, 3, 64, 64) and labels.tolist() == [
+        0,
+        0,
+        31,
+        33,
+        151,
+        151,
+        268,
+        269,
+        281,
+        319,
+    ]
     names = class_names("imagenet-val")
-    assert len(names) == 1000 and (names[0], names[31], names[281]) == ("tench", "tree frog", "tabby")
+    assert len(names) == 1000 and (names[0], names[31], names[281]) == (
+        "tench",
+        "tree frog",
+        "tabby",
+    )
 
 
 def test_restricted_imagenet_has_nine_groups(here):
@@ -44,14 +63,34 @@ def test_restricted_imagenet_has_nine_groups(here):
     assert (
         len(names) == 9 and count_images("restricted-imagenet-val") == 7
     )  # 0 (a fish of none) and 269 (a wolf) are out
-    assert [names[label] for label in labels] == ["frog", "turtle", "dog", "dog", "dog", "cat", "insect"]
-    whole, kept = load_images("imagenet-val", size=32)[0], load_images("restricted-imagenet-val", size=32)[0]
+    assert [names[label] for label in labels] == [
+        "frog",
+        "turtle",
+        "dog",
+        "dog",
+        "dog",
+        "cat",
+        "insect",
+    ]
+    whole, kept = (
+        load_images("imagenet-val", size=32)[0],
+        load_images("restricted-imagenet-val", size=32)[0],
+    )
     assert torch.equal(kept, whole[[2, 3, 4, 5, 6, 8, 9]])
 
 
 def test_the_groups_are_the_published_ones():
     sizes = {name: last - first + 1 for name, (first, last) in RESTRICTED_IMAGENET.items()}
-    expected = {"dog": 118, "cat": 5, "frog": 3, "turtle": 5, "bird": 21, "primate": 18, "fish": 9, "crab": 4}
+    expected = {
+        "dog": 118,
+        "cat": 5,
+        "frog": 3,
+        "turtle": 5,
+        "bird": 21,
+        "primate": 18,
+        "fish": 9,
+        "crab": 4,
+    }
     assert sizes == expected | {"insect": 20}
 
 
@@ -60,14 +99,22 @@ def test_preprocessing_is_the_standard_one(here):
     path = min((here / "val").glob("*/*.JPEG"))
     with PIL.Image.open(path) as image:
         wanted = Compose([Resize(256), CenterCrop(224), ToTensor()])(image)
-    named, by_path = load_images("imagenet-val", size=224)[0][0], load_images(path, size=224, margin=256 / 224)[0][0]
+    named, by_path = (
+        load_images("imagenet-val", size=224)[0][0],
+        load_images(path, size=224, margin=256 / 224)[0][0],
+    )
     assert torch.equal(named, by_path)
     assert (named - wanted).abs().max() < 2.5 / 255
-    assert (load_images(path, size=224)[0][0] - wanted).abs().max() > 20 / 255  # not without the margin
+    assert (
+        load_images(path, size=224)[0][0] - wanted
+    ).abs().max() > 20 / 255  # not without the margin
 
 
 def test_imagenet_streams(here):
-    sizes = [(len(images), len(labels)) for images, labels in iter_batches("imagenet-val", batch_size=4, size=32)]
+    sizes = [
+        (len(images), len(labels))
+        for images, labels in iter_batches("imagenet-val", batch_size=4, size=32)
+    ]
     assert sizes == [(4, 4), (4, 4), (2, 2)]
 
 
@@ -101,7 +148,12 @@ def test_identity_changes_with_the_images(tmp_path, here):
 
     picture(1)
     first = identity(tmp_path)
-    assert first == identity(tmp_path) != identity("imagenet-val") != identity("restricted-imagenet-val")
+    assert (
+        first
+        == identity(tmp_path)
+        != identity("imagenet-val")
+        != identity("restricted-imagenet-val")
+    )
     picture(2)
     assert identity(tmp_path) != first
     array = np.zeros((1, 3, 4, 4), dtype=np.uint8)

@@ -1,4 +1,6 @@
-"""One decoder: the same file gives the same pixels, or the same line, whether it comes by path or as bytes."""
+"""One decoder: the same file gives the same pixels, or the same line, whether it comes by path
+or as bytes.
+"""
 
 import io
 import warnings
@@ -31,26 +33,39 @@ RAMP = np.linspace(0, 1, 64)[None] * np.ones((64, 1))
         ("deep.ppm", b"P5 2 2 65535\n" + bytes(8)),
     ],
 )
-def test_more_than_eight_bits_are_refused_by_path_and_as_bytes(tmp_path: Path, name: str, content: bytes) -> None:
+def test_more_than_eight_bits_are_refused_by_path_and_as_bytes(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
     (tmp_path / name).write_bytes(content)
     for what in ((name, content), (tmp_path / name,)):
-        with pytest.raises(ValueError, match=f"{name} has more than 8 bits per channel; save it with 8"):
+        with pytest.raises(
+            ValueError, match=f"{name} has more than 8 bits per channel; save it with 8"
+        ):
             decode(*what)
 
 
-def test_too_many_pixels_are_one_line_with_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_pixels_are_one_line_with_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, side in (("cat/a.png", 9), ("cat/b.png", 60), ("cat/c.png", 45)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         PIL.Image.new("1", (side, side)).save(tmp_path / name)
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1500)  # beyond twice of it PIL raises, below it warns
+    monkeypatch.setattr(
+        PIL.Image, "MAX_IMAGE_PIXELS", 1500
+    )  # beyond twice of it PIL raises, below it warns
     for name in ("b.png", "c.png"):
-        with pytest.raises(ValueError, match=f"{name} has more than 0 million pixels; make it smaller"):
+        with pytest.raises(
+            ValueError, match=f"{name} has more than 0 million pixels; make it smaller"
+        ):
             nb.load_images(tmp_path / "cat" / name)
     with pytest.raises(ValueError, match=r"b\.png"):
         nb.load_images(tmp_path / "cat", size=8)
 
 
-GOOD = saved(PIL.Image.fromarray((np.random.default_rng(0).random((40, 40, 3)) * 255).astype(np.uint8)), "PNG")
+GOOD = saved(
+    PIL.Image.fromarray((np.random.default_rng(0).random((40, 40, 3)) * 255).astype(np.uint8)),
+    "PNG",
+)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +85,9 @@ GOOD = saved(PIL.Image.fromarray((np.random.default_rng(0).random((40, 40, 3)) *
         ("l.webp", b"RIFF\x10\x00\x00\x00WEBPVP8 " + bytes(10)),
     ],
 )
-def test_a_damaged_file_is_a_value_error_with_its_name(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_damaged_file_is_a_value_error_with_its_name(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"cannot read .*{name} as an image: "):
         nb.load_images(tmp_path / name)
@@ -103,5 +120,9 @@ def test_modes_and_rotation_give_upright_rgb() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         palette = colours.convert("P")
-        assert decode("a.png", saved(palette, "PNG", transparency=bytes(range(0, 250, 10)))).shape == (3, 2, 3)
-        assert torch.equal(decode("a.png", saved(colours, "PNG", exif=b"Exif\x00\x00broken")), plain)
+        assert decode(
+            "a.png", saved(palette, "PNG", transparency=bytes(range(0, 250, 10)))
+        ).shape == (3, 2, 3)
+        assert torch.equal(
+            decode("a.png", saved(colours, "PNG", exif=b"Exif\x00\x00broken")), plain
+        )

@@ -1,4 +1,6 @@
-"""What the demos show: the notebooks' numbers, both representations, captions, own pictures, a still one."""
+"""What the demos show: the notebooks' numbers, both representations, captions, own pictures, a
+still one.
+"""
 
 import ast
 import base64
@@ -54,7 +56,10 @@ def shown(demo: widgets.Demo) -> torch.Tensor:
 def parameters(name: str) -> dict[str, object]:
     cells = json.loads((files.NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
-    return {line.target.id: ast.literal_eval(line.value) for line in ast.parse("".join(cell["source"])).body}
+    return {
+        line.target.id: ast.literal_eval(line.value)
+        for line in ast.parse("".join(cell["source"])).body
+    }
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -68,7 +73,9 @@ def test_a_notebook_and_its_demo_share_their_numbers(name):
 
 def test_lengths_grow_with_the_image_and_short_runs_take_longer_steps(images):
     own, large = settings.MISCLASSIFICATION, torch.rand(1, 3, 224, 224)
-    assert own.ball(images, None) == pytest.approx(5.7) and own.ball(large, None) == pytest.approx(5.7 * 7)
+    assert own.ball(images, None) == pytest.approx(5.7) and own.ball(large, None) == pytest.approx(
+        5.7 * 7
+    )
     assert own.ball(large, 2.0) == 2.0 and settings.INVERSION.ball(large, None) is None
     assert own.step(60, images) == pytest.approx(0.1) and own.step(30, large) == pytest.approx(1.4)
 
@@ -77,7 +84,9 @@ def test_a_mistake_is_explained_inside_the_ball_and_says_who_sees_what(models, i
     labels = (nb.predict(models["robust"], images) + 1) % 10
     demo = widgets.misclassification(models, images, labels, steps=40, radius=0.5)
     pictures = shown(demo)
-    assert torch.linalg.vector_norm(pictures[1:] - pictures[:1], dim=(2, 3, 4)).max() <= 0.5 + 0.2  # 8 bits round
+    assert (
+        torch.linalg.vector_norm(pictures[1:] - pictures[:1], dim=(2, 3, 4)).max() <= 0.5 + 0.2
+    )  # 8 bits round
     assert demo.live.buttons and demo.live.columns == ["top 1", "top 2", "top 3", "random"]
     name, seen = models["robust"].classes[labels[0]], nb.predict(models["robust"], images[:1])[0]
     assert demo.live.result["captions"][0][0].startswith(f"true: {name}\nrobust says: {seen}")
@@ -87,7 +96,9 @@ def test_a_mistake_is_explained_inside_the_ball_and_says_who_sees_what(models, i
 
 
 def test_where_no_image_is_wrong_for_all_those_that_are_for_one_are_shown():
-    models = {name: nb.load_model(name, device="cpu") for name in ("cifar10-l2-0.5", "cifar10-standard")}
+    models = {
+        name: nb.load_model(name, device="cpu") for name in ("cifar10-l2-0.5", "cifar10-standard")
+    }
     images, _ = nb.load_images("cifar10-sample", indices=range(64))
     labels, other = (nb.predict(model, images) for model in models.values())
     demo = widgets.misclassification(models, images, labels, steps=1)
@@ -119,23 +130,36 @@ def test_changes_of_one_length_stand_in_the_order_of_each_networks_distance(mode
     pictures, captions = shown(demo), demo.live.result["captions"]
     kinds = [[text.split("\n")[0] for text in row] for row in captions]
     for row, names, texts in zip(pictures, kinds, captions, strict=True):
-        assert names[0] == "the image" and {*names[1:]} == {*DISTORTIONS, "against robust", "against standard", OTHER}
+        assert names[0] == "the image" and {*names[1:]} == {
+            *DISTORTIONS,
+            "against robust",
+            "against standard",
+            OTHER,
+        }
         far = [float(text.split("\n")[1]) for text in texts]
         assert far == sorted(far) and far[1] > 0
         moved = torch.linalg.vector_norm(row - row[:1], dim=(1, 2, 3))
         for name, length in zip(names, moved, strict=True):
-            assert name in ("the image", OTHER, "occlusion") or length == pytest.approx(2, abs=0.1), name
+            assert name in ("the image", OTHER, "occlusion") or length == pytest.approx(
+                2, abs=0.1
+            ), name
         assert (row[names.index(OTHER)] - images[4]).abs().max() <= 1 / 255  # the next of its class
     assert "L2 length 2" in demo.live.note and repr(demo) == "Demo(Distance)"
-    assert widgets.distances(models, images[:1], steps=1).live.result["captions"]  # alone, and of no class
+    assert widgets.distances(models, images[:1], steps=1).live.result[
+        "captions"
+    ]  # alone, and of no class
 
 
 PAIRED = {
     "inversion": lambda models, x, on: widgets.inversion(models, x, positions=on, steps=3),
-    "epsilon_series": lambda models, x, on: widgets.epsilon_series(models, x, positions=on, steps=3),
+    "epsilon_series": lambda models, x, on: widgets.epsilon_series(
+        models, x, positions=on, steps=3
+    ),
     "distances": lambda models, x, on: widgets.distances(models, x, positions=on, steps=3),
     "brittleness": lambda models, x, on: widgets.brittleness(models, x, positions=on, steps=3),
-    "interpolation": lambda models, x, on: widgets.interpolation(models, x, positions=on, points=3, steps=3),
+    "interpolation": lambda models, x, on: widgets.interpolation(
+        models, x, positions=on, points=3, steps=3
+    ),
 }
 
 
@@ -154,7 +178,9 @@ def test_the_switch_computes_the_pick_again_and_both_are_remembered(name, models
 
 def test_a_network_without_positions_has_no_switch_and_a_large_image_no_sixteen_starts():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 65 * 65, 8), nn.ReLU(), nn.Linear(8, 4))
-    demo = widgets.inversion({"flat": nb.Model(network, image_size=65)}, torch.rand(2, 3, 65, 65), steps=1)
+    demo = widgets.inversion(
+        {"flat": nb.Model(network, image_size=65)}, torch.rand(2, 3, 65, 65), steps=1
+    )
     assert demo.live.switch == [] and demo.live.rows == [""]
 
 
@@ -166,7 +192,9 @@ def test_the_robust_network_comes_first_and_its_component_is_open(models, images
         assert demo.pickers[0].groups[0][0] == "robust network" and demo.pickers[0].selected == 0
     assert demo.live.rows == ["source", "robust", "standard"]
     assert widgets.brittleness(models, images, steps=1).live.columns[1] == "robust, moved"
-    atlas = Atlas(robust_first(models), images, [3], settings=settings.VISUALIZATION, steps=1, seed=0)
+    atlas = Atlas(
+        robust_first(models), images, [3], settings=settings.VISUALIZATION, steps=1, seed=0
+    )
     assert atlas.chosen(0)["standard"] == (3, "component 3, most similar (r 1.00)")
 
 
@@ -178,7 +206,9 @@ def test_an_unknown_label_is_no_class_and_one_beyond_the_classes_is_refused(mode
         widgets.feature_manipulation(models, images, labels, components=1, steps=1),
     ):
         assert demo.pickers[-1].captions[:3] == ["", "2", ""]
-    seen = widgets.feature_visualization(models, images, -torch.ones(12).long(), components=1, k=2, steps=1)
+    seen = widgets.feature_visualization(
+        models, images, -torch.ones(12).long(), components=1, k=2, steps=1
+    )
     assert all("\n" not in text for row in seen.live.result["captions"][2:] for text in row)
     for call in (widgets.inversion, widgets.feature_visualization, widgets.misclassification):
         with pytest.raises(ValueError, match="labels: got 10, wanted 0 to 9"):
@@ -201,12 +231,22 @@ def test_texts_and_numpy_labels_caption_images_and_other_groups(models, images):
 
 
 def grey_model() -> nb.Model:
-    layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    layers = [
+        nn.Conv2d(1, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    ]
     return nb.Model(nn.Sequential(*layers), mean=(0.1,), std=(0.3,), image_size=28)
 
 
 def test_grey_and_oblong_images_in_every_demo(tiny_model, images):
-    grey, oblong, labels = torch.rand(12, 1, 28, 28), torch.rand(12, 3, 24, 16), torch.arange(12) % 10
+    grey, oblong, labels = (
+        torch.rand(12, 1, 28, 28),
+        torch.rand(12, 3, 24, 16),
+        torch.arange(12) % 10,
+    )
     for model, batch in ((grey_model(), grey), (tiny_model, oblong), (tiny_model, grey)):
         wrong = (nb.predict(model, fitted({"": model}, batch)) + 1) % 10
         for demo in (
@@ -228,10 +268,14 @@ def test_grey_and_oblong_images_in_every_demo(tiny_model, images):
 def test_a_grey_picker_takes_a_coloured_picture():
     picker = widgets.ImagePicker(torch.rand(1, 1, 8, 8), upload=True)
     picker.add(torch.tensor([1.0, 0, 0])[None, :, None, None].expand(1, 3, 8, 8))
-    assert picker.pixels.shape == (2, 1, 8, 8) and picker.pixels[1].mean() == pytest.approx(0.299, abs=1e-3)
+    assert picker.pixels.shape == (2, 1, 8, 8) and picker.pixels[1].mean() == pytest.approx(
+        0.299, abs=1e-3
+    )
 
 
-def upload(picker: widgets.ImagePicker, name: str, picture: PIL.Image.Image | bytes, kind: str = "PNG") -> str:
+def upload(
+    picker: widgets.ImagePicker, name: str, picture: PIL.Image.Image | bytes, kind: str = "PNG"
+) -> str:
     if not isinstance(picture, bytes):
         buffer = io.BytesIO()
         picture.save(buffer, kind)
@@ -260,7 +304,10 @@ def test_uploads_are_read_as_files_are_and_say_what_was_done():
         ("deep.png", PIL.Image.fromarray(deep), "PNG"),
         ("float.tiff", PIL.Image.fromarray(floats), "TIFF"),
     ):
-        assert upload(picker, name, picture, kind) == f"{name} has more than 8 bits per channel; save it with 8"
+        assert (
+            upload(picker, name, picture, kind)
+            == f"{name} has more than 8 bits per channel; save it with 8"
+        )
     with pytest.raises(ValueError) as refused:
         decode("note.txt", b"hello")
     assert upload(picker, "note.txt", b"hello") == str(refused.value)
@@ -283,7 +330,11 @@ def test_ones_own_picture_can_be_removed_and_its_result_is_forgotten(models, ima
     with_first = demo.live.compute((2,))["sheet"]
     picker.selected = 2
     picker._handle_custom_msg({"type": "remove"}, [])
-    assert picker.selected == 1 and picker.groups[-1] == ["your own", 1] and len(picker.thumbnails) == 3
+    assert (
+        picker.selected == 1
+        and picker.groups[-1] == ["your own", 1]
+        and len(picker.thumbnails) == 3
+    )
     assert torch.equal(picker.pixels[2], images[4])
     assert demo.live.compute((2,))["sheet"] != with_first
     picker.selected = 2
@@ -296,13 +347,18 @@ def test_ones_own_picture_can_be_removed_and_its_result_is_forgotten(models, ima
 def packed(outputs):
     """Outputs as a saved notebook holds them: pictures as text."""
     for bundle, metadata in outputs:
-        files = {kind: base64.b64encode(c).decode() if isinstance(c, bytes) else c for kind, c in bundle.items()}
+        files = {
+            kind: base64.b64encode(c).decode() if isinstance(c, bytes) else c
+            for kind, c in bundle.items()
+        }
         yield files, metadata
 
 
 def test_the_still_picture_is_an_output_of_its_own(models, images, monkeypatch):
     outputs = []
-    monkeypatch.setattr(widgets.live, "display", lambda bundle, **more: outputs.append((bundle, more["metadata"])))
+    monkeypatch.setattr(
+        widgets.live, "display", lambda bundle, **more: outputs.append((bundle, more["metadata"]))
+    )
     widgets.brittleness(models, images[:2], steps=1)._ipython_display_()
     (widget, _), (still, about), (note, _) = outputs
     assert "application/vnd.jupyter.widget-view+json" in widget and "image/png" not in widget
@@ -310,9 +366,14 @@ def test_the_still_picture_is_an_output_of_its_own(models, images, monkeypatch):
     assert still["image/png"].startswith(b"\x89PNG") and len(still["image/png"]) < 150_000
     assert about["image/png"]["alt"] == still["text/plain"]
     cell = nbformat.v4.new_code_cell(
-        outputs=[nbformat.v4.new_output("display_data", data=data, metadata=more) for data, more in packed(outputs)]
+        outputs=[
+            nbformat.v4.new_output("display_data", data=data, metadata=more)
+            for data, more in packed(outputs)
+        ]
     )
-    page, _ = HTMLExporter(template_name="classic").from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    page, _ = HTMLExporter(template_name="classic").from_notebook_node(
+        nbformat.v4.new_notebook(cells=[cell])
+    )
     assert f'alt="{still["text/plain"]}"' in page and "Run All Cells" in page
     assert "Run All Cells" in note["text/html"] and "nb-still" in note["text/html"]
 

@@ -1,4 +1,6 @@
-"""Distortions grow with their strength and keep to a length; ranks with ties; published judgements are read."""
+"""Distortions grow with their strength and keep to a length; ranks with ties; published
+judgements are read.
+"""
 
 import itertools
 
@@ -8,7 +10,14 @@ import pytest
 import torch
 
 import nbhelpers as nb
-from nbhelpers.data import DISTORTIONS, distort, distort_to, interval, load_judgements, rank_correlation
+from nbhelpers.data import (
+    DISTORTIONS,
+    distort,
+    distort_to,
+    interval,
+    load_judgements,
+    rank_correlation,
+)
 
 IMAGES = nb.load_images("cifar10-sample", indices=range(6))[0]
 each = pytest.mark.parametrize("kind", DISTORTIONS)
@@ -17,8 +26,12 @@ each = pytest.mark.parametrize("kind", DISTORTIONS)
 @each
 def test_a_distortion_grows_with_its_strength(kind):
     lengths = [(distort(IMAGES, kind, k / 4) - IMAGES).flatten(1).norm(dim=1) for k in range(5)]
-    assert lengths[0].max() < (2.5 if kind == "JPEG" else 1e-3)  # of which the mildest loses something
-    assert all((after > before).float().mean() > 0.8 for before, after in itertools.pairwise(lengths[1:]))
+    assert lengths[0].max() < (
+        2.5 if kind == "JPEG" else 1e-3
+    )  # of which the mildest loses something
+    assert all(
+        (after > before).float().mean() > 0.8 for before, after in itertools.pairwise(lengths[1:])
+    )
     again = distort(IMAGES, kind, 1.0)
     assert torch.equal(again, distort(IMAGES, kind, 1.0)) and again.min() >= 0 and again.max() <= 1
 
@@ -39,7 +52,10 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_rank_correlation_goes_row_by_row_and_knows_ties():
-    rising, tied = torch.tensor([1.0, 2, 3, 4, 5]), torch.tensor([5, 6, 7, 8, 7])  # ranks 1, 2, 3.5, 5, 3.5
+    rising, tied = (
+        torch.tensor([1.0, 2, 3, 4, 5]),
+        torch.tensor([5, 6, 7, 8, 7]),
+    )  # ranks 1, 2, 3.5, 5, 3.5
     table = torch.stack([rising, -rising, rising.exp(), torch.ones(5)])
     wanted = torch.tensor([0.8208, -0.8208, 0.8208, 0])
     torch.testing.assert_close(rank_correlation(table, tied), wanted, rtol=0, atol=1e-4)
@@ -98,14 +114,18 @@ def test_rated_pictures_are_read_and_compared(rated):
 
 
 def test_choices_between_two_are_read_and_scored(tmp_path):
-    for k, share in enumerate((1.0, 0.8, 0.0)):  # people's choice of the second, which is nearer in the first two
+    for k, share in enumerate(
+        (1.0, 0.8, 0.0)
+    ):  # people's choice of the second, which is nearer in the first two
         strengths = (1.0, 0.25) if k < 2 else (0.25, 1.0)
         saved(tmp_path / "2afc/val/cnn/ref" / f"00000{k}.png", IMAGES[k])
         for part, strength in zip(("p0", "p1"), strengths, strict=True):
             changed = distort(IMAGES[k : k + 1], "noise", strength)[0]
             saved(tmp_path / "2afc/val/cnn" / part / f"00000{k}.png", changed)
         (tmp_path / "2afc/val/cnn/judge").mkdir(exist_ok=True)
-        np.save(tmp_path / "2afc/val/cnn/judge" / f"00000{k}.npy", np.array([share], dtype=np.float32))
+        np.save(
+            tmp_path / "2afc/val/cnn/judge" / f"00000{k}.npy", np.array([share], dtype=np.float32)
+        )
     found = load_judgements(tmp_path)
     assert (found.name, len(found)) == ("BAPPS", 3)
     torch.testing.assert_close(found.agreement(pixels, size=32), torch.tensor([1.0, 0.8, 1.0]))

@@ -1,4 +1,6 @@
-"""Accuracy, attack and self-check: figures agree with the manifest and with foolbox, and faults are found."""
+"""Accuracy, attack and self-check: figures agree with the manifest and with foolbox, and faults
+are found.
+"""
 
 import dataclasses
 import json
@@ -75,7 +77,9 @@ def test_restarts_and_radius_only_make_it_worse(standard, sample):
     assert (attack(standard, images, labels, 0.1, steps=3, restarts=2) >= one).all()
     assert attack(standard, images, labels, 0.5, steps=3).sum() >= one.sum()
     wrong = nb.predict(standard, images) != labels
-    assert torch.equal(attack(standard, images, labels, 1e-6, steps=1), wrong)  # these need no attack
+    assert torch.equal(
+        attack(standard, images, labels, 1e-6, steps=1), wrong
+    )  # these need no attack
 
 
 def test_the_robust_network_is_less_sensitive(robust, standard, sample):
@@ -87,7 +91,10 @@ def test_the_robust_network_is_less_sensitive(robust, standard, sample):
         assert moved.shape == (16,) and (moved > 0).all()
         assert (sensitivity(model, images, 0.05, steps=5) < moved).all()
         relative.append(
-            float(moved.median() / torch.linalg.vector_norm(features - features.roll(1, 0), dim=1).median())
+            float(
+                moved.median()
+                / torch.linalg.vector_norm(features - features.roll(1, 0), dim=1).median()
+            )
         )
     assert relative[0] < 0.5 * relative[1]
 
@@ -107,7 +114,9 @@ def test_self_check_finds_the_usual_faults(robust, sample, fault):
         network = resnet("resnet18", width=16)
         network.load_state_dict(checkpoints.read_weights(checkpoints.fetch(entry.name)).state)
         broken = nb.Model(network, mean=(120, 120, 120), std=(60, 60, 60))
-    with pytest.raises(ValueError, match=r"is near chance \(10.0 %\); usual causes: the wrong normalisation"):
+    with pytest.raises(
+        ValueError, match=r"is near chance \(10.0 %\); usual causes: the wrong normalisation"
+    ):
         self_check(broken, images, labels)
 
 
@@ -118,9 +127,14 @@ def test_self_check_compares_with_the_published_figure(robust, sample):
 
 
 def test_what_ships_is_not_checked_again(robust, standard, monkeypatch, capsys):
-    monkeypatch.setattr("nbhelpers.training.checks.accuracy", lambda *_, **__: pytest.fail("an accuracy was computed"))
+    monkeypatch.setattr(
+        "nbhelpers.training.checks.accuracy",
+        lambda *_, **__: pytest.fail("an accuracy was computed"),
+    )
     names = ("cifar10-l2-0.5", "cifar10-standard")
-    assert check_imported({"robust": robust, "standard": standard}, names, "cifar10-sample", size=32)
+    assert check_imported(
+        {"robust": robust, "standard": standard}, names, "cifar10-sample", size=32
+    )
     assert capsys.readouterr().out == ""
 
 
@@ -133,9 +147,13 @@ def nameless(robust):
 
 
 def test_an_imported_network_is_checked_and_takes_the_names(robust, nameless, capsys):
-    """What it was given as counts, not the name of its file, which here is that of a network of 87 %."""
+    """What it was given as counts, not the name of its file, which here is that of a network of
+    87 %.
+    """
     models = {"robust": nameless, "standard": robust}
-    assert check_imported(models, ("x/cifar10-standard.pt", "cifar10-l2-0.5"), "cifar10-sample", size=32)
+    assert check_imported(
+        models, ("x/cifar10-standard.pt", "cifar10-l2-0.5"), "cifar10-sample", size=32
+    )
     said = capsys.readouterr().out
     assert said.startswith("x/cifar10-standard.pt: 7") and said.count("\n") == 1
     assert said.endswith(" % of 100 images of cifar10-sample are right (chance 10 %)\n")
@@ -145,8 +163,12 @@ def test_an_imported_network_is_checked_and_takes_the_names(robust, nameless, ca
 def test_a_published_network_must_reach_its_figure(nameless, monkeypatch):
     whole = checkpoints.manifest()
     for published, fits in ((77.0, True), (99.0, False)):
-        entry = checkpoints.Entry("theirs", "x.pt", "resnet18", dataset="cifar10", published={"clean": published})
-        monkeypatch.setattr("nbhelpers.training.checks.manifest", lambda entry=entry: {**whole, "theirs": entry})
+        entry = checkpoints.Entry(
+            "theirs", "x.pt", "resnet18", dataset="cifar10", published={"clean": published}
+        )
+        monkeypatch.setattr(
+            "nbhelpers.training.checks.manifest", lambda entry=entry: {**whole, "theirs": entry}
+        )
         if fits:
             assert check_imported({"robust": nameless}, ["theirs"], "cifar10-sample", size=32)
         else:
@@ -159,7 +181,11 @@ def test_a_published_network_must_reach_its_figure(nameless, monkeypatch):
     [
         ([""], "has no labels", False),
         (["cat", "dog"], "has 2 classes, the network 10", False),
-        ([f"{i} pans" for i in range(10)], r"has other classes \(0 pans, …\) than the network \(airplane, …\)", False),
+        (
+            [f"{i} pans" for i in range(10)],
+            r"has other classes \(0 pans, …\) than the network \(airplane, …\)",
+            False,
+        ),
         (list(nb.class_names("cifar10-sample")), "has only 10 images", True),
     ],
 )
@@ -168,15 +194,23 @@ def test_what_cannot_be_checked_is_said(robust, tmp_path, capsys, folders, reaso
         (tmp_path / name).mkdir(exist_ok=True)
         PIL.Image.new("RGB", (32, 32)).save(tmp_path / name / "0.png")
     assert check_imported({"robust": robust}, ["mine.pt"], tmp_path, size=32) == labelled
-    assert re.fullmatch(f"mine.pt: accuracy not checked, for .* {reason}\n", capsys.readouterr().out)
+    assert re.fullmatch(
+        f"mine.pt: accuracy not checked, for .* {reason}\n", capsys.readouterr().out
+    )
 
 
 def test_networks_for_different_classes_are_not_set_side_by_side(robust):
     two = nb.Model(resnet("resnet18", width=4, classes=2))
     with pytest.raises(
-        ValueError, match=r"classes: got 2 of mine.pt and 10 of cifar10-l2-0.5; give a checkpoint and a"
+        ValueError,
+        match=r"classes: got 2 of mine.pt and 10 of cifar10-l2-0.5; give a checkpoint and a",
     ):
-        check_imported({"robust": two, "standard": robust}, ["mine.pt", "cifar10-l2-0.5"], "cifar10-sample", size=32)
+        check_imported(
+            {"robust": two, "standard": robust},
+            ["mine.pt", "cifar10-l2-0.5"],
+            "cifar10-sample",
+            size=32,
+        )
 
 
 @pytest.mark.parametrize("label", [-1, 10])
@@ -194,7 +228,9 @@ def test_the_command_line_measures_and_writes(tmp_path, capsys, monkeypatch):
     written = []
     monkeypatch.setattr("nbhelpers.training.commands.write_entry", written.append)
     options = ["--n", "16", "--eps", "0.25", "1", "--steps", "3", "--device", "cpu", "--write"]
-    assert main(["evaluate", "cifar10-l2-0.5", *options, "--json", str(tmp_path / "result.json")]) == 0
+    assert (
+        main(["evaluate", "cifar10-l2-0.5", *options, "--json", str(tmp_path / "result.json")]) == 0
+    )
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["clean"] >= result["l2"]["0.25"] >= result["l2"]["1.0"]
     assert result["sensitivity"]["0.25"] < result["sensitivity"]["1.0"]
@@ -212,10 +248,25 @@ def test_the_command_line_writes_into_the_manifest(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
     before, text = checkpoints.manifest(), (tmp_path / "manifest.toml").read_text()
     result = tmp_path / "result.json"
-    options = ["--n", "16", "--eps", "0.5", "--steps", "2", "--device", "cpu", "--seed", "3", "--json", str(result)]
+    options = [
+        "--n",
+        "16",
+        "--eps",
+        "0.5",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--seed",
+        "3",
+        "--json",
+        str(result),
+    ]
     assert main(["evaluate", name, *options, "--write"]) == 0
     after, written = checkpoints.manifest(), json.loads(result.read_text())
-    assert after[name].accuracy == {k: v for k, v in written.items() if k not in ("checkpoint", "device")}
+    assert after[name].accuracy == {
+        k: v for k, v in written.items() if k not in ("checkpoint", "device")
+    }
     assert after[name].accuracy["n"] == 16 and after[name].accuracy["seed"] == 3
     assert dataclasses.replace(after[name], accuracy=before[name].accuracy) == before[name]
     assert {**after, name: None} == {**before, name: None}
@@ -225,7 +276,10 @@ def test_the_command_line_writes_into_the_manifest(tmp_path, monkeypatch, capsys
     # It still loads, checked by its sha256; the accuracy of 16 images may be off.
     assert main(["evaluate", name, "--quick", "--n", "64", "--device", "cpu"]) in (0, 2)
     assert "altered" not in capsys.readouterr().err
-    assert main(["evaluate", name, *options, "--write"]) == 0 and (tmp_path / "manifest.toml").read_text() == new
+    assert (
+        main(["evaluate", name, *options, "--write"]) == 0
+        and (tmp_path / "manifest.toml").read_text() == new
+    )
 
 
 def test_writing_leaves_the_rest_of_the_manifest(tmp_path, monkeypatch):
@@ -233,8 +287,12 @@ def test_writing_leaves_the_rest_of_the_manifest(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
     texts = [(tmp_path / "manifest.toml").read_text()]
     for name in ("cifar10-l2-0.5", "cifar10-standard", "new"):
-        entry = checkpoints.manifest().get(name) or checkpoints.Entry(name, "new.safetensors", "resnet18")
-        checkpoints.write_entry(dataclasses.replace(entry, accuracy={"clean": 50.0, "sensitivity": {"0.5": 0.1}}))
+        entry = checkpoints.manifest().get(name) or checkpoints.Entry(
+            name, "new.safetensors", "resnet18"
+        )
+        checkpoints.write_entry(
+            dataclasses.replace(entry, accuracy={"clean": 50.0, "sensitivity": {"0.5": 0.1}})
+        )
         assert checkpoints.manifest()[name].accuracy["sensitivity"] == {"0.5": 0.1}
         texts.append((tmp_path / "manifest.toml").read_text())
     after = texts[0].partition("# Published networks")
@@ -246,7 +304,10 @@ def test_writing_leaves_the_rest_of_the_manifest(tmp_path, monkeypatch):
     [
         (["cifar11"], "unknown checkpoint"),
         (["torchvision:mnasnet0_5", "--write"], "is not in the manifest"),
-        (["cifar10-l2-0.5", "--n", "4", "--eps", "-1", "--device", "cpu"], "wanted positive numbers"),
+        (
+            ["cifar10-l2-0.5", "--n", "4", "--eps", "-1", "--device", "cpu"],
+            "wanted positive numbers",
+        ),
     ],
 )
 def test_the_command_line_says_what_is_wrong(argv, message, capsys):

@@ -17,7 +17,9 @@ ZERO, ONE = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
 
 
 class Own(nn.Module):
-    """A norm that a trace goes through, as timm's do: its statistics are buffers that no leaf module holds."""
+    """A norm that a trace goes through, as timm's do: its statistics are buffers that no leaf
+    module holds.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,13 +39,20 @@ class Flat(nn.Module):
 
 def one_dimensional() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), Flat(), nn.Conv1d(8, 8, 1), nn.BatchNorm1d(8), nn.Flatten(), nn.Linear(8, 4)
+        nn.Conv2d(3, 8, 3),
+        Flat(),
+        nn.Conv1d(8, 8, 1),
+        nn.BatchNorm1d(8),
+        nn.Flatten(),
+        nn.Linear(8, 4),
     )
 
 
 def instance_norm() -> nn.Module:
     norm = nn.InstanceNorm2d(8, track_running_stats=True)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
 
 
 def timm_network(name: str) -> nn.Module:
@@ -94,17 +103,31 @@ def test_a_copy_that_differs_is_given_up_and_told_once(
     copy = FoldedCopy(Counting(), ZERO, ONE, torch.float32)
     assert copy.twin is not None
     copy.network.calls = 5
-    assert not copy.check(torch.rand(2, 3, 8, 8)) and copy.twin is None and copy.check(torch.rand(2, 3, 8, 8))
+    assert (
+        not copy.check(torch.rand(2, 3, 8, 8))
+        and copy.twin is None
+        and copy.check(torch.rand(2, 3, 8, 8))
+    )
     monkeypatch.setattr(loop, "build_network", lambda *_: Counting())
-    config = Training(dataset=str(pictures(tmp_path / "set")), epochs=2, held_out=8, batch_size=8, precision="float32")
+    config = Training(
+        dataset=str(pictures(tmp_path / "set")),
+        epochs=2,
+        held_out=8,
+        batch_size=8,
+        precision="float32",
+    )
     run = loop.Run(dataclasses.replace(config, eps=0.1), tmp_path / "out", False, "cpu", 1)
     run.epochs()
     told = capsys.readouterr()
-    assert (told.out + told.err).count("the folded copy of resnet18 differs from it") == 1 and run.attacked.twin is None
+    assert (told.out + told.err).count(
+        "the folded copy of resnet18 differs from it"
+    ) == 1 and run.attacked.twin is None
 
 
 def test_modes_of_modules_are_kept() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8).eval(), Flat(), nn.Flatten(), nn.Linear(8, 2))
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8).eval(), Flat(), nn.Flatten(), nn.Linear(8, 2)
+    )
     network.training = True
     FoldedCopy(network, ZERO, ONE, torch.float32)
     assert network.training and network[0].training and not network[1].training

@@ -1,4 +1,6 @@
-"""Folders as people have them: what systems leave behind is ignored, a layout that could mean two things is refused."""
+"""Folders as people have them: what systems leave behind is ignored, a layout that could mean
+two things is refused.
+"""
 
 from pathlib import Path
 
@@ -27,8 +29,20 @@ def found(folder: Path) -> tuple[list[int], tuple[str, ...]]:
 @pytest.mark.parametrize(
     "leftover",
     [
-        *("@eaDir/0.png", "__MACOSX/0.png", ".hidden/0.png", "Thumbs/0.png", "cat/@eaDir/1.png/SYNO_THUMB.png"),
-        *(".0.png", "cat/._0.png", "__MACOSX/cat/0.png", "dog/.thumbnails/0.png", "lost+found/x.png"),
+        *(
+            "@eaDir/0.png",
+            "__MACOSX/0.png",
+            ".hidden/0.png",
+            "Thumbs/0.png",
+            "cat/@eaDir/1.png/SYNO_THUMB.png",
+        ),
+        *(
+            ".0.png",
+            "cat/._0.png",
+            "__MACOSX/cat/0.png",
+            "dog/.thumbnails/0.png",
+            "lost+found/x.png",
+        ),
         "#recycle/cat/0.png",
     ],
 )
@@ -48,12 +62,19 @@ def test_other_files_and_folders_of_other_files_are_no_classes(folder: Path) -> 
 
 def test_a_stray_picture_beside_class_folders_is_refused(folder: Path) -> None:
     picture(folder / "preview.png")
-    with pytest.raises(ValueError, match=r"holds images \(preview.png\) beside folders of images \(cat, dog\); move"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds images \(preview.png\) beside folders of images \(cat, dog\); move",
+    ):
         nb.load_images(folder)
 
 
-@pytest.mark.parametrize("splits", [("Train", "Validation"), ("train", "valid"), ("TEST",), ("train2017", "val2017")])
-def test_splits_are_refused_however_they_are_spelled(folder: Path, tmp_path: Path, splits: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "splits", [("Train", "Validation"), ("train", "valid"), ("TEST",), ("train2017", "val2017")]
+)
+def test_splits_are_refused_however_they_are_spelled(
+    folder: Path, tmp_path: Path, splits: tuple[str, ...]
+) -> None:
     for split in splits:
         picture(tmp_path / "all" / split / "cat" / "0.png")
         picture(tmp_path / "all" / split / "dog" / "0.png")
@@ -73,13 +94,17 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 def test_one_level_too_high_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "up").mkdir()
     folder.rename(tmp_path / "up" / "photos")
-    with pytest.raises(ValueError, match=r"one folder, photos, with folders in it \(cat, dog\).* give .*up/photos$"):
+    with pytest.raises(
+        ValueError, match=r"one folder, photos, with folders in it \(cat, dog\).* give .*up/photos$"
+    ):
         nb.load_images(tmp_path / "up")
     with pytest.raises(ValueError, match=r"give .*up/photos$"):
         nb.load_images(tmp_path)
     picture(tmp_path / "up" / "more" / "cat" / "0.png")
     picture(tmp_path / "up" / "more" / "dog" / "0.png")
-    with pytest.raises(ValueError, match=r"each of its folders \(more, photos\) holds the same folders"):
+    with pytest.raises(
+        ValueError, match=r"each of its folders \(more, photos\) holds the same folders"
+    ):
         nb.load_images(tmp_path / "up")
 
 

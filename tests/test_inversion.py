@@ -25,12 +25,16 @@ def test_a_stranger_recognises_what_the_robust_network_drew(networks) -> None:
 
 
 def test_the_standard_network_has_brittle_pairs_and_the_robust_one_resists(networks) -> None:
-    images, labels = nb.load_images("cifar10-sample", indices=nb.random_indices("cifar10-sample", 32, seed=0))
+    images, labels = nb.load_images(
+        "cifar10-sample", indices=nb.random_indices("cifar10-sample", 32, seed=0)
+    )
     targets = images[nb.random_partners(labels, seed=0)]
     reached = {}
     for name, network in networks.items():
         goal, ball = nb.match(network.representation(targets)), nb.l2_ball(images, 1.0)
-        found = nb.minimize(network.representation, goal, images, steps=100, step_size=0.05, project=ball)
+        found = nb.minimize(
+            network.representation, goal, images, steps=100, step_size=0.05, project=ball
+        )
         assert torch.linalg.vector_norm((found.images - images).flatten(1), dim=1).max() <= 1 + 1e-4
         reached[name] = found.loss.median()
     assert reached["l2-0.5"] >= 5 * reached["standard"]

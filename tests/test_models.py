@@ -1,4 +1,6 @@
-"""The house's own networks: the cut changes no value, the fake ReLU only gradients, errors say what to do."""
+"""The house's own networks: the cut changes no value, the fake ReLU only gradients, errors say
+what to do.
+"""
 
 import threading
 
@@ -75,7 +77,9 @@ def test_fake_relu_revives_a_dead_component(network, images):
 def test_parameters_take_no_gradient(model, images):
     x = images.clone().requires_grad_()
     model.representation(x).sum().backward()
-    assert x.grad is not None and all(not p.requires_grad and p.grad is None for p in model.parameters())
+    assert x.grad is not None and all(
+        not p.requires_grad and p.grad is None for p in model.parameters()
+    )
     assert not model.training
 
 
@@ -121,7 +125,12 @@ def test_images_must_be_on_the_model_s_device(model):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_network_loads_by_its_name(name, images):
     model = load_model(name, device="cpu")
-    assert (model.name, model.components, len(model.classes), model.image_size) == (name, 128, 10, 32)
+    assert (model.name, model.components, len(model.classes), model.image_size) == (
+        name,
+        128,
+        10,
+        32,
+    )
     assert model.classes[0] == "airplane" and model.device.type == "cpu"
     assert model(images).shape == (3, 10)
 
@@ -178,7 +187,10 @@ def test_two_threads_do_not_see_each_other(images):
 
 
 def test_bfloat16_is_for_gradients_alone(images):
-    exact, half = load_model(NAMES[1], device="cpu"), load_model(NAMES[1], device="cpu", precision="bfloat16")
+    exact, half = (
+        load_model(NAMES[1], device="cpu"),
+        load_model(NAMES[1], device="cpu", precision="bfloat16"),
+    )
     for f, g in ((exact, half), (exact.representation, half.representation)):
         with torch.no_grad():
             assert torch.equal(f(images), g(images))
@@ -189,7 +201,9 @@ def test_bfloat16_is_for_gradients_alone(images):
             values = network(x)
             assert values.dtype == torch.float32
             gradients.append(torch.autograd.grad(values[:, 0].sum(), x)[0].flatten(1))
-        assert (functional.cosine_similarity(*gradients) > 0.99).all() and not torch.equal(*gradients)
+        assert (functional.cosine_similarity(*gradients) > 0.99).all() and not torch.equal(
+            *gradients
+        )
 
 
 def test_bfloat16_ends_as_near():
@@ -198,13 +212,17 @@ def test_bfloat16_ends_as_near():
     for precision in ("float32", "bfloat16"):
         model = load_model(NAMES[1], device="cpu", precision=precision)
         goal = nb.match(model.representation(images))
-        ends[precision] = nb.minimize(model.representation, goal, nb.noise(8), steps=60, keep="last").loss.mean()
+        ends[precision] = nb.minimize(
+            model.representation, goal, nb.noise(8), steps=60, keep="last"
+        ).loss.mean()
     assert ends["bfloat16"] < 1.1 * ends["float32"]
 
 
 def test_auto_takes_the_precision_that_suits_the_device(monkeypatch):
     for suits in ("float32", "bfloat16"):
-        monkeypatch.setattr("nbhelpers.networks.load.best_precision", lambda device, suits=suits: suits)
+        monkeypatch.setattr(
+            "nbhelpers.networks.load.best_precision", lambda device, suits=suits: suits
+        )
         assert load_model(NAMES[1], device="cpu", precision="auto").precision == suits
     with pytest.raises(ValueError, match="'float32', 'bfloat16' or 'auto'"):
         load_model(NAMES[1], precision="half")

@@ -1,4 +1,6 @@
-"""Networks as people have them: pickled, hooked, of odd axes, sizes and channels; and what is refused in one line."""
+"""Networks as people have them: pickled, hooked, of odd axes, sizes and channels; and what is
+refused in one line.
+"""
 
 import copy
 import io
@@ -21,7 +23,9 @@ CIFAR = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
 def net(channels=3):
-    return nn.Sequential(nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
 
 
 def noise(n, *shape):
@@ -35,17 +39,22 @@ def saved_and_loaded(model):
     return torch.load(buffer, weights_only=False)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded]
+)
 def test_a_copy_keeps_fake_relu_and_positions(tiny_model, copied):
     again = copied(copied(tiny_model))
     x = noise(1, 3, 32, 32).requires_grad_()
     for positions in (False, True):
         for fake in (True, False):
             slopes = [
-                torch.autograd.grad(m.representation(x, fake, positions).sum(), x)[0] for m in (tiny_model, again)
+                torch.autograd.grad(m.representation(x, fake, positions).sum(), x)[0]
+                for m in (tiny_model, again)
             ]
             assert torch.equal(*slopes)
-    true, fake = (torch.autograd.grad(again.representation(x, fake).sum(), x)[0] for fake in (False, True))
+    true, fake = (
+        torch.autograd.grad(again.representation(x, fake).sum(), x)[0] for fake in (False, True)
+    )
     assert not torch.equal(true, fake)
     assert repr(again) == repr(tiny_model) and again.positions == tiny_model.positions
 
@@ -88,7 +97,9 @@ class Axes(nn.Module):
             return self.fc(self.layer(z.flatten(2)).mean(2))
         if self.order == "tnd":
             return self.fc(self.layer(z.flatten(2).permute(2, 0, 1)).mean(0))
-        return self.fc(self.layer(z.permute(0, 2, 3, 1).flatten(0, 2)).unflatten(0, (len(x), -1)).mean(1))
+        return self.fc(
+            self.layer(z.permute(0, 2, 3, 1).flatten(0, 2)).unflatten(0, (len(x), -1)).mean(1)
+        )
 
 
 @pytest.mark.parametrize("size", [8, (8, 6), (2, 4)])
@@ -101,7 +112,9 @@ def test_a_layer_is_pooled_over_positions_in_any_order_of_axes(order, size):
     model = nb.Model(network, layer="layer", image_size=size)
     wanted = torch.relu(network.conv(images)).mean((2, 3))
     torch.testing.assert_close(model.representation(images), wanted)
-    assert model.positions[0] == 8 and model.positions[1] * model.positions[2] == sides[0] * sides[1]
+    assert (
+        model.positions[0] == 8 and model.positions[1] * model.positions[2] == sides[0] * sides[1]
+    )
     maps = model.representation(images, positions=True).unflatten(1, model.positions)
     torch.testing.assert_close(maps.flatten(2), torch.relu(network.conv(images)).flatten(2))
     whole = nb.Model(network, image_size=size)
@@ -123,7 +136,9 @@ class Excited(nn.Module):
 
     def forward(self, x):
         x = torch.relu(self.c(x))
-        return self.o(x * torch.sigmoid(self.g(torch.relu(self.f(x.mean((2, 3))))))[:, :, None, None]).mean((2, 3))
+        return self.o(
+            x * torch.sigmoid(self.g(torch.relu(self.f(x.mean((2, 3))))))[:, :, None, None]
+        ).mean((2, 3))
 
 
 def test_a_linear_layer_beside_the_path_is_no_head():
@@ -133,15 +148,23 @@ def test_a_linear_layer_beside_the_path_is_no_head():
 
 
 def flattening():
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16 * 12, 4))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16 * 12, 4)
+    )
 
 
 def test_another_size_than_the_network_s_is_refused():
     model = nb.Model(flattening(), image_size=(16, 12))
-    assert model.image_size == (16, 12) and "16×12 pixels" in repr(model) and model.components == 4 * 16 * 12
+    assert (
+        model.image_size == (16, 12)
+        and "16×12 pixels" in repr(model)
+        and model.components == 4 * 16 * 12
+    )
     assert model(noise(2, 3, 16, 12)).shape == (2, 4)
     for act in (model, model.representation):
-        with pytest.raises(ValueError, match=r"set up for 16×12 pixels, got 32×32 \(use size=\(16, 12\)\)"):
+        with pytest.raises(
+            ValueError, match=r"set up for 16×12 pixels, got 32×32 \(use size=\(16, 12\)\)"
+        ):
             act(noise(2, 3, 32, 32))
     other = nb.Model(net(), image_size=16)
     assert other.representation(noise(2, 3, 20, 30)).shape == (2, 8)  # pooled, so any size will do
@@ -159,7 +182,9 @@ class Random(nn.Module):
 
 
 def test_what_is_no_function_of_one_image_is_said_once():
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), *net()[1:])
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), *net()[1:]
+    )
     for odd, why in ((network, "batch norm without running statistics"), (Random(), "random")):
         with pytest.warns(UserWarning, match=why):
             model = nb.Model(odd)
@@ -322,7 +347,9 @@ def wrappings(s, other):
         "compiled": {f"_orig_mod.{k}": v for k, v in s.items()},
         "compiled and parallel": {f"module._orig_mod.{k}": v for k, v in s.items()},
         "class weights in the loss": {"state_dict": model | {"criterion.weight": torch.ones(5)}},
-        "self.net": {"state_dict": {f"net.{k}": v for k, v in s.items()} | {"train_acc.total": torch.ones(1)}},
+        "self.net": {
+            "state_dict": {f"net.{k}": v for k, v in s.items()} | {"train_acc.total": torch.ones(1)}
+        },
         "any name": {f"a.b.{k}": v for k, v in s.items()},
         "EMA alone": {"state_dict_ema": s},
         "swa": {f"module.{k}": v for k, v in s.items()} | {"n_averaged": torch.tensor(3)},
@@ -351,9 +378,15 @@ def test_one_of_several_networks_is_chosen(tmp_path):
     images = (noise(2, 3, 32, 32) - 0.5) / 0.25
     with pytest.raises(ValueError, match="several networks; choose with #model or #shadow"):
         load(pair, tmp_path / "m.pt", architecture=one)
-    for table in ({"state_dict": one.state_dict(), "shadow": two.state_dict()}, pair, {"state_dict": pair}):
+    for table in (
+        {"state_dict": one.state_dict(), "shadow": two.state_dict()},
+        pair,
+        {"state_dict": pair},
+    ):
         torch.save(table, tmp_path / "m.pt")
-        model = load_model(f"{tmp_path / 'm.pt'}#shadow", architecture=one, dataset=CIFAR, device="cpu")
+        model = load_model(
+            f"{tmp_path / 'm.pt'}#shadow", architecture=one, dataset=CIFAR, device="cpu"
+        )
         torch.testing.assert_close(model(noise(2, 3, 32, 32)), two(images))
     with pytest.raises(ValueError, match="no network under 'teacher'"):
         load_model(f"{tmp_path / 'm.pt'}#teacher", architecture=one, dataset=CIFAR)
@@ -381,7 +414,11 @@ def test_a_network_that_normalises_by_itself_does_so_once(prefix, tmp_path):
     network, images = Normalised().eval(), noise(2, 3, 32, 32)
     empty = Normalised()
     empty.mu.zero_()
-    model = load({prefix + k: v for k, v in network.state_dict().items()}, tmp_path / "m.pt", architecture=empty)
+    model = load(
+        {prefix + k: v for k, v in network.state_dict().items()},
+        tmp_path / "m.pt",
+        architecture=empty,
+    )
     torch.testing.assert_close(model(images), network(images))
 
 
@@ -391,7 +428,11 @@ def test_the_number_of_classes_is_the_head_s_in_any_order_of_keys(tmp_path):
     assert len(load(dict(sorted(state.items())), tmp_path / "m.pt").classes) == 7
     save_file(torchvision.models.swin_t(num_classes=6).state_dict(), tmp_path / "s.safetensors")
     model = load_model(
-        tmp_path / "s.safetensors", architecture="torchvision:swin_t", dataset=CIFAR, device="cpu", layer="norm"
+        tmp_path / "s.safetensors",
+        architecture="torchvision:swin_t",
+        dataset=CIFAR,
+        device="cpu",
+        layer="norm",
     )
     assert len(model.classes) == 6
 
@@ -399,5 +440,10 @@ def test_the_number_of_classes_is_the_head_s_in_any_order_of_keys(tmp_path):
 @pytest.mark.parametrize("image_size", [(96, 32), [96, 32], np.array([96, 32])])
 def test_height_and_width_come_from_the_data_set_s_facts(image_size, tmp_path):
     torch.save(net().state_dict(), tmp_path / "m.pt")
-    model = load_model(tmp_path / "m.pt", architecture=net(), dataset={**CIFAR, "image_size": image_size}, device="cpu")
+    model = load_model(
+        tmp_path / "m.pt",
+        architecture=net(),
+        dataset={**CIFAR, "image_size": image_size},
+        device="cpu",
+    )
     assert model.image_size == (96, 32)

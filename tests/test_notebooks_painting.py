@@ -1,4 +1,6 @@
-"""Notebooks 7 and 8 run on a small folder without labels, on networks that trade places, and on any network."""
+"""Notebooks 7 and 8 run on a small folder without labels, on networks that trade places, and on
+any network.
+"""
 
 import json
 import shutil
@@ -19,10 +21,21 @@ def test_on_photographs_of_other_things(name, tmp_path, capsys):
     folder = tmp_path / "mine"
     shutil.copytree(ROOT / "data" / "out-of-distribution", folder)
     places = {"checkpoint": "cifar10-standard", "baseline": "cifar10-l2-0.5"}
-    result = run(ROOT / "notebooks" / f"{name}.ipynb", tmp_path, dataset=str(folder), **places, **TINY, n_strengths=2)
+    result = run(
+        ROOT / "notebooks" / f"{name}.ipynb",
+        tmp_path,
+        dataset=str(folder),
+        **places,
+        **TINY,
+        n_strengths=2,
+    )
     assert len(result["images"]) == 2 and result["parameters"]["steps"] == 2
     columns = {column.split(",")[0] for row in result["numbers"].values() for column in row}
-    assert {"robust", "standard"} <= columns <= {"robust", "standard", "real images", "pixels", "random weights"}
+    assert (
+        {"robust", "standard"}
+        <= columns
+        <= {"robust", "standard", "real images", "pixels", "random weights"}
+    )
     assert "accuracy not checked" in capsys.readouterr().out
     assert json.dumps(result["numbers"])
 
@@ -37,7 +50,13 @@ def test_random_weights_of_any_network_tell_images_apart(architecture, tmp_path)
     checkpoints.save_checkpoint(tmp_path / "mine.safetensors", network.state_dict(), known)
     folder, mine = tmp_path / "pictures", str(tmp_path / "mine.safetensors")
     shutil.copytree(ROOT / "data" / "out-of-distribution", folder)
-    changed = {"checkpoint": mine, "baseline": mine, "dataset": str(folder), **TINY, "n_strengths": 2}
+    changed = {
+        "checkpoint": mine,
+        "baseline": mine,
+        "dataset": str(folder),
+        **TINY,
+        "n_strengths": 2,
+    }
     numbers = run(ROOT / "notebooks" / "8_distance.ipynb", tmp_path, **changed)["numbers"]
     for form in ("averaged", "with positions"):
         assert numbers["grows with a distortion"][f"random weights, {form}"] > 0.2

@@ -1,4 +1,6 @@
-"""Whole numbers, seeds, labels, factors and images of any kind and precision; inference mode and default dtype."""
+"""Whole numbers, seeds, labels, factors and images of any kind and precision; inference mode and
+default dtype.
+"""
 
 import dataclasses
 import json
@@ -13,7 +15,13 @@ from nbhelpers.objectives import margin
 from nbhelpers.runs.shards import Settings
 from nbhelpers.training import Training
 
-MANY = [[3, 1], (3, 1), np.array([3, 1], dtype=np.uint8), torch.tensor([3, 1], dtype=torch.int16), [np.int64(3), 1]]
+MANY = [
+    [3, 1],
+    (3, 1),
+    np.array([3, 1], dtype=np.uint8),
+    torch.tensor([3, 1], dtype=torch.int16),
+    [np.int64(3), 1],
+]
 ONE = [3, np.int32(3), np.array(3), torch.tensor(3)]
 
 
@@ -34,7 +42,9 @@ def test_components_of_any_kind(tiny_model, images, components):
 @pytest.mark.parametrize("component", ONE)
 def test_one_component_of_any_kind(tiny_model, images, component):
     assert nb.top_images(tiny_model, images, component, k=2).highest.shape == (2,)
-    assert nb.activate(component, ceiling=np.float32(1))(tiny_model.representation(images)).shape == (6,)
+    assert nb.activate(component, ceiling=np.float32(1))(
+        tiny_model.representation(images)
+    ).shape == (6,)
 
 
 @pytest.mark.parametrize(
@@ -49,25 +59,35 @@ def test_what_is_no_component_gets_one_clear_line(tiny_model, images, component,
 
 @pytest.mark.parametrize("seed", [5, np.int64(5), np.array(5), torch.tensor(5)])
 def test_seeds_of_any_kind(tiny_model, images, seed):
-    assert torch.equal(nb.noise(np.int64(2), size=np.int32(8), seed=seed), nb.noise(2, size=8, seed=5))
-    assert nb.random_indices("cifar10-sample", np.int64(3), seed=seed) == nb.random_indices("cifar10-sample", 3, seed=5)
     assert torch.equal(
-        nb.random_partners([0, 1, 0, 1], seed=seed), nb.random_partners(torch.tensor([0, 1, 0, 1]), seed=5)
+        nb.noise(np.int64(2), size=np.int32(8), seed=seed), nb.noise(2, size=8, seed=5)
+    )
+    assert nb.random_indices("cifar10-sample", np.int64(3), seed=seed) == nb.random_indices(
+        "cifar10-sample", 3, seed=5
+    )
+    assert torch.equal(
+        nb.random_partners([0, 1, 0, 1], seed=seed),
+        nb.random_partners(torch.tensor([0, 1, 0, 1]), seed=5),
     )
     labels = np.zeros(6, dtype=np.int32)
     found = attack(tiny_model, images, labels, np.float32(0.1), steps=np.int64(1), seed=seed)
-    assert torch.equal(found, attack(tiny_model, images, torch.zeros(6, dtype=torch.long), 0.1, steps=1, seed=5))
+    assert torch.equal(
+        found, attack(tiny_model, images, torch.zeros(6, dtype=torch.long), 0.1, steps=1, seed=5)
+    )
 
 
 @pytest.mark.parametrize(
-    "act", [lambda: nb.noise(1, seed=1.5), lambda: nb.noise(1.0), lambda: nb.noise(1, size=(1, 2, 3))]
+    "act",
+    [lambda: nb.noise(1, seed=1.5), lambda: nb.noise(1.0), lambda: nb.noise(1, size=(1, 2, 3))],
 )
 def test_what_is_no_whole_number_gets_one_clear_line(act):
     with pytest.raises((TypeError, ValueError), match=r"(seed|n|size): got .*, wanted"):
         act()
 
 
-@pytest.mark.parametrize("labels", [[0, 1], np.array([0, 1], dtype=np.int32), torch.tensor([0, 1], dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "labels", [[0, 1], np.array([0, 1], dtype=np.int32), torch.tensor([0, 1], dtype=torch.uint8)]
+)
 def test_labels_of_any_kind(tiny_model, images, labels):
     logits = tiny_model(images[:2])
     wanted = torch.tensor([0, 1])
@@ -82,7 +102,9 @@ def test_images_of_any_precision(tiny_model, images, dtype):
     given = images.to(dtype)
     torch.testing.assert_close(tiny_model(given), tiny_model(given.float()))
     goal = nb.match(tiny_model.representation(images[:3]).numpy().astype("float64"))
-    result = nb.minimize(tiny_model.representation, goal, given[3:], steps=12, batch_size=2, stop_below=0.0)
+    result = nb.minimize(
+        tiny_model.representation, goal, given[3:], steps=12, batch_size=2, stop_below=0.0
+    )
     assert result.images.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert (result.losses[-1] < result.losses[0]).all()
 
@@ -92,7 +114,12 @@ def test_factors_of_any_kind(tiny_model, images):
     for one in (np.float32, np.float64, torch.tensor):
         ball = nb.l2_ball(images[1:2], one(0.5)), nb.linf_ball(images[1:2], one(0.5))
         for project in ball:
-            options = {"steps": np.int64(2), "step_size": one(0.1), "momentum": one(0.5), "project": project}
+            options = {
+                "steps": np.int64(2),
+                "step_size": one(0.1),
+                "momentum": one(0.5),
+                "project": project,
+            }
             result = nb.minimize(tiny_model.representation, goal, images[1:2], **options)
             assert isinstance(result.images, torch.Tensor) and result.images.dtype == torch.float32
 
@@ -132,7 +159,9 @@ def test_the_default_dtype_changes_nothing():
         resized = nb.load_images("cifar10-sample", indices=[0], size=16)[0]
         model = nb.load_model("cifar10-standard", device="cpu")
         goal = nb.match(model.representation(found[0]))
-        assert nb.minimize(model.representation, goal, found[1], steps=1).images.dtype == torch.float32
+        assert (
+            nb.minimize(model.representation, goal, found[1], steps=1).images.dtype == torch.float32
+        )
     finally:
         torch.set_default_dtype(torch.float32)
     assert resized.dtype == torch.float32
@@ -152,5 +181,7 @@ def test_settings_of_any_kind_are_kept_as_python_s():
         Settings("invert", "cifar10-standard", **numbers, step_size=np.float64(0.5)),
     ):
         kept = dataclasses.asdict(settings)
-        assert json.loads(json.dumps(kept)) == {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        assert json.loads(json.dumps(kept)) == {
+            k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()
+        }
         assert settings.seed == 3 and settings.batch_size == 4

@@ -15,7 +15,10 @@ def test_match_is_the_normalised_distance() -> None:
 
 
 def test_leave_grows_with_the_distance() -> None:
-    assert torch.allclose(nb.leave(torch.zeros(2, 2))(torch.tensor([[3.0, 4.0], [0.0, 2.0]])), torch.tensor([-5.0, -2]))
+    assert torch.allclose(
+        nb.leave(torch.zeros(2, 2))(torch.tensor([[3.0, 4.0], [0.0, 2.0]])),
+        torch.tensor([-5.0, -2]),
+    )
 
 
 def test_activate_takes_one_component_or_one_per_image_and_stops_at_the_ceiling() -> None:

@@ -38,7 +38,10 @@ def test_loss_falls_in_five_steps(tiny_model, target):
 def test_start_is_left_alone_and_every_step_keeps_its_images(tiny_model, target):
     start = nb.noise(4)
     kept = list(descend(tiny_model.representation, nb.match(target), start, steps=6))
-    copies = [step.images.clone() for step in descend(tiny_model.representation, nb.match(target), start, steps=6)]
+    copies = [
+        step.images.clone()
+        for step in descend(tiny_model.representation, nb.match(target), start, steps=6)
+    ]
     assert torch.equal(start, nb.noise(4))
     assert all(torch.equal(step.images, copy) for step, copy in zip(kept, copies, strict=True))
 
@@ -48,13 +51,19 @@ def test_every_step_carries_its_own_loss(tiny_model, target):
     steps = list(descend(tiny_model.representation, objective, nb.noise(4), steps=6))
     assert [step.index for step in steps] == list(range(7))
     for step in steps:
-        torch.testing.assert_close(step.losses, objective(tiny_model.representation(step.images)), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            step.losses, objective(tiny_model.representation(step.images)), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_result_is_the_best_or_the_last_iterate(tiny_model, target, keep):
-    result = run(tiny_model, target, nb.noise(4), keep=keep, momentum=0.0, schedule="constant", step_size=2.0)
-    assert torch.equal(result.loss, result.losses.min(0).values if keep == "best" else result.losses[-1])
+    result = run(
+        tiny_model, target, nb.noise(4), keep=keep, momentum=0.0, schedule="constant", step_size=2.0
+    )
+    assert torch.equal(
+        result.loss, result.losses.min(0).values if keep == "best" else result.losses[-1]
+    )
     loss = nb.match(target)(tiny_model.representation(result.images))
     torch.testing.assert_close(result.loss, loss, rtol=1e-5, atol=1e-6)
 
@@ -63,7 +72,12 @@ def test_result_is_the_best_or_the_last_iterate(tiny_model, target, keep):
 def test_ball_and_box_are_kept(tiny_model, target, ball, length):
     start, radius = nb.noise(4), 0.3 if ball is nb.l2_ball else length
     for step in descend(
-        tiny_model.representation, nb.match(target), start, steps=8, step_size=0.5, project=ball(start, radius)
+        tiny_model.representation,
+        nb.match(target),
+        start,
+        steps=8,
+        step_size=0.5,
+        project=ball(start, radius),
     ):
         offset = (step.images - start).flatten(1)
         norms = offset.norm(dim=1) if ball is nb.l2_ball else offset.abs().amax(1)
@@ -72,7 +86,9 @@ def test_ball_and_box_are_kept(tiny_model, target, ball, length):
 
 
 def test_box_is_kept_by_long_steps(tiny_model, target):
-    for step in descend(tiny_model.representation, nb.match(target), nb.noise(4), steps=5, step_size=50.0):
+    for step in descend(
+        tiny_model.representation, nb.match(target), nb.noise(4), steps=5, step_size=50.0
+    ):
         assert step.images.amin() >= 0 and step.images.amax() <= 1
 
 
@@ -87,7 +103,8 @@ def test_a_batch_of_n_equals_n_runs(exact, target, stop_below):
     start, target = nb.noise(4).double(), target.double()
     together = run(exact, target, start, stop_below=stop_below, keep="last").images
     alone = [
-        run(exact, target[i : i + 1], start[i : i + 1], stop_below=stop_below, keep="last").images for i in range(4)
+        run(exact, target[i : i + 1], start[i : i + 1], stop_below=stop_below, keep="last").images
+        for i in range(4)
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-9)
 
@@ -105,10 +122,16 @@ def test_a_large_request_is_split_by_what_an_image_takes():
 
     def hungry(images):
         sizes.append(len(images))
-        return images.flatten(1).repeat(1, 256).exp().sum(1, keepdim=True)  # 3 MB of each image are kept
+        return (
+            images.flatten(1).repeat(1, 256).exp().sum(1, keepdim=True)
+        )  # 3 MB of each image are kept
 
     nb.minimize(hungry, nb.activate(0), nb.noise(50), steps=1)
-    assert sizes == [2, 1] + 2 * [17, 17, 16]  # a look at two and one; the step, and the last score, in 64 MB each
+    assert sizes == [2, 1] + 2 * [
+        17,
+        17,
+        16,
+    ]  # a look at two and one; the step, and the last score, in 64 MB each
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(tiny_model, target):
@@ -211,15 +234,29 @@ def test_default_solver_ends_lower_than_the_published_one():
     model = load_model("cifar10-l2-0.5", device="cpu")
     target = model.representation(nb.load_images("cifar10-sample", indices=range(4))[0])
     ours = run(model, target, nb.noise(4), steps=60)
-    published = run(model, target, nb.noise(4), steps=60, step_size=1.0, momentum=0.0, schedule="constant", keep="last")
+    published = run(
+        model,
+        target,
+        nb.noise(4),
+        steps=60,
+        step_size=1.0,
+        momentum=0.0,
+        schedule="constant",
+        keep="last",
+    )
     assert ours.loss.mean() < published.loss.mean()
 
 
 @pytest.mark.parametrize(
-    "size, steps, length", [(32, 200, 0.2), (64, 200, 0.4), (32, 1000, 0.2), (32, 125, 0.32), (32, 5, 0.4)]
+    "size, steps, length",
+    [(32, 200, 0.2), (64, 200, 0.4), (32, 1000, 0.2), (32, 125, 0.32), (32, 5, 0.4)],
 )
-def test_default_step_size_follows_the_diagonal_and_suits_the_number_of_steps(tiny_model, size, steps, length):
-    zero, one = islice(descend(tiny_model.representation, nb.activate(0), nb.noise(1, size=size), steps=steps), 2)
+def test_default_step_size_follows_the_diagonal_and_suits_the_number_of_steps(
+    tiny_model, size, steps, length
+):
+    zero, one = islice(
+        descend(tiny_model.representation, nb.activate(0), nb.noise(1, size=size), steps=steps), 2
+    )
     assert (one.images - zero.images).norm().item() == pytest.approx(length, rel=1e-3)
 
 
@@ -252,7 +289,12 @@ GOOD = torch.full((2, 3, 8, 8), 0.5)
 def test_bad_input_is_refused_in_one_line(changed, error, words):
     options = {"objective": lambda features: features.sum(1), "start": GOOD} | changed
     with pytest.raises(error, match=words) as raised:
-        nb.minimize(lambda images: images.flatten(1), options.pop("objective"), options.pop("start"), **options)
+        nb.minimize(
+            lambda images: images.flatten(1),
+            options.pop("objective"),
+            options.pop("start"),
+            **options,
+        )
     assert "\n" not in str(raised.value)
 
 
@@ -266,7 +308,15 @@ def test_bad_radius_is_refused(ball, radius):
 class Counted(TorchDispatchMode):
     """Counts operations by name; as "wait" those that make the host wait for a GPU."""
 
-    WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "masked_select", "_to_copy")
+    WAITS = (
+        "_local_scalar_dense",
+        "nonzero",
+        "is_nonzero",
+        "equal",
+        "_unique2",
+        "masked_select",
+        "_to_copy",
+    )
 
     def __enter__(self):
         super().__enter__()
@@ -292,11 +342,15 @@ def test_one_forward_one_backward_and_no_wait_per_step(tiny_model, target):
     assert rest["convolution"] == 19 * layers and rest["convolution_backward"] == 18 * layers
     assert one["wait"] == rest["wait"] == 0
     assert sum(count for name, count in one.items() if "batch_norm" in name) == 0  # folded
-    assert one.total() < 11 * layers  # about six per convolution and its ReLU, and a dozen for the step
+    assert (
+        one.total() < 11 * layers
+    )  # about six per convolution and its ReLU, and a dozen for the step
 
 
 def test_stop_below_waits_every_ten_steps(tiny_model, target):
-    iterates = descend(tiny_model.representation, nb.match(target), nb.noise(4), steps=40, stop_below=0.0)
+    iterates = descend(
+        tiny_model.representation, nb.match(target), nb.noise(4), steps=40, stop_below=0.0
+    )
     with Counted() as counted:
         assert len(list(iterates)) == 41
     assert counted["wait"] == 4

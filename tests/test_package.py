@@ -1,4 +1,6 @@
-"""The wheel, installed apart from the checkout: it brings its networks, images, widgets and the command."""
+"""The wheel, installed apart from the checkout: it brings its networks, images, widgets and the
+command.
+"""
 
 import os
 import subprocess
@@ -25,12 +27,22 @@ assert len(list(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))) == 9
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the wheel is installed into; nothing is downloaded, for what it needs is in this environment."""
+    """The folder that the wheel is installed into; nothing is downloaded, for what it needs is
+    in this environment.
+    """
     wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
     # Both without isolation: an isolated build would fetch hatchling.
     run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)], cwd=ROOT)
     (wheel,) = wheels.glob("*.whl")
-    options = ["--offline", "--quiet", "--no-deps", "--python", sys.executable, "--target", str(target)]
+    options = [
+        "--offline",
+        "--quiet",
+        "--no-deps",
+        "--python",
+        sys.executable,
+        "--target",
+        str(target),
+    ]
     run([sys.executable, "-m", "uv", "pip", "install", *options, str(wheel)], cwd=wheels)
     return target
 
@@ -44,7 +56,10 @@ def run(command: list[str], **options) -> str:
 def apart(target: Path, tmp_path: Path) -> dict:
     """Outside the checkout, with the installed copy before the editable one."""
     cache = str(tmp_path / "cache")
-    return {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(target), "NBHELPERS_CACHE": cache}}
+    return {
+        "cwd": tmp_path,
+        "env": {**os.environ, "PYTHONPATH": str(target), "NBHELPERS_CACHE": cache},
+    }
 
 
 def test_names_and_widgets_work(installed: Path, tmp_path: Path) -> None:
@@ -53,6 +68,11 @@ def test_names_and_widgets_work(installed: Path, tmp_path: Path) -> None:
 
 def test_the_command_works(installed: Path, tmp_path: Path) -> None:
     words = ["evaluate", "cifar10-l2-0.5", "--quick", "--n", "100", "--device", "cpu"]
-    assert "as it should be" in run([sys.executable, "-m", "nbhelpers", *words], **apart(installed, tmp_path))
-    script = run([sys.executable, str(installed / "bin" / "nbhelpers"), "--version"], **apart(installed, tmp_path))
+    assert "as it should be" in run(
+        [sys.executable, "-m", "nbhelpers", *words], **apart(installed, tmp_path)
+    )
+    script = run(
+        [sys.executable, str(installed / "bin" / "nbhelpers"), "--version"],
+        **apart(installed, tmp_path),
+    )
     assert script.startswith("nbhelpers ")

@@ -1,4 +1,6 @@
-"""The page's engine against PyTorch, in the system's Chromium: every operation's gradient, and whole descents."""
+"""The page's engine against PyTorch, in the system's Chromium: every operation's gradient, and
+whole descents.
+"""
 
 import copy
 import functools
@@ -17,7 +19,9 @@ pytestmark = NEEDS_CHROMIUM
 
 
 class Around(nn.Module):
-    """An operation between a convolution that feeds it positive and negative numbers and a linear layer."""
+    """An operation between a convolution that feeds it positive and negative numbers and a
+    linear layer.
+    """
 
     def __init__(self, operation, channels=6, out=6):
         super().__init__()
@@ -118,7 +122,9 @@ OPERATIONS = {
     "average pooling that overlaps": nn.AvgPool2d(3, stride=2, padding=1),
     "average pooling inside": nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
     "max pooling": nn.MaxPool2d(2),
-    "max pooling that overlaps": nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)),  # ties at 0
+    "max pooling that overlaps": nn.Sequential(
+        nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)
+    ),  # ties at 0
     "adaptive pooling": nn.AdaptiveAvgPool2d(4),
     "add, sub, and a factor": Residual(),
     "product": Excited(),
@@ -141,7 +147,9 @@ def page():
 
 
 def in_half_precision(network, *, fresh=True):
-    """A network with weights that the page stores as they are; drawn anew where `fresh`, so that the seed counts."""
+    """A network with weights that the page stores as they are; drawn anew where `fresh`, so that
+    the seed counts.
+    """
     for module in network.modules():
         if fresh and hasattr(module, "reset_parameters"):
             module.reset_parameters()
@@ -169,7 +177,9 @@ def gradient(model, images, positions):
 
 
 def steady(model, size, positions):
-    """Images where no ReLU is so near its kink that another processor's rounding could switch it."""
+    """Images where no ReLU is so near its kink that another processor's rounding could switch
+    it.
+    """
     for seed in range(1, 100):
         generator = torch.Generator().manual_seed(seed)
         images = torch.rand(2, 3, size, size, generator=generator)
@@ -188,8 +198,14 @@ def check(page, model, *, size=16, positions=False):
     images = steady(model, size, positions)
     features, weights, wanted = gradient(model, images, positions)
     if positions:
-        features, weights = features.unflatten(1, model.positions), weights.unflatten(1, model.positions)
-    found = [tensor(one) for one in page.evaluate(GRADIENT, ["one", array(images), array(weights), positions])]
+        features, weights = (
+            features.unflatten(1, model.positions),
+            weights.unflatten(1, model.positions),
+        )
+    found = [
+        tensor(one)
+        for one in page.evaluate(GRADIENT, ["one", array(images), array(weights), positions])
+    ]
     with torch.no_grad():
         logits = model(images)
     for got, want in zip(found, (features, wanted, logits), strict=True):
@@ -238,10 +254,15 @@ def test_an_unknown_operation_is_named(operation, named):
 def test_half_precision_loses_nothing_of_folded_halves_and_little_of_others():
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 3, 16, 32, generator=generator) * torch.logspace(-3, 3, 32)
-    for given, bound in ((weight.half().float() * torch.rand(32, generator=generator), 2e-7), (weight, 5e-4)):
+    for given, bound in (
+        (weight.half().float() * torch.rand(32, generator=generator), 2e-7),
+        (weight, 5e-4),
+    ):
         halves, scale = stored(given)
         back = torch.tensor(halves.astype("float32") * scale)
-        assert ((back - given).abs() <= bound * given.abs() + 1e-9 * given.abs().amax((0, 1, 2))).all()
+        assert (
+            (back - given).abs() <= bound * given.abs() + 1e-9 * given.abs().amax((0, 1, 2))
+        ).all()
 
 
 RUN = """([name, target, start, options]) => {
@@ -273,11 +294,14 @@ N = 12
 
 @pytest.fixture(scope="module")
 def pair():
-    return {name: nb.load_model(name, device="cpu") for name in ("cifar10-standard", "cifar10-l2-0.5")}
+    return {
+        name: nb.load_model(name, device="cpu") for name in ("cifar10-standard", "cifar10-l2-0.5")
+    }
 
 
-# A descent amplifies what rounding does: PyTorch's own run parts from itself when the start is moved by 1e-7, in the
-# standard network after some tens of steps, and one image's last distance by a tenth. So the last distance is a mean.
+# A descent amplifies what rounding does: PyTorch's own run parts from itself when the start is
+# moved by 1e-7, in the standard network after some tens of steps, and one image's last distance by
+# a tenth. So the last distance is a mean.
 @pytest.mark.parametrize("goal", ("positions", "averaged", "activate"))
 @pytest.mark.parametrize("name", ("cifar10-standard", "cifar10-l2-0.5"))
 def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
@@ -285,7 +309,12 @@ def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
     sent(page, name, model)
     target, start = nb.load_images("cifar10-sample", indices=range(N))[0], nb.noise(N, seed=0)
     f = functools.partial(model.representation, positions=positions)
-    options = {"positions": positions, "steps": AT[-1], "stepSize": 0.1 if goal == "activate" else 0.2, "at": AT}
+    options = {
+        "positions": positions,
+        "steps": AT[-1],
+        "stepSize": 0.1 if goal == "activate" else 0.2,
+        "at": AT,
+    }
     if goal == "activate":
         parts = list(range(7, 7 + 5 * N, 5))
         ceilings = [50.0, 0.2] * (N // 2)
@@ -299,7 +328,9 @@ def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
     for step, shown in zip(steps, found["shown"], strict=True):
         losses, images = torch.tensor(shown["losses"]), tensor(shown["images"])
         apart = float((images - step.images).abs().mean() * 255)
-        print(name, goal, step.index, round(apart, 2), float(losses.mean()), float(step.losses.mean()))
+        print(
+            name, goal, step.index, round(apart, 2), float(losses.mean()), float(step.losses.mean())
+        )
         assert step.index > 20 or apart <= 3
         assert abs(losses.mean() / step.losses.mean() - 1) <= 0.05
     assert found["left"] == 0  # nothing is kept of a run
@@ -310,8 +341,12 @@ def test_the_ball_and_the_best_are_those_of_minimize(page, halved):
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     target, start = images[1:], images[:2]
     f = halved.representation
-    wanted = nb.minimize(f, nb.match(f(target)), start, steps=12, step_size=0.8, project=nb.l2_ball(start, 0.5))
-    found = page.evaluate(BEST, [array(target), array(start), {"steps": 12, "stepSize": 0.8, "radius": 0.5}])
+    wanted = nb.minimize(
+        f, nb.match(f(target)), start, steps=12, step_size=0.8, project=nb.l2_ball(start, 0.5)
+    )
+    found = page.evaluate(
+        BEST, [array(target), array(start), {"steps": 12, "stepSize": 0.8, "radius": 0.5}]
+    )
     assert torch.allclose(torch.tensor(found["history"]), wanted.losses, rtol=1e-3)
     assert torch.allclose(torch.tensor(found["losses"]), wanted.loss, rtol=1e-3)
     assert (tensor(found["images"]) - wanted.images).abs().max() <= 1e-3

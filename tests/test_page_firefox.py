@@ -1,4 +1,6 @@
-"""The exported page in Firefox, where it is installed: it starts, computes what Python computed, and stays silent."""
+"""The exported page in Firefox, where it is installed: it starts, computes what Python computed,
+and stays silent.
+"""
 
 import importlib.util
 
@@ -12,8 +14,12 @@ from nbhelpers.widgets.library import library
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(firefox_path() is None, reason="no Firefox here: install the system's package `firefox-esr`"),
-    pytest.mark.skipif(importlib.util.find_spec("websocket") is None, reason="websocket-client is not installed"),
+    pytest.mark.skipif(
+        firefox_path() is None, reason="no Firefox here: install the system's package `firefox-esr`"
+    ),
+    pytest.mark.skipif(
+        importlib.util.find_spec("websocket") is None, reason="websocket-client is not installed"
+    ),
 ]
 
 PIXELS = """[...document.querySelectorAll('#demo{} .nb-table canvas')].map((canvas) =>
@@ -35,7 +41,9 @@ def test_the_page_computes_in_firefox_what_python_computed(tmp_path):
         widgets.brittleness(models, images[:2], labels[:2], steps=20),
     ]
     demos = {demo.title: demo for demo in made}
-    path = widgets.export_page(tmp_path / "page.html", models=models, demos=demos, work=tmp_path / "work")
+    path = widgets.export_page(
+        tmp_path / "page.html", models=models, demos=demos, work=tmp_path / "work"
+    )
     (tmp_path / "profile").mkdir()
     with firefox(tmp_path / "profile") as browser:
         browser.open(path)
@@ -46,7 +54,9 @@ def test_the_page_computes_in_firefox_what_python_computed(tmp_path):
             browser.run(f"document.querySelector('#demo{k} .watch').click()")
             browser.wait(f"{SAID.format(k)}.includes('computed here')")
             after = torch.tensor(browser.run(PIXELS.format(k))).float()
-            apart = float((before - after).abs().mean() * 4 / 3)  # a fourth number, the opacity, is the same
+            apart = float(
+                (before - after).abs().mean() * 4 / 3
+            )  # a fourth number, the opacity, is the same
             print(list(demos)[k], round(apart, 2))
             assert apart <= 3
         assert not browser.faults

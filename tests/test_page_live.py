@@ -1,4 +1,6 @@
-"""The exported page computing by itself, in the system's Chromium without a network: demos, pictures of one's own."""
+"""The exported page computing by itself, in the system's Chromium without a network: demos,
+pictures of one's own.
+"""
 
 import contextlib
 import copy
@@ -27,14 +29,19 @@ ENDED = """([demo, words]) => {
 
 @pytest.fixture(scope="module")
 def demos(tiny_model):
-    """All, three steps each, of a network whose weights are halves: so the page loses nothing of them."""
+    """All, three steps each, of a network whose weights are halves: so the page loses nothing of
+    them.
+    """
     model = copy.deepcopy(tiny_model)
     for weight in model.parameters():
         weight.data = weight.data.half().float()
     models = {"standard": model, "robust": model}
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     images = (images * 255).round() / 255  # what a picture file can hold
-    return {demo.title: demo for demo in (call(models, images, torch.arange(3)) for call in CALLS.values())}
+    return {
+        demo.title: demo
+        for demo in (call(models, images, torch.arange(3)) for call in CALLS.values())
+    }
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,9 @@ def path(demos, tiny_model, tmp_path_factory):
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("live")
     models = {"standard": tiny_model, "robust": tiny_model}
-    return widgets.export_page(folder / "page.html", models=models, demos=demos, work=folder / "work")
+    return widgets.export_page(
+        folder / "page.html", models=models, demos=demos, work=folder / "work"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +73,10 @@ def opened(chrome, path):
     page = context.new_page()
     page.faults, page.requests = [], []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: page.faults.append(message.text) if message.type == "error" else None,
+    )
     page.on("request", lambda request: page.requests.append(request.url))
     page.goto(path.as_uri())
     page.wait_for_selector("body[data-engine=true]")
@@ -115,7 +127,9 @@ def test_every_demo_computes_what_python_computed(one_page, demos, k):
     after = sheet(page, k, live)
     assert numpy.abs(before - after).mean() <= 1
     shown = page.locator(f"#demo{k} figcaption").all_inner_texts()
-    assert [re.sub(r"-?\d+\.\d+", "…", text) for text in shown] == [re.sub(r"-?\d+\.\d+", "…", text) for text in texts]
+    assert [re.sub(r"-?\d+\.\d+", "…", text) for text in shown] == [
+        re.sub(r"-?\d+\.\d+", "…", text) for text in texts
+    ]
     assert numpy.allclose(numbers(shown), numbers(texts), rtol=0.02, atol=0.011)
 
 
@@ -136,7 +150,8 @@ def test_other_noise_more_steps_and_the_other_representation(page):
     wait(page, 0, "computed beforehand")
 
 
-# Every value that the bar of a demo shows, as the browser sees it: one looked for later may have come and gone.
+# Every value that the bar of a demo shows, as the browser sees it: one looked for later may have
+# come and gone.
 RECORD = """() => {
   const bar = document.querySelector("#demo0 progress");
   globalThis.bars = [];
@@ -147,11 +162,15 @@ RECORD = """() => {
 def test_a_new_pick_ends_the_run_before_and_stop_keeps_what_there_is(page):
     inversion, live = page.locator("#demo0"), page.locator("#demo0 [data-state]")
     page.evaluate(RECORD)
-    inversion.locator("select").nth(0).evaluate("(select) => select.add(new Option(100000, 100000))")  # without an end
+    inversion.locator("select").nth(0).evaluate(
+        "(select) => select.add(new Option(100000, 100000))"
+    )  # without an end
     inversion.locator("select").nth(0).select_option("100000")
     page.wait_for_function("() => globalThis.bars.at(-1) > 10")
     inversion.get_by_role("option").nth(1).click()
-    page.wait_for_function("() => globalThis.bars.some((value, k) => value < globalThis.bars[k - 1])")  # begun again
+    page.wait_for_function(
+        "() => globalThis.bars.some((value, k) => value < globalThis.bars[k - 1])"
+    )  # begun again
     page.wait_for_function("() => globalThis.bars.at(-1) > 0")
     assert inversion.get_by_role("option").nth(1).get_attribute("aria-selected") == "true"
     live.get_by_role("button", name="Stop").click()
@@ -229,12 +248,16 @@ def test_pictures_of_ones_own(page, tmp_path):
     large = PIL.Image.fromarray(numpy.broadcast_to(gradient[None, :, None], (5000, 8000, 3)).copy())
     large.save(tmp_path / "large.jpg")  # 40 megapixels
     file.set_input_files(tmp_path / "large.jpg")
-    page.wait_for_selector("#demo0 [role=option][aria-label=large][aria-selected=true]", timeout=60_000)
+    page.wait_for_selector(
+        "#demo0 [role=option][aria-label=large][aria-selected=true]", timeout=60_000
+    )
     wait(page, 0)
 
     (tmp_path / "notes.txt").write_text("no picture")
     file.set_input_files(tmp_path / "notes.txt")
-    page.wait_for_function("() => document.querySelector('#demo0').textContent.includes('cannot read notes.txt')")
+    page.wait_for_function(
+        "() => document.querySelector('#demo0').textContent.includes('cannot read notes.txt')"
+    )
     before = page.locator("#demo0 [role=option]").count()
     picker.get_by_role("button", name="Remove").click()
     assert page.locator("#demo0 [role=option]").count() == before - 1
@@ -283,14 +306,19 @@ def test_without_webassembly_results_are_those_computed_beforehand(chrome, path)
     context.close()
 
 
-def test_without_the_library_the_page_says_so_in_a_line(demos, tiny_model, tmp_path, monkeypatch, capsys):
+def test_without_the_library_the_page_says_so_in_a_line(
+    demos, tiny_model, tmp_path, monkeypatch, capsys
+):
     def none():
         raise ValueError("no npm here")
 
     monkeypatch.setattr(page_module, "library", none)
     name, demo = next((name, demo) for name, demo in demos.items() if name == "Brittleness")
     path = widgets.export_page(
-        tmp_path / "page.html", models={"tiny": tiny_model}, demos={name: demo}, work=tmp_path / "work"
+        tmp_path / "page.html",
+        models={"tiny": tiny_model},
+        demos={name: demo},
+        work=tmp_path / "work",
     )
     text = path.read_text(encoding="utf-8")
     assert "precomputed results only: no npm here" in text and "wasm-unsafe-eval" not in text
@@ -298,6 +326,12 @@ def test_without_the_library_the_page_says_so_in_a_line(demos, tiny_model, tmp_p
 
 
 def test_the_policy_is_strict(path):
-    policy = re.search(r'Content-Security-Policy" content="(.*?)"', path.read_text(encoding="utf-8"))[1]
-    assert "default-src 'none'" in policy and "'unsafe-eval'" not in policy and "'unsafe-inline'" not in policy
+    policy = re.search(
+        r'Content-Security-Policy" content="(.*?)"', path.read_text(encoding="utf-8")
+    )[1]
+    assert (
+        "default-src 'none'" in policy
+        and "'unsafe-eval'" not in policy
+        and "'unsafe-inline'" not in policy
+    )
     assert "connect-src" not in policy  # so nothing may be asked for

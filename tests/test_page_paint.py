@@ -1,4 +1,6 @@
-"""The canvas in the exported page, in the system's Chromium without a network: strokes that PyTorch paints again."""
+"""The canvas in the exported page, in the system's Chromium without a network: strokes that
+PyTorch paints again.
+"""
 
 import json
 
@@ -49,7 +51,9 @@ def path(models, demo, tmp_path_factory):
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("paint")
     demos = {"Paint with features": demo}
-    return widgets.export_page(folder / "page.html", models=models, demos=demos, work=folder / "work")
+    return widgets.export_page(
+        folder / "page.html", models=models, demos=demos, work=folder / "work"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,9 @@ def page(chrome, path):
     page = chrome.new_context(offline=True).new_page()
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: faults.append(message.text) if message.type == "error" else None
+    )
     page.goto(path.as_uri())
     page.wait_for_selector("body[data-engine=true]")
     wait(page, "1 stroke")
@@ -112,7 +118,9 @@ def test_strokes_of_both_networks_are_those_of_pytorch(page, models, demo, tmp_p
     source = shown(page, "source")
     page.get_by_role("button", name="Undo").click()
     assert (picture(page, "0 strokes") == source).all()
-    page.locator(".nb-paint input[type=range]").last.press("ArrowLeft")  # from no end to the highest percentile
+    page.locator(".nb-paint input[type=range]").last.press(
+        "ArrowLeft"
+    )  # from no end to the highest percentile
     choose(page, "robust", 0)
     drag(page, (0.2, 0.3), (0.5, 0.4))
     picture(page, "1 stroke")
@@ -125,15 +133,25 @@ def test_strokes_of_both_networks_are_those_of_pytorch(page, models, demo, tmp_p
     outside = (masks.amax(0) == 0).numpy()
     assert 0.2 < outside.mean() < 0.9
     assert (painted[outside] == source[outside]).all()  # bit for bit
-    assert all((painted[mask.numpy() == 1] != source[mask.numpy() == 1]).mean() > 0.5 for mask in masks)
-    again = widgets.replay(tmp_path / "painted.png", models=models)[0].permute(1, 2, 0).numpy() * 255
+    assert all(
+        (painted[mask.numpy() == 1] != source[mask.numpy() == 1]).mean() > 0.5 for mask in masks
+    )
+    again = (
+        widgets.replay(tmp_path / "painted.png", models=models)[0].permute(1, 2, 0).numpy() * 255
+    )
     print("apart:", numpy.abs(painted - again).mean())
     assert numpy.abs(painted - again).mean() <= 3
     for mask, stroke in zip(masks, note["strokes"], strict=True):
         held = [(entry["label"], entry["component"]) for entry in demo.live.palette]
         which = held.index((stroke["network"], stroke["component"]))
-        assert stroke["ceiling"] == pytest.approx(demo.live._ceiling(which, mask, demo.live.at - 1), rel=2e-3)
-        assert (stroke["steps"], stroke["until"], stroke["radius"]) == (PAINTING.steps, None, PAINTING.radius)
+        assert stroke["ceiling"] == pytest.approx(
+            demo.live._ceiling(which, mask, demo.live.at - 1), rel=2e-3
+        )
+        assert (stroke["steps"], stroke["until"], stroke["radius"]) == (
+            PAINTING.steps,
+            None,
+            PAINTING.radius,
+        )
 
 
 def test_the_first_picture_is_the_one_computed_beforehand(page, demo):
@@ -170,12 +188,16 @@ def test_by_keyboard_and_stopped(page):
 
 
 def test_a_new_source_and_one_of_your_own(page, tmp_path):
-    page.locator("#demo0 [role=listbox]").first.locator("[role=option]").nth(3).click()  # one that is not the first
+    page.locator("#demo0 [role=listbox]").first.locator("[role=option]").nth(
+        3
+    ).click()  # one that is not the first
     assert (picture(page, "0 strokes") == shown(page, "source")).all()
     PIL.Image.new("RGB", (40, 40), (200, 30, 30)).save(tmp_path / "red.png")
     page.locator("#demo0 input[type=file]").set_input_files(tmp_path / "red.png")
     page.wait_for_function(RED)
-    assert (shown(page, "source") == [200, 30, 30]).all() and "0 strokes" in page.locator(SAID).inner_text()
+    assert (shown(page, "source") == [200, 30, 30]).all() and "0 strokes" in page.locator(
+        SAID
+    ).inner_text()
     drag(page, (0.4, 0.5), (0.5, 0.5))
     painted = picture(page, "1 stroke")
     assert (painted[:4] == [200, 30, 30]).all() and (painted[14:18, 12:17] != [200, 30, 30]).any()

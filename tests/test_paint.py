@@ -1,4 +1,6 @@
-"""The canvas without a browser: strokes one after the other, undo, eraser, and notes that paint the same again."""
+"""The canvas without a browser: strokes one after the other, undo, eraser, and notes that paint
+the same again.
+"""
 
 import io
 import json
@@ -43,14 +45,18 @@ def settled(live):
 
 def test_it_opens_with_a_stroke_and_paints_inside_the_mask_alone(demo):
     live = demo.live
-    assert (live.done, live.status["state"]) == (1, "done") and {e["label"] for e in live.palette} == {
+    assert (live.done, live.status["state"]) == (1, "done") and {
+        e["label"] for e in live.palette
+    } == {
         "robust",
         "standard",
     }
     assert all(entry["about"] and entry["thumbnail"] for entry in live.palette)
     before = live.image
     painted(live, MASK, 2)
-    assert torch.equal(live.image[..., MASK == 0], before[..., MASK == 0]) and not torch.equal(live.image, before)
+    assert torch.equal(live.image[..., MASK == 0], before[..., MASK == 0]) and not torch.equal(
+        live.image, before
+    )
     assert repr(demo) == "Demo(Paint)" and repr(live) == f"Paint({len(live.palette)} components)"
 
 
@@ -71,9 +77,13 @@ def test_undo_and_eraser_bring_back_what_was(demo):
     painted(live, MASK, 1)
     live.undo()
     assert torch.equal(live.image, before) and live.done == 1
-    live._handle_custom_msg({"type": "stroke", "erase": True}, [memoryview((MASK * 255).byte().numpy().tobytes())])
+    live._handle_custom_msg(
+        {"type": "stroke", "erase": True}, [memoryview((MASK * 255).byte().numpy().tobytes())]
+    )
     settled(live)
-    assert live.done == 2 and torch.equal(live.image[..., MASK == 1], demo.pickers[0].pixels[:1][..., MASK == 1])
+    assert live.done == 2 and torch.equal(
+        live.image[..., MASK == 1], demo.pickers[0].pixels[:1][..., MASK == 1]
+    )
     assert torch.equal(live.image[..., MASK == 0], before[..., MASK == 0])
     for _ in range(3):
         live.undo()
@@ -111,7 +121,10 @@ def test_a_saved_note_paints_the_same(demo, tmp_path):
     with PIL.Image.open(tmp_path / "painted.png") as picture:
         note = json.loads(picture.text[KEY])
     assert [stroke["name"] for stroke in note["strokes"]] == ["", "wheels", "", ""]
-    assert note["networks"] == {"robust": "tiny", "standard": "tiny"} and note["strokes"][1]["ceiling"] is None
+    assert (
+        note["networks"] == {"robust": "tiny", "standard": "tiny"}
+        and note["strokes"][1]["ceiling"] is None
+    )
     again = widgets.replay(tmp_path / "painted.png", models=live._models)
     assert (again - live.image).abs().max() <= 3 / 255
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
@@ -147,7 +160,9 @@ def test_an_opened_note_paints_the_same_on_the_canvas_and_goes_on(demo, tiny_mod
     picker.selected = 2  # a source of the picker again
     settled(live)
     assert live.done == 0 and torch.equal(live.image, picker.pixels[2:3])
-    renamed = face({"mine": tiny_model}, picker.pixels, components=[5], steps=1).live  # the label is not the network
+    renamed = face(
+        {"mine": tiny_model}, picker.pixels, components=[5], steps=1
+    ).live  # the label is not the network
     opened(renamed, file)
     assert renamed.done == 3 and (renamed.image - wanted).abs().max() <= 3 / 255
 
@@ -184,7 +199,10 @@ def changed(live, **others):
 
 OPENED = {
     "a text": (lambda live: b"hello", "note: it has none; give a PNG that the canvas saved"),
-    "a plain picture": (lambda live: picture(), "note: it has none; give a PNG that the canvas saved"),
+    "a plain picture": (
+        lambda live: picture(),
+        "note: it has none; give a PNG that the canvas saved",
+    ),
     "too many pixels": (
         lambda live: picture(14_000, "1"),
         "note: it has none; give a PNG that the canvas saved",
@@ -197,7 +215,10 @@ OPENED = {
         lambda live: changed(live, weights={"robust": "0" * 12}),
         "note: it was painted with tiny; it has other weights here",
     ),
-    "a component": (lambda live: changed(live, component=99), "component: got 99, wanted 0 to 31 of robust"),
+    "a component": (
+        lambda live: changed(live, component=99),
+        "component: got 99, wanted 0 to 31 of robust",
+    ),
     "damage": (lambda live: changed(live, source=None), "note: it is damaged (TypeError: "),
     "no strokes": (lambda live: changed(live, strokes=[{}]), "note: it is damaged (KeyError: "),
     "another size": (
@@ -213,7 +234,11 @@ def test_what_is_no_note_of_these_networks_is_told_in_one_line(demo, kind):
     before, content = demo.live.image, file(demo.live)
     opened(demo.live, content, "it")
     assert demo.live.status["state"] == "error" and demo.live.status["text"].startswith(said)
-    assert "\n" not in demo.live.status["text"] and torch.equal(demo.live.image, before) and demo.live.done == 1
+    assert (
+        "\n" not in demo.live.status["text"]
+        and torch.equal(demo.live.image, before)
+        and demo.live.done == 1
+    )
 
 
 def test_a_stroke_keeps_to_its_ball(tiny_model):
@@ -223,7 +248,9 @@ def test_a_stroke_keeps_to_its_ball(tiny_model):
     assert (live.image - live._pictures[0]).norm() <= 0.5 + 1e-4
     assert face({"robust": tiny_model}, images, steps=1).live._strokes[0].radius == PAINTING.radius
     free = face({"robust": tiny_model}, images, steps=1, radius=math.inf).live
-    assert "at most" not in free.note and read_note(free.export(), "")["strokes"][0]["radius"] is None
+    assert (
+        "at most" not in free.note and read_note(free.export(), "")["strokes"][0]["radius"] is None
+    )
 
 
 def test_names_are_kept_for_the_next_time(demo, tiny_model):

@@ -17,7 +17,9 @@ EACH = torch.stack([HARD.roll(k, 0) for k in range(4)])[:, None]
 
 def painted(model, mask, start=START, component=3, **options):
     goal, project = nb.activate(component), nb.within(mask, start, **options)
-    return nb.minimize(nb.region(model, mask), goal, start, steps=8, step_size=0.5, project=project, keep="last")
+    return nb.minimize(
+        nb.region(model, mask), goal, start, steps=8, step_size=0.5, project=project, keep="last"
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,13 +42,17 @@ def test_a_soft_edge_bounds_how_far_a_pixel_moves():
     project = nb.within(SOFT, START)
     once = project(wild)
     assert ((once - START).abs() <= SOFT + 1e-6).all() and ((once - START).abs() > 0.1).any()
-    assert torch.equal(project(once), once) and torch.equal(project(START), START)  # it is a projection
+    assert torch.equal(project(once), once) and torch.equal(
+        project(START), START
+    )  # it is a projection
     assert torch.equal(nb.within(torch.ones(32, 32), START)(wild), nb.box(wild))
 
 
 def test_the_mask_wins_over_what_leads_elsewhere():
     elsewhere = nb.l2_ball(1 - START, 0.1)
-    assert torch.equal(nb.within(HARD, START, inside=elsewhere)(START)[..., HARD == 0], START[..., HARD == 0])
+    assert torch.equal(
+        nb.within(HARD, START, inside=elsewhere)(START)[..., HARD == 0], START[..., HARD == 0]
+    )
 
 
 def test_a_batch_is_as_many_single_runs(tiny_model):
@@ -83,7 +89,9 @@ def test_a_component_out_of_range_is_refused_in_one_line(tiny_model):
 
 def test_the_whole_region_is_the_representation(tiny_model):
     everywhere = torch.ones(32, 32)
-    torch.testing.assert_close(nb.region(tiny_model, everywhere)(START), tiny_model.representation(START))
+    torch.testing.assert_close(
+        nb.region(tiny_model, everywhere)(START), tiny_model.representation(START)
+    )
     maps = tiny_model.representation(START, positions=True)
     torch.testing.assert_close(nb.region(tiny_model, everywhere, positions=True)(START), maps)
 
@@ -92,7 +100,9 @@ def test_a_region_counts_positions_by_the_share_it_covers(tiny_model):
     maps = tiny_model.representation(START, positions=True).unflatten(1, tiny_model.positions)
     mask = torch.zeros(32, 32)
     mask[:8, :8], mask[:8, 8:12] = 1, 1  # one square, and half of the next
-    torch.testing.assert_close(nb.region(tiny_model, mask)(START), (maps[:, :, 0, 0] * 2 + maps[:, :, 0, 1]) / 3)
+    torch.testing.assert_close(
+        nb.region(tiny_model, mask)(START), (maps[:, :, 0, 0] * 2 + maps[:, :, 0, 1]) / 3
+    )
     found = nb.region(tiny_model, mask, positions=True)(START).unflatten(1, tiny_model.positions)
     torch.testing.assert_close(found[:, :, 0, :2], maps[:, :, 0, :2] * torch.tensor([1, 0.5]))
     assert (found[:, :, 1:] == 0).all() and (found[:, :, 0, 2:] == 0).all()
@@ -101,7 +111,8 @@ def test_a_region_counts_positions_by_the_share_it_covers(tiny_model):
 def test_a_network_without_positions_gives_its_whole_representation():
     torch.manual_seed(0)
     flat = nb.Model(
-        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 8), torch.nn.Linear(8, 3)), image_size=32
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 8), torch.nn.Linear(8, 3)),
+        image_size=32,
     )
     assert torch.equal(nb.region(flat, HARD)(START), flat.representation(START))
     with pytest.raises(ValueError, match="it is empty"):

@@ -1,4 +1,6 @@
-"""Files as RobustBench's model zoo saves them, of its own architectures, give the logits that it computes."""
+"""Files as RobustBench's model zoo saves them, of its own architectures, give the logits that it
+computes.
+"""
 
 import os
 import subprocess
@@ -13,9 +15,17 @@ import nbhelpers as nb
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".peers"
-NAMES = ["Engstrom2019Robustness", "Modas2021PRIMEResNet18", "Sehwag2021Proxy_R18", "Carmon2019Unlabeled"]
+NAMES = [
+    "Engstrom2019Robustness",
+    "Modas2021PRIMEResNet18",
+    "Sehwag2021Proxy_R18",
+    "Carmon2019Unlabeled",
+]
 NAMES += ["Chen2020Efficient", "Rade2021Helper"]
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # many of its networks take pixels as they are
+PLAIN = {
+    "mean": (0.0, 0.0, 0.0),
+    "std": (1.0, 1.0, 1.0),
+}  # many of its networks take pixels as they are
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +43,15 @@ def written(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_theirs(written, name):
-    scaled = name in ("Engstrom2019Robustness", "Modas2021PRIMEResNet18", "Chen2020Efficient")  # mu, sigma in the file
+    scaled = name in (
+        "Engstrom2019Robustness",
+        "Modas2021PRIMEResNet18",
+        "Chen2020Efficient",
+    )  # mu, sigma in the file
     model = nb.load_model(written / f"{name}.pt", device="cpu", dataset=None if scaled else PLAIN)
     with np.load(written / f"{name}.npz") as theirs:
         images, logits = torch.from_numpy(theirs["images"]), torch.from_numpy(theirs["logits"])
-    torch.testing.assert_close(model(images), logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item())
+    torch.testing.assert_close(
+        model(images), logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item()
+    )
     assert "folded" in model.note or "traced" in model.note

@@ -1,4 +1,6 @@
-"""Checkpoints that robustness 1.2.1 writes with its own training code compute here what they compute there."""
+"""Checkpoints that robustness 1.2.1 writes with its own training code compute here what they
+compute there.
+"""
 
 import os
 import subprocess
@@ -44,7 +46,8 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 def close_in_length(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     """For gradients and steps: where a unit is all but zero, rounding decides whether it is on.
 
-    Their own float32 gradient is as far from that in float64 (up to 1e-3 seen); a wrong fake ReLU is 100 times as far.
+    Their own float32 gradient is as far from that in float64 (up to 1e-3 seen); a wrong fake ReLU
+    is 100 times as far.
     """
     assert theirs.norm() > 0 and (ours - theirs).norm() < 1e-2 * theirs.norm()
 
@@ -65,17 +68,31 @@ def test_logits_representation_gradients_and_steps_are_theirs(written, case, cap
         features = model.representation(start, fake_relu=fake)
         close(features, theirs["latent"])
         direction = torch.linspace(-1, 1, features.shape[1])
-        close_in_length(torch.autograd.grad((features * direction).sum(), start)[0], theirs[f"gradient_{fake}"])
-    assert (theirs["gradient_False"] - theirs["gradient_True"]).norm() > 0.1 * theirs["gradient_True"].norm()
+        close_in_length(
+            torch.autograd.grad((features * direction).sum(), start)[0], theirs[f"gradient_{fake}"]
+        )
+    assert (theirs["gradient_False"] - theirs["gradient_True"]).norm() > 0.1 * theirs[
+        "gradient_True"
+    ].norm()
 
     published = {"steps": 1, "momentum": 0, "schedule": "constant", "keep": "last"}
     ball = nb.l2_ball(theirs["images"], 0.3)
     attacked = nb.minimize(
-        model, nb.misclassify(theirs["labels"]), theirs["images"], step_size=0.5, project=ball, **published
+        model,
+        nb.misclassify(theirs["labels"]),
+        theirs["images"],
+        step_size=0.5,
+        project=ball,
+        **published,
     )
     close_in_length(attacked.images - theirs["images"], theirs["attacked"] - theirs["images"])
     inverted = nb.minimize(
-        model.representation, nb.match(theirs["target"]), theirs["images"], step_size=1.0, project=nb.box, **published
+        model.representation,
+        nb.match(theirs["target"]),
+        theirs["images"],
+        step_size=1.0,
+        project=nb.box,
+        **published,
     )
     close_in_length(inverted.images - theirs["images"], theirs["inverted"] - theirs["images"])
 

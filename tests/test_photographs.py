@@ -68,13 +68,22 @@ def script():
 
 
 def resource(flags: int) -> bytes:
-    """A Qt resource file of version 3: a folder "a" with the compressed file "b" and the file "c" with these flags."""
+    """A Qt resource file of version 3: a folder "a" with the compressed file "b" and the file
+    "c" with these flags.
+    """
     packed = struct.pack(">I", 5) + zlib.compress(b"hello")
     data = struct.pack(">I", len(packed)) + packed + struct.pack(">I", 3) + b"raw"
     names = b"".join(struct.pack(">HI", 1, 0) + name.encode("utf-16-be") for name in "abc")
     tree = struct.pack(">IHIIQ", 0, 2, 1, 1, 0) + struct.pack(">IHIIQ", 0, 2, 2, 2, 0)
-    tree += struct.pack(">IHHHIQ", 8, 1, 0, 0, 0, 0) + struct.pack(">IHHHIQ", 16, flags, 0, 0, 4 + len(packed), 0)
-    return struct.pack(">4s5I", b"qres", 3, 24 + len(data) + len(names), 24, 24 + len(data), 1) + data + names + tree
+    tree += struct.pack(">IHHHIQ", 8, 1, 0, 0, 0, 0) + struct.pack(
+        ">IHHHIQ", 16, flags, 0, 0, 4 + len(packed), 0
+    )
+    return (
+        struct.pack(">4s5I", b"qres", 3, 24 + len(data) + len(names), 24, 24 + len(data), 1)
+        + data
+        + names
+        + tree
+    )
 
 
 def test_the_reader_of_qt_resource_files(script, tmp_path):

@@ -1,4 +1,6 @@
-"""Presets against a local server: what is said before, what is fetched, what is refused, and what a stop leaves."""
+"""Presets against a local server: what is said before, what is fetched, what is refused, and
+what a stop leaves.
+"""
 
 import json
 import re
@@ -30,7 +32,10 @@ def folder(tmp_path_factory):
     if not (served.PEERS / "robustness").is_dir():
         pytest.skip("robustness is not in .peers; `make .peers/.installed` puts it there")
     folder = tmp_path_factory.mktemp("published")
-    states = {folder / f"resnet18_l2_eps{eps}.ckpt": served.knowing("resnet18", seed=eps) for eps in (0, 3)}
+    states = {
+        folder / f"resnet18_l2_eps{eps}.ckpt": served.knowing("resnet18", seed=eps)
+        for eps in (0, 3)
+    }
     served.save_as_robustness("resnet18", states)
     yield folder
     for path in folder.iterdir():
@@ -66,28 +71,58 @@ def test_presets_name_parameters_and_networks_that_are_there(name):
 def test_a_notebook_gets_what_it_has_parameters_for():
     values = presets.read_preset("imagenet-small")
     zero, five = (presets.parts_of(values, defaults(NOTEBOOKS[k])) for k in (0, 5))
-    assert zero["checkpoints"] == ["imagenet-resnet18-l2-0", "imagenet-resnet18-l2-3"] and "checkpoint" not in zero
-    assert five["n_points"] == values["n_points"] and "attack_steps" not in five and "checkpoints" not in five
+    assert (
+        zero["checkpoints"] == ["imagenet-resnet18-l2-0", "imagenet-resnet18-l2-3"]
+        and "checkpoint" not in zero
+    )
+    assert (
+        five["n_points"] == values["n_points"]
+        and "attack_steps" not in five
+        and "checkpoints" not in five
+    )
 
 
 def test_no_such_preset_and_no_such_parameter(capsys, tmp_path):
     assert main(["demo", "--preset", "imagnet"]) == 2
     assert re.match(
-        r"error: no preset 'imagnet', and no such file; there are cifar10-published, ", capsys.readouterr().err
+        r"error: no preset 'imagnet', and no such file; there are cifar10-published, ",
+        capsys.readouterr().err,
     )
     assert main(["demo", str(tmp_path), "--preset", "quick", "-p", "stepps=3"]) == 2
-    assert capsys.readouterr().err.startswith("error: no notebook has the parameter stepps; there are attack_steps,")
+    assert capsys.readouterr().err.startswith(
+        "error: no notebook has the parameter stepps; there are attack_steps,"
+    )
     assert main(["demo", "--only", "77"]) == 2
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_says_first_what_it_would_do(server, home, capsys):
-    assert main(["demo", str(home / "out"), "--preset", "imagenet-small", "-p", "device=cpu", "--dry-run"]) == 0
+    assert (
+        main(
+            [
+                "demo",
+                str(home / "out"),
+                "--preset",
+                "imagenet-small",
+                "-p",
+                "device=cpu",
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out.splitlines()
     size = round((server.folder / "resnet18_l2_eps3.ckpt").stat().st_size / 1e6)
-    assert said[0] == f"imagenet-resnet18-l2-3: to download, {size} MB, from {server.address}/resnet18_l2_eps3.ckpt"
+    assert said[0] == (
+        f"imagenet-resnet18-l2-3: to download, {size} MB, from "
+        f"{server.address}/resnet18_l2_eps3.ckpt"
+    )
     assert re.match(
-        rf"{len(NOTEBOOKS)} notebooks into .*: perhaps (\d+ h )?\d+ min on this cpu \([\d.e+]+ ms and [\d.e+]+ ms per",
+        (
+            rf"{len(NOTEBOOKS)} notebooks into .*: perhaps (\d+ h )?\d+ min on this cpu \([\d.e+]+ "
+            r"ms "
+            r"and [\d.e+]+ ms per"
+        ),
         said[2],
     )
     assert {method for method, *_ in server.asked} == {"HEAD"} and not server.sent
@@ -101,12 +136,23 @@ def test_where_no_server_answers_the_weights_tell_the_size(home, monkeypatch):
     assert one.address == entry(one.name).urls[0]
 
 
-@pytest.mark.filterwarnings("default")  # papermill and jupyter_client warn about things of their own
+@pytest.mark.filterwarnings(
+    "default"
+)  # papermill and jupyter_client warn about things of their own
 def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
-    """A broken download goes on where it broke; a stopped run does what is left; a third one has nothing to do."""
+    """A broken download goes on where it broke; a stopped run does what is left; a third one has
+    nothing to do.
+    """
     whole = {path.name: path.stat().st_size for path in server.folder.iterdir()}
     server.cuts[:] = [whole["resnet18_l2_eps3.ckpt"] // 2]
-    least = {"steps": 1, "n_images": 1, "n_points": 2, "n_components": 1, "n_shown": 1, "device": "cpu"}
+    least = {
+        "steps": 1,
+        "n_images": 1,
+        "n_points": 2,
+        "n_components": 1,
+        "n_shown": 1,
+        "device": "cpu",
+    }
     command = ["demo", str(home / "out"), "--preset", "imagenet-small", "--only", "5", "6"]
     command += [word for name, value in least.items() for word in ("-p", f"{name}={value}")]
 
@@ -120,7 +166,9 @@ def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
 
     monkeypatch.setattr(sweeps, "execute", stopped)
     assert main(command) == 130
-    assert server.sent < sum(whole.values()) + 2**15  # every byte once, but for the piece that broke
+    assert (
+        server.sent < sum(whole.values()) + 2**15
+    )  # every byte once, but for the piece that broke
     assert [asked for method, _, asked in server.asked if method == "GET" and asked]
     finished = next((home / "out" / "5_interpolation").glob("*/result.json"))
     before, requests = finished.stat().st_mtime_ns, len(server.asked)
@@ -128,11 +176,18 @@ def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
     assert main(command) == 0
     said = capsys.readouterr().out
     assert (
-        "imagenet-resnet18-l2-0: here already" in said and "1 notebooks into" in said and "2 passed, 0 failed" in said
+        "imagenet-resnet18-l2-0: here already" in said
+        and "1 notebooks into" in said
+        and "2 passed, 0 failed" in said
     )
     assert finished.stat().st_mtime_ns == before and len(server.asked) == requests
-    result = json.loads(next((home / "out" / "6_misclassification").glob("*/result.json")).read_text())
-    assert result["parameters"]["checkpoint"] == "imagenet-resnet18-l2-3" and result["parameters"]["steps"] == 1
+    result = json.loads(
+        next((home / "out" / "6_misclassification").glob("*/result.json")).read_text()
+    )
+    assert (
+        result["parameters"]["checkpoint"] == "imagenet-resnet18-l2-3"
+        and result["parameters"]["steps"] == 1
+    )
     assert result["parameters"]["dataset"] == "photographs"
 
 
@@ -142,18 +197,24 @@ def test_a_wrong_file_is_refused_and_the_published_address_is_next(home, tmp_pat
     folder.mkdir()
     torch.save(state, tmp_path / "right.pt")
     torch.save({key: value + 1 for key, value in state.items()}, folder / "cifar_nat.pt")
-    about = nb.checkpoints.Entry("theirs", "cifar_nat.pt", "resnet18", sha256=sha256(tmp_path / "right.pt"))
+    about = nb.checkpoints.Entry(
+        "theirs", "cifar_nat.pt", "resnet18", sha256=sha256(tmp_path / "right.pt")
+    )
     with served.serving(folder) as server:
         monkeypatch.setenv("NBHELPERS_MIRROR", server.address + "/")
         monkeypatch.setattr(sys.modules["nbhelpers.checkpoints.fetch"], "entry", lambda name: about)
-        with pytest.raises(OSError, match=r"was not found locally .*cifar_nat.pt is truncated or altered: sha256"):
+        with pytest.raises(
+            OSError, match=r"was not found locally .*cifar_nat.pt is truncated or altered: sha256"
+        ):
             fetch("theirs")
         assert not list((tmp_path / "cache").glob("theirs.safetensors"))
         published = tmp_path / "right"
         published.mkdir()
         (tmp_path / "right.pt").rename(published / "cifar_nat.pt")
         with served.serving(published) as right:
-            about = nb.checkpoints.Entry(**{**vars(about), "urls": (f"{right.address}/cifar_nat.pt",)})
+            about = nb.checkpoints.Entry(
+                **{**vars(about), "urls": (f"{right.address}/cifar_nat.pt",)}
+            )
             assert fetch("theirs").exists()
         assert [file for _, file, _ in server.asked] == ["cifar_nat.pt", "cifar_nat.pt"]
     monkeypatch.delenv("NBHELPERS_MIRROR")
@@ -170,21 +231,31 @@ def test_torchvisions_weights_resume_and_are_checked(home, tmp_path, monkeypatch
     real = torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT
     with served.serving(folder) as server:
         url = f"{server.address}/{name}"
-        same = SimpleNamespace(DEFAULT=SimpleNamespace(url=url, transforms=real.transforms, meta=real.meta))
+        same = SimpleNamespace(
+            DEFAULT=SimpleNamespace(url=url, transforms=real.transforms, meta=real.meta)
+        )
         monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _: same)
         server.cuts[:] = [100_000]
-        assert presets.survey({"baseline": "torchvision:shufflenet_v2_x0_5"}, "cpu")[0].address == url
+        assert (
+            presets.survey({"baseline": "torchvision:shufflenet_v2_x0_5"}, "cpu")[0].address == url
+        )
         model = nb.load_model("torchvision:shufflenet_v2_x0_5", device="cpu")
-        assert server.sent < (folder / name).stat().st_size + 2**14  # every byte once, but for the broken piece
+        assert (
+            server.sent < (folder / name).stat().st_size + 2**14
+        )  # every byte once, but for the broken piece
         assert torch.equal(model.head.bias, network.fc.bias)
         assert presets.survey({"baseline": "torchvision:shufflenet_v2_x0_5"}, "cpu")[0].size == 0
         place = fetch_library(url)
         place.write_bytes(place.read_bytes()[:-1])
-        with pytest.raises(ValueError, match=r"is truncated or altered: its sha256 is not [0-9a-f]{8}…; delete it"):
+        with pytest.raises(
+            ValueError, match=r"is truncated or altered: its sha256 is not [0-9a-f]{8}…; delete it"
+        ):
             fetch_library(url)
         place.unlink()
         (folder / name).write_bytes(b"\x80" + b"other" * 1000)
-        with pytest.raises(FileNotFoundError, match=r"a wrong file: sha256 .*; put shufflenet-.*.pth by hand into"):
+        with pytest.raises(
+            FileNotFoundError, match=r"a wrong file: sha256 .*; put shufflenet-.*.pth by hand into"
+        ):
             fetch_library(url)
         assert not place.exists()
 
@@ -193,7 +264,9 @@ def test_torchvisions_weights_resume_and_are_checked(home, tmp_path, monkeypatch
 def test_a_notebooks_work_grows_with_its_parameters(path):
     own, speed = defaults(path), {"a": 0.01, "b": 0.01}
     own |= {"checkpoint": "a", "baseline": "b", "checkpoints": ["a", "b"]}
-    one, twice = (presets.estimate(path.stem, own | {"steps": steps}, speed) for steps in (100, 200))
+    one, twice = (
+        presets.estimate(path.stem, own | {"steps": steps}, speed) for steps in (100, 200)
+    )
     assert 15 < one < twice < 2 * one
     assert presets.estimate("9_new", {"checkpoint": "a", "baseline": "b"}, speed) > 15
 
@@ -201,4 +274,6 @@ def test_a_notebooks_work_grows_with_its_parameters(path):
 def test_presets_are_yaml_of_plain_values():
     for name in PRESETS:
         text = (presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-        assert all(isinstance(value, str | int | float | list) for value in yaml.safe_load(text).values())
+        assert all(
+            isinstance(value, str | int | float | list) for value in yaml.safe_load(text).values()
+        )

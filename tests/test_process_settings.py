@@ -1,4 +1,5 @@
-"""What importing the package sets for the process: threads that wait sleep, memory is kept, what a user has set stands.
+"""What importing the package sets for the process: threads that wait sleep, memory is kept, what a
+user has set stands.
 
 Waiting threads would keep cores busy that another kernel needs.
 """
@@ -19,7 +20,12 @@ SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
         ({}, "import nbhelpers, torch", "4000", False),
         ({"GOMP_SPINCOUNT": "7"}, "import nbhelpers, torch", "7", False),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "import torch, nbhelpers", "None", False),
-        ({}, "import torch, nbhelpers; import nbhelpers", "4000", True),  # too late for this process, and it says so
+        (
+            {},
+            "import torch, nbhelpers; import nbhelpers",
+            "4000",
+            True,
+        ),  # too late for this process, and it says so
     ],
 )
 def test_the_setting_is_there_when_torch_loads_its_runtime(given, code, spins, says):
@@ -45,9 +51,13 @@ print(faults() - first)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than GNU's")
-@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+@pytest.mark.parametrize(
+    ("given", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)]
+)
 def test_memory_that_a_step_needs_is_kept_for_the_next(given, kept):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")} | given
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")
+    } | given
     command = [sys.executable, "-c", REPEATED]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     pages = 20 * (64 << 20) // os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,7 @@
 """Every ```python block of the README and of docs/ runs, in order, in a folder like a reader's.
 
-Blocks that need a cluster or many minutes are fenced ```py: they are compiled, and tests/test_sweep.py runs what they
-call. Of shell blocks the commands and options are looked up.
+Blocks that need a cluster or many minutes are fenced ```py: they are compiled, and
+tests/test_sweep.py runs what they call. Of shell blocks the commands and options are looked up.
 """
 
 import ast
@@ -44,7 +44,9 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in TEXTS[page]], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in TEXTS[page]], ids=lambda page: page.stem
+)
 def test_its_code_runs(page, reader, capsys):
     names: dict = {}
     for block in blocks(TEXTS[page], "python"):
@@ -53,7 +55,9 @@ def test_its_code_runs(page, reader, capsys):
         printed = capsys.readouterr().out
         for line in block.splitlines():
             said = line.partition("  # ")[2]
-            if line.startswith("print(") and said.endswith(")"):  # `print(x)  # Model(…)` says what is printed
+            if line.startswith("print(") and said.endswith(
+                ")"
+            ):  # `print(x)  # Model(…)` says what is printed
                 assert said in printed
     plt.close("all")
 
@@ -62,19 +66,29 @@ def test_code_that_is_not_run_compiles_and_imports_what_there_is():
     for page, text in TEXTS.items():
         for block in blocks(text, "py"):
             for node in ast.walk(ast.parse(block, page.name)):
-                if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nbhelpers"):
+                if (
+                    isinstance(node, ast.ImportFrom)
+                    and node.module
+                    and node.module.startswith("nbhelpers")
+                ):
                     for name in node.names:
-                        assert hasattr(importlib.import_module(node.module), name.name), f"{page.name}: {name.name}"
+                        assert hasattr(importlib.import_module(node.module), name.name), (
+                            f"{page.name}: {name.name}"
+                        )
 
 
 def test_commands_and_their_options_exist(capsys):
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
     seen = set()
     for page, text in TEXTS.items():
-        assert not re.search(r"-m nbhelpers\.", text), f"{page.name}: `nbhelpers COMMAND` is the one command"
+        assert not re.search(r"-m nbhelpers\.", text), (
+            f"{page.name}: `nbhelpers COMMAND` is the one command"
+        )
         assert {*re.findall(r"`make ([a-z]+)`", text)} <= {*targets}, page.name
         for block in blocks(text, "sh", "powershell"):
-            for line in block.replace("\\\n", " ").splitlines():  # joined where a backslash breaks them
+            for line in block.replace(
+                "\\\n", " "
+            ).splitlines():  # joined where a backslash breaks them
                 call, _, _ = line.partition(" #")
                 if found := re.match(r"make (\w+)", call):
                     assert found[1] in targets, line
@@ -95,15 +109,21 @@ def test_the_first_page_is_short_and_leads_to_all_others():
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, *(ROOT / name for name in ("checkpoints/README.md", "data/README.md"))], ids=str
+    "page",
+    [*PAGES, *(ROOT / name for name in ("checkpoints/README.md", "data/README.md"))],
+    ids=str,
 )
 def test_links_lead_somewhere(page):
-    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+    for target, heading in re.findall(
+        r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")
+    ):
         place = page.parent / target if target else page
         assert place.exists(), target
         if heading:
             headings = re.findall(r"^#+ (.*)", place.read_text(encoding="utf-8"), flags=re.M)
-            assert heading in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, heading
+            assert heading in {
+                re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings
+            }, heading
 
 
 def test_checkpoints_that_they_name_are_in_the_manifest():

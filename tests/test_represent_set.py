@@ -1,4 +1,6 @@
-"""Representations kept on disk: the same numbers, computed once, and again when anything that matters changed."""
+"""Representations kept on disk: the same numbers, computed once, and again when anything that
+matters changed.
+"""
 
 import numpy as np
 import PIL.Image
@@ -25,7 +27,9 @@ def folder(tmp_path):
     random = np.random.default_rng(0)
     (tmp_path / "set").mkdir()
     for i in range(5):
-        PIL.Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(tmp_path / "set" / f"{i}.png")
+        PIL.Image.fromarray(random.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(
+            tmp_path / "set" / f"{i}.png"
+        )
     return tmp_path / "set"
 
 

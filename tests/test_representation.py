@@ -22,14 +22,20 @@ def test_represent_does_not_depend_on_the_batches(tiny_model, images) -> None:
 
 def test_a_data_set_is_passed_in_parts_that_suit_the_device(tiny_model, monkeypatch) -> None:
     sizes, representation = [], tiny_model.representation
-    monkeypatch.setattr(tiny_model, "representation", lambda x: sizes.append(len(x)) or representation(x))
+    monkeypatch.setattr(
+        tiny_model, "representation", lambda x: sizes.append(len(x)) or representation(x)
+    )
     nb.represent(tiny_model, torch.rand(100, 3, 32, 32))
     nb.represent(tiny_model, iter([torch.rand(70, 3, 64, 64), torch.rand(1, 3, 64, 64)]))
     assert sizes == [64, 36, 32, 32, 6, 1]
 
 
 def test_out_of_memory_halves_the_parts_and_goes_on(tiny_model, images, monkeypatch) -> None:
-    expected, sizes, representation = nb.represent(tiny_model, images), [], tiny_model.representation
+    expected, sizes, representation = (
+        nb.represent(tiny_model, images),
+        [],
+        tiny_model.representation,
+    )
 
     def scarce(x: torch.Tensor) -> torch.Tensor:
         sizes.append(len(x))
@@ -62,7 +68,9 @@ def test_top_images_remember_only_the_top(tiny_model) -> None:
     top = nb.top_images(tiny_model, (batch for _ in range(60)), 0, 3)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert top.highest.tolist()[0] == int(tiny_model.representation(batch)[:, 0].argmax())  # ties: the earlier image
+    assert top.highest.tolist()[0] == int(
+        tiny_model.representation(batch)[:, 0].argmax()
+    )  # ties: the earlier image
     assert peak < 2_000_000
 
 
@@ -73,7 +81,10 @@ def test_contributions_add_up_to_the_logit(tiny_model, images) -> None:
 
 
 def test_predict_is_the_argmax_of_the_logits(tiny_model, images) -> None:
-    assert nb.predict(tiny_model, images, batch_size=9).tolist() == tiny_model(images).argmax(1).tolist()
+    assert (
+        nb.predict(tiny_model, images, batch_size=9).tolist()
+        == tiny_model(images).argmax(1).tolist()
+    )
 
 
 def test_interpolate_has_its_ends(images) -> None:
@@ -85,7 +96,9 @@ def test_interpolate_has_its_ends(images) -> None:
 def test_noise_is_seeded_and_dim() -> None:
     assert torch.equal(nb.noise(4, seed=3), nb.noise(4, seed=3))
     assert not torch.equal(nb.noise(4, seed=3), nb.noise(4, seed=4))
-    assert abs(float(nb.noise(4).mean()) - 0.5) < 0.01 and abs(float(nb.noise(4).std()) - 0.05) < 0.005
+    assert (
+        abs(float(nb.noise(4).mean()) - 0.5) < 0.01 and abs(float(nb.noise(4).std()) - 0.05) < 0.005
+    )
 
 
 def test_random_partners_belong_to_another_class() -> None:
@@ -114,7 +127,11 @@ def test_ssim_is_one_for_equal_images_and_low_for_noise(images) -> None:
         (lambda m, x: nb.contributions(m, x, torch.full((20,), 10)), IndexError, "wanted 0 to 9"),
         (lambda m, x: nb.interpolate(x[0], x[:2], [0.5]), ValueError, "the same"),
         (lambda m, x: nb.noise(0), ValueError, "at least 1"),
-        (lambda m, x: nb.random_partners(torch.zeros(4, dtype=torch.long)), ValueError, "two classes"),
+        (
+            lambda m, x: nb.random_partners(torch.zeros(4, dtype=torch.long)),
+            ValueError,
+            "two classes",
+        ),
         (lambda m, x: nb.ssim(x[:2], x[:3]), ValueError, "the same"),
         (lambda m, x: nb.represent(m, x, batch_size=0), ValueError, "batch_size: got 0"),
         (lambda m, x: nb.represent(m, x * 255), ValueError, "divide by 255"),

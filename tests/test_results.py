@@ -22,19 +22,39 @@ def test_numbers_are_printed_as_a_table(capsys) -> None:
 def test_result_is_written_whole(tmp_path: Path) -> None:
     figure = nb.image_grid({"a": torch.rand(1, 3, 8, 8)})
     out = tmp_path / "new" / "folder"
-    nb.save_result(out, parameters={"seed": 3, "device": "cpu"}, numbers=NUMBERS, images=[4], figures={"grid": figure})
+    nb.save_result(
+        out,
+        parameters={"seed": 3, "device": "cpu"},
+        numbers=NUMBERS,
+        images=[4],
+        figures={"grid": figure},
+    )
     result = json.loads((out / "result.json").read_text())
     assert result["numbers"] == NUMBERS and result["seed"] == 3 and result["images"] == [4]
-    assert result["versions"]["torch"] == torch.__version__.split("+")[0] or result["versions"]["torch"]
+    assert (
+        result["versions"]["torch"] == torch.__version__.split("+")[0]
+        or result["versions"]["torch"]
+    )
     assert sorted(path.name for path in out.iterdir()) == ["grid.png", "result.json"]
 
 
 def test_numbers_of_any_kind_are_written(tmp_path: Path) -> None:
-    given = {"seed": np.int64(3), "eps": torch.tensor(0.5), "radii": np.array([1, 2]), "out": tmp_path}
-    nb.save_result(tmp_path, parameters=given, numbers={"loss": {"m": np.float32(0.5)}}, images=torch.arange(2))
+    given = {
+        "seed": np.int64(3),
+        "eps": torch.tensor(0.5),
+        "radii": np.array([1, 2]),
+        "out": tmp_path,
+    }
+    nb.save_result(
+        tmp_path, parameters=given, numbers={"loss": {"m": np.float32(0.5)}}, images=torch.arange(2)
+    )
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["parameters"] == {"seed": 3, "eps": 0.5, "radii": [1, 2], "out": str(tmp_path)}
-    assert result["seed"] == 3 and result["numbers"] == {"loss": {"m": 0.5}} and result["images"] == [0, 1]
+    assert (
+        result["seed"] == 3
+        and result["numbers"] == {"loss": {"m": 0.5}}
+        and result["images"] == [0, 1]
+    )
     with pytest.raises(TypeError, match=r"result.json: got 1j, wanted numbers"):
         nb.save_result(tmp_path, parameters={"a": 1j}, numbers={})
 

@@ -25,7 +25,10 @@ from nbhelpers.training.settings import Training
 
 
 def pictures(
-    folder: Path, classes: tuple[str, ...] = ("cat", "dog"), n: int = 24, size: tuple[int, int] = (8, 8)
+    folder: Path,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    n: int = 24,
+    size: tuple[int, int] = (8, 8),
 ) -> Path:
     random = np.random.default_rng(0)
     for name in classes:
@@ -38,7 +41,14 @@ def pictures(
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Training:
-    small = {"width": 4, "epochs": 1, "held_out": 8, "batch_size": 8, "precision": "float32", "eps": 0.1}
+    small = {
+        "width": 4,
+        "epochs": 1,
+        "held_out": 8,
+        "batch_size": 8,
+        "precision": "float32",
+        "eps": 0.1,
+    }
     config = Training(dataset=str(pictures(tmp_path / "set")), **small)
     train(config, tmp_path / "out", device="cpu")
     return config
@@ -58,7 +68,9 @@ def resume(config: Training, tmp_path: Path) -> list[dict[str, float]]:
 def test_training_goes_on_with_the_same_images_only(begun: Training, tmp_path: Path) -> None:
     assert len(resume(begun, tmp_path)) == 1
     shutil.copy(tmp_path / "set" / "cat" / "0.png", tmp_path / "set" / "cat" / "1.png")
-    with pytest.raises(ValueError, match=r"set has other images than the run began with; put them back"):
+    with pytest.raises(
+        ValueError, match=r"set has other images than the run began with; put them back"
+    ):
         resume(begun, tmp_path)
     without_record(tmp_path / "out" / "state.safetensors")
     assert len(resume(begun, tmp_path)) == 1  # an earlier version's state does not tell
@@ -66,7 +78,9 @@ def test_training_goes_on_with_the_same_images_only(begun: Training, tmp_path: P
 
 def test_a_class_added_before_resuming_is_one_clear_line(begun: Training, tmp_path: Path) -> None:
     pictures(tmp_path / "set", ("emu",))
-    with pytest.raises(ValueError, match=r"has 3 classes, the run began with 2 \(new: emu\); put them back"):
+    with pytest.raises(
+        ValueError, match=r"has 3 classes, the run began with 2 \(new: emu\); put them back"
+    ):
         resume(begun, tmp_path)
     without_record(tmp_path / "out" / "state.safetensors")
     with pytest.raises(ValueError, match="other outputs than the 3 classes"):
@@ -76,12 +90,16 @@ def test_a_class_added_before_resuming_is_one_clear_line(begun: Training, tmp_pa
         resume(begun, tmp_path)
 
 
-def test_training_refuses_a_single_class_and_a_folder_it_cannot_write(begun: Training, tmp_path: Path) -> None:
+def test_training_refuses_a_single_class_and_a_folder_it_cannot_write(
+    begun: Training, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match=r"cannot write to .*file/out"):
         train(begun, tmp_path / "file" / "out", device="cpu")
     shutil.rmtree(tmp_path / "set" / "dog")
-    with pytest.raises(ValueError, match=r"all images of .* are of one class \(cat\); wanted at least two"):
+    with pytest.raises(
+        ValueError, match=r"all images of .* are of one class \(cat\); wanted at least two"
+    ):
         train(begun, tmp_path / "other", device="cpu")
 
 
@@ -112,10 +130,18 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(shards, "load_model", loaded)
     shards._loaded.cache_clear()
     (tmp_path / "weights.pt").write_bytes(b"first")
-    return Settings("invert", str(tmp_path / "weights.pt"), str(pictures(tmp_path / "set", n=4)), steps=2, batch_size=2)
+    return Settings(
+        "invert",
+        str(tmp_path / "weights.pt"),
+        str(pictures(tmp_path / "set", n=4)),
+        steps=2,
+        batch_size=2,
+    )
 
 
-def test_shards_go_on_with_the_same_images_and_weights_only(settings: Settings, tmp_path: Path) -> None:
+def test_shards_go_on_with_the_same_images_and_weights_only(
+    settings: Settings, tmp_path: Path
+) -> None:
     def made(config: Settings = settings, **options: int) -> dict:
         return make_shards(config, tmp_path / "out", shard_size=2, **options)
 
@@ -123,7 +149,9 @@ def test_shards_go_on_with_the_same_images_and_weights_only(settings: Settings, 
     index = made(limit=6)
     assert index["made_from"]["checkpoint"] == weights_sha256(settings.checkpoint)
     (tmp_path / "weights.pt").write_bytes(b"other weights")
-    with pytest.raises(ValueError, match=r"was made when .*weights\.pt held something else; choose another folder"):
+    with pytest.raises(
+        ValueError, match=r"was made when .*weights\.pt held something else; choose another folder"
+    ):
         made()
     (tmp_path / "weights.pt").write_bytes(b"first")
     kept = (tmp_path / "set" / "cat" / "0.png").read_bytes()

@@ -24,7 +24,9 @@ from nbhelpers.checkpoints import read_weights
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4), linear=nn.Linear(4, 2)))
+    return nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4), linear=nn.Linear(4, 2))
+    )
 
 
 STATE = network().state_dict()
@@ -38,7 +40,10 @@ ROBUSTNESS = {
             for kind, values in (("mean", [0.4, 0.5, 0.6]), ("std", [0.2, 0.3, 0.25]))
         },
     },
-    "optimizer": {"state": {0: {"momentum_buffer": torch.ones(7)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+    "optimizer": {
+        "state": {0: {"momentum_buffer": torch.ones(7)}},
+        "param_groups": [{"lr": 0.1, "params": [0]}],
+    },
     "schedule": None,
     "epoch": 7,
     "nat_prec1": torch.tensor(90.0),
@@ -61,7 +66,9 @@ def saved(path: Path, content, *, legacy: bool = False) -> Path:
 
 
 def same(state, expected=STATE) -> bool:
-    return state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in expected)
+    return state.keys() == expected.keys() and all(
+        torch.equal(state[key], expected[key]) for key in expected
+    )
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -74,7 +81,12 @@ def same(state, expected=STATE) -> bool:
         {"state_dict": {f"module.model.{key}": value for key, value in STATE.items()}},
         {"model": {f"module.model.model.{key}": value for key, value in STATE.items()}},
         {"mu": torch.tensor([0.4, 0.5, 0.6]), "sigma": torch.ones(1, 3, 1, 1)} | STATE,
-        {"net": {key: nn.Parameter(value) if value.is_floating_point() else value for key, value in STATE.items()}},
+        {
+            "net": {
+                key: nn.Parameter(value) if value.is_floating_point() else value
+                for key, value in STATE.items()
+            }
+        },
         ROBUSTNESS,
         network(),
         nn.DataParallel(network()),
@@ -88,8 +100,16 @@ def test_every_layout_gives_bare_keys(tmp_path, content, legacy):
 
 def test_robustness_layout_is_reported(tmp_path):
     weights = read_weights(saved(tmp_path / "file.pt", ROBUSTNESS))
-    assert weights.mean == pytest.approx((0.4, 0.5, 0.6)) and weights.std == pytest.approx((0.2, 0.3, 0.25))
-    for part in ("module.model.* -> *, 9 tensors", "dropped: 9", "new_mean -> mean", "under 'model'", "epoch = 7"):
+    assert weights.mean == pytest.approx((0.4, 0.5, 0.6)) and weights.std == pytest.approx(
+        (0.2, 0.3, 0.25)
+    )
+    for part in (
+        "module.model.* -> *, 9 tensors",
+        "dropped: 9",
+        "new_mean -> mean",
+        "under 'model'",
+        "epoch = 7",
+    ):
         assert part in weights.report
     assert "not run" not in weights.report
 
@@ -102,11 +122,16 @@ def test_two_networks_in_one_file_are_refused(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_precision_becomes_float32(tmp_path, dtype):
-    half = {key: value.to(dtype) if value.is_floating_point() else value for key, value in STATE.items()}
+    half = {
+        key: value.to(dtype) if value.is_floating_point() else value for key, value in STATE.items()
+    }
     weights = read_weights(saved(tmp_path / "file.pt", half))
     assert {value.dtype for value in weights.state.values()} == {torch.float32, torch.int64}
     assert f"{dtype}".removeprefix("torch.") + " -> float32" in weights.report
-    assert same(weights.state, {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in half.items()})
+    assert same(
+        weights.state,
+        {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in half.items()},
+    )
 
 
 def test_views_and_shared_storages(tmp_path):
@@ -119,14 +144,19 @@ def test_views_and_shared_storages(tmp_path):
         "none": torch.empty(0, 3),
     }
     for legacy in (False, True):
-        assert same(read_weights(saved(tmp_path / f"{legacy}.pt", state, legacy=legacy)).state, state)
+        assert same(
+            read_weights(saved(tmp_path / f"{legacy}.pt", state, legacy=legacy)).state, state
+        )
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated; files of it are not
 def test_torchscript_gives_its_weights(tmp_path):
     torch.jit.trace(network()[:2].eval(), torch.zeros(1, 3, 5, 5)).save(tmp_path / "file.pt")
     weights = read_weights(tmp_path / "file.pt")
-    assert torch.equal(weights.state["conv.weight"], STATE["conv.weight"]) and "TorchScript" in weights.report
+    assert (
+        torch.equal(weights.state["conv.weight"], STATE["conv.weight"])
+        and "TorchScript" in weights.report
+    )
 
 
 def test_compressed_and_sharded(tmp_path):
@@ -144,7 +174,9 @@ def test_compressed_and_sharded(tmp_path):
         (tmp_path / f"{suffix}.index.json").write_text(json.dumps({"weight_map": weight_map}))
         assert same(read_weights(tmp_path / f"{suffix}.index.json").state)
         assert same(read_weights([tmp_path / name for name in names]).state)
-    assert same(read_weights(tmp_path / "file.zip").state) and same(read_weights(tmp_path / "file.pt.gz").state)
+    assert same(read_weights(tmp_path / "file.zip").state) and same(
+        read_weights(tmp_path / "file.pt.gz").state
+    )
     (tmp_path / "bad.index.json").write_text(json.dumps({"weight_map": {"a": "../../outside.bin"}}))
     with pytest.raises(ValueError, match="outside its folder"):
         read_weights(tmp_path / "bad.index.json")
@@ -152,13 +184,19 @@ def test_compressed_and_sharded(tmp_path):
 
 def crafted(path: Path, pickled: bytes, members: dict[str, bytes] | None = None, **options) -> Path:
     with zipfile.ZipFile(path, "w", **options) as archive:
-        for name, data in {"file/data.pkl": pickled, "file/version": b"3\n", **(members or {})}.items():
+        for name, data in {
+            "file/data.pkl": pickled,
+            "file/version": b"3\n",
+            **(members or {}),
+        }.items():
             archive.writestr(name, data)
     return path
 
 
 def code_object() -> bytes:
-    """What dill makes of a lambda: marshalled code handed to its rebuilder. Its opcodes are written out by hand."""
+    """What dill makes of a lambda: marshalled code handed to its rebuilder. Its opcodes are
+    written out by hand.
+    """
     data = marshal.dumps(compile("__import__('os').system('touch $MARK')", "x", "eval"))
     return b"\x80\x02cdill._dill\n_unmarshal\nB" + struct.pack("<I", len(data)) + data + b"\x85R"
 
@@ -178,10 +216,14 @@ def test_code_runs_nowhere_and_is_named(tmp_path, monkeypatch):
     }
     for name, attack in attacks.items():
         for legacy in (False, True):
-            weights = read_weights(saved(tmp_path / "file.pt", {"model": STATE, "extra": attack}, legacy=legacy))
+            weights = read_weights(
+                saved(tmp_path / "file.pt", {"model": STATE, "extra": attack}, legacy=legacy)
+            )
             assert same(weights.state) and name in weights.report, weights.report
             # and where a tensor, a whole state dict, or the whole file is expected
-            weights = read_weights(saved(tmp_path / "file.pt", {"model": {**STATE, "more": attack}}, legacy=legacy))
+            weights = read_weights(
+                saved(tmp_path / "file.pt", {"model": {**STATE, "more": attack}}, legacy=legacy)
+            )
             assert same(weights.state) and name in weights.report
             with pytest.raises(ValueError, match=f"not run: .*{name}"):
                 read_weights(saved(tmp_path / "file.pt", attack, legacy=legacy))
@@ -226,7 +268,9 @@ def dumped(content, storages: dict[str, tuple[str, int]]) -> bytes:
 
 
 def lying(size, stride, length=4, offset=0):
-    rebuild = Call(torch._utils._rebuild_tensor_v2, "here", offset, size, stride, False, OrderedDict())
+    rebuild = Call(
+        torch._utils._rebuild_tensor_v2, "here", offset, size, stride, False, OrderedDict()
+    )
     return dumped({"w": rebuild}, {"here": ("FloatStorage", length)})
 
 
@@ -262,7 +306,8 @@ HOSTILE = {
     "deep tuples as a key": b"\x80\x02}" + b")" + b"\x85" * 500_000 + b"Ns.",
     "doubling tuples as a key": b"\x80\x02})" + b"2\x86" * 5000 + b"Ns.",
     "doubling state": b"\x80\x02ca\nb\n)R" + b"2}X\x01\x00\x00\x00ah\x00sX\x01\x00\x00\x00bh\x00s" * 10 + b".",
-    "one long list as many dicts": b"\x80\x02ccollections\nOrderedDict\nq\x00](" + b"NN\x86" * 50_000 + b"eq\x01"
+    ("one long list as many "
+    "dicts"): b"\x80\x02ccollections\nOrderedDict\nq\x00](" + b"NN\x86" * 50_000 + b"eq\x01"
     + b"h\x00h\x01\x85R0" * 50_000 + b"N.",
     "endless opcodes": b"\x80\x02" + b"N" * 3_000_000 + b".",
     "big integer keys": b"\x80\x02}\x8b" + struct.pack("<i", 1 << 20) + b"\x01" * (1 << 20)
@@ -298,8 +343,15 @@ def test_module_that_refers_to_itself(tmp_path):
 
 def test_zip_bombs_are_refused(tmp_path):
     bombs = {
-        "deflated": crafted(tmp_path / "1", b"N.", {"file/data/0": bytes(80 << 20)}, compression=zipfile.ZIP_DEFLATED),
-        "bzip2": crafted(tmp_path / "2", b"N.", {"file/data/0": bytes(1 << 20)}, compression=zipfile.ZIP_BZIP2),
+        "deflated": crafted(
+            tmp_path / "1",
+            b"N.",
+            {"file/data/0": bytes(80 << 20)},
+            compression=zipfile.ZIP_DEFLATED,
+        ),
+        "bzip2": crafted(
+            tmp_path / "2", b"N.", {"file/data/0": bytes(1 << 20)}, compression=zipfile.ZIP_BZIP2
+        ),
         "pickle": crafted(tmp_path / "3", b"N" * (70 << 20), compression=zipfile.ZIP_DEFLATED),
     }
     nested = io.BytesIO()
@@ -408,8 +460,14 @@ print(runs, read, round(slowest, 2), grown // 1024)
 
 
 def test_mutated_files_end_in_an_error_or_weights(tmp_path):
-    """Random edits, in a process with a ceiling on its memory: nothing but ValueError, and quickly."""
-    small = {"model": dict(list(ROBUSTNESS["model"].items())[:4]), "epoch": 7, "extra": Call(os.system, "exit 3")}
+    """Random edits, in a process with a ceiling on its memory: nothing but ValueError, and
+    quickly.
+    """
+    small = {
+        "model": dict(list(ROBUSTNESS["model"].items())[:4]),
+        "epoch": 7,
+        "extra": Call(os.system, "exit 3"),
+    }
     for number, pickled in enumerate(HOSTILE.values()):
         crafted(tmp_path / f"hostile{number}", pickled)
     saved(tmp_path / "seed1", small)
@@ -421,9 +479,20 @@ def test_mutated_files_end_in_an_error_or_weights(tmp_path):
         pickled = archive.read("seed1/data.pkl")
     legacy = (tmp_path / "seed2").read_bytes()
     (tmp_path / "seed5").write_bytes(legacy[: len(legacy) - 600])
-    command = [sys.executable, "-c", FUZZ, str(tmp_path), "0", os.environ.get("NBHELPERS_FUZZ_SECONDS", "4")]
+    command = [
+        sys.executable,
+        "-c",
+        FUZZ,
+        str(tmp_path),
+        "0",
+        os.environ.get("NBHELPERS_FUZZ_SECONDS", "4"),
+    ]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     runs, _, slowest, grown = map(float, done.stdout.split())
@@ -434,6 +503,12 @@ def test_mutated_files_end_in_an_error_or_weights(tmp_path):
         for _ in range(rng.choice((1, 2, 8))):
             data[rng.randrange(len(data))] = rng.randrange(256)
         try:
-            read_weights(crafted(tmp_path / "file.pt", bytes(data), {f"file/data/{i}": bytes(500) for i in range(5)}))
+            read_weights(
+                crafted(
+                    tmp_path / "file.pt",
+                    bytes(data),
+                    {f"file/data/{i}": bytes(500) for i in range(5)},
+                )
+            )
         except ValueError as error:
             assert "file.pt" in str(error)

@@ -1,7 +1,8 @@
-"""The shapes in the signatures are true: jaxtyping and beartype check them around calls that should work.
+"""The shapes in the signatures are true: jaxtyping and beartype check them around calls that should
+work.
 
-Not an import hook: checked everywhere, the tracer's stand-ins for tensors would be refused, and wrong shapes would
-meet the checker before our own messages.
+Not an import hook: checked everywhere, the tracer's stand-ins for tensors would be refused, and
+wrong shapes would meet the checker before our own messages.
 """
 
 import pytest

@@ -1,4 +1,6 @@
-"""Shards: together the same as one, resumable, and made by any executor. A tiny random network, the shipped sample."""
+"""Shards: together the same as one, resumable, and made by any executor. A tiny random network,
+the shipped sample.
+"""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,9 @@ from nbhelpers.runs.shards import Settings, make_shards, read_shards
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> Model:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 6, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10))
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10)
+    )
     model = Model(network, image_size=32, name="tiny")
     monkeypatch.setattr(shards, "_model", lambda checkpoint, device, precision: model)
     return model
@@ -55,7 +59,9 @@ def test_all_components_are_visualized_from_different_starts(tmp_path: Path) -> 
     assert not torch.equal(made["images"][0], made["images"][1])
 
 
-def test_it_resumes_and_makes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_resumes_and_makes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items, seen = shards._items, []
 
     def failing(settings: Settings, model: Model, indices: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -65,7 +71,10 @@ def test_it_resumes_and_makes_nothing_twice(tmp_path: Path, monkeypatch: pytest.
         return items(settings, model, indices)
 
     monkeypatch.setattr(shards, "_items", failing)
-    with pytest.raises(RuntimeError, match=r"1 of 3 shards failed, first images 4 to 7: RuntimeError: out of memory"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"1 of 3 shards failed, first images 4 to 7: RuntimeError: out of memory",
+    ):
         make_shards(INVERT, tmp_path, shard_size=4, limit=12)
     with pytest.raises(ValueError, match="not yet complete"):
         read_shards(tmp_path)
@@ -75,7 +84,9 @@ def test_it_resumes_and_makes_nothing_twice(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((tmp_path / "index.json").read_text())["settings"]["checkpoint"] == "tiny"
 
 
-def test_other_settings_and_wrong_ones_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_and_wrong_ones_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_shards(INVERT, tmp_path / "out", shard_size=4, limit=4)
     with pytest.raises(ValueError, match=r"was made with steps 3; choose another folder"):
         make_shards(replace(INVERT, steps=4), tmp_path / "out", shard_size=4, limit=4)

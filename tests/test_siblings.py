@@ -1,4 +1,6 @@
-"""Relatives of faults that were met in use: the same kind, another container, name, size or layout."""
+"""Relatives of faults that were met in use: the same kind, another container, name, size or
+layout.
+"""
 
 import json
 from pathlib import Path
@@ -31,7 +33,9 @@ HALF = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 def small(*more: nn.Module, channels: int = 3, width: int = 8, classes: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
     first = nn.Conv2d(channels, width, 3, padding=1)
-    return nn.Sequential(first, nn.ReLU(), *more, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+    return nn.Sequential(
+        first, nn.ReLU(), *more, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)
+    )
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -58,7 +62,9 @@ def test_as_many_indices_as_images_or_one(tiny_model):
         contributions(tiny_model, images, [0, 1, 2])
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda labels: torch.tensor(labels, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, lambda labels: torch.tensor(labels, dtype=torch.uint8)]
+)
 def test_accuracy_takes_labels_of_any_kind(tiny_model, kind):
     images = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
@@ -81,21 +87,30 @@ def test_a_radius_is_one_number():
 
 
 def test_class_names_are_plain_text():
-    assert repr(Model(small(), classes=np.array(["a", "b", "c", "d"])).classes) == "('a', 'b', 'c', 'd')"
+    assert (
+        repr(Model(small(), classes=np.array(["a", "b", "c", "d"])).classes)
+        == "('a', 'b', 'c', 'd')"
+    )
 
 
 # Sizes, channels and precision.
 
 
 def test_a_network_of_one_size_refuses_images_of_as_many_pixels():
-    flat = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16 * 16, 4))
+    flat = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16 * 16, 4)
+    )
     model = Model(flat, image_size=16)
     for f in (model, model.representation):
         with pytest.raises(ValueError, match="set up for 16×16 pixels, got 8×32"):
             f(torch.rand(1, 3, 8, 32))
     of_layer = Model(small(), layer="0", pool="flatten", image_size=16)
     positions = Model(small(), image_size=16)
-    assert of_layer(torch.rand(1, 3, 8, 32)).shape == positions(torch.rand(1, 3, 24, 24)).shape == (1, 4)
+    assert (
+        of_layer(torch.rand(1, 3, 8, 32)).shape
+        == positions(torch.rand(1, 3, 24, 24)).shape
+        == (1, 4)
+    )
     for f in (of_layer.representation, lambda x: positions.representation(x, positions=True)):
         with pytest.raises(ValueError, match=r"8×32 .*components in place of 8×16×16"):
             f(torch.rand(1, 3, 8, 32))
@@ -164,25 +179,37 @@ def test_a_layer_that_is_used_twice_is_not_folded():
 
 def test_a_compiled_part_inside_another_module_is_read(tmp_path, capsys):
     network = resnet("resnet18", width=4, classes=5)
-    torch.save({f"net._orig_mod.{key}": value for key, value in network.state_dict().items()}, tmp_path / "m.pt")
+    torch.save(
+        {f"net._orig_mod.{key}": value for key, value in network.state_dict().items()},
+        tmp_path / "m.pt",
+    )
     model = load_model(tmp_path / "m.pt", architecture=network, dataset=HALF, device="cpu")
     images = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(model(images), network.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model(images), network.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("where", ["state.model", "checkpoint.state_dict", "mine.weights"])
 def test_a_table_in_a_table_is_read(where, tmp_path, capsys):
     outer, inner = where.split(".")
     one, other = (resnet("resnet18", width=4, classes=5) for _ in range(2))
-    table = {outer: {inner: one.state_dict(), "epoch": 3}, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
+    table = {
+        outer: {inner: one.state_dict(), "epoch": 3},
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
+    }
     torch.save(table, tmp_path / "m.pt")
     images = torch.rand(2, 3, 32, 32)
     model = load_model(tmp_path / "m.pt", dataset=HALF, device="cpu")
-    torch.testing.assert_close(model(images), one.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model(images), one.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4
+    )
     table[outer]["ema"] = other.state_dict()
     torch.save(table, tmp_path / "m.pt")
     model = load_model(f"{tmp_path}/m.pt#{outer}.ema", dataset=HALF, device="cpu")
-    torch.testing.assert_close(model(images), other.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model(images), other.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4
+    )
 
 
 class Scaled(nn.Module):
@@ -233,14 +260,28 @@ def test_a_layer_that_adds_noise_is_no_normaliser(tmp_path, capsys):
     assert model.mean.flatten().tolist() == [0.5] * 3
     network = small(Noise())
     torch.save(network.state_dict(), tmp_path / "n.pt")
-    assert load_model(tmp_path / "n.pt", architecture=network, dataset=HALF, device="cpu").mean[0].item() == 0.5
+    assert (
+        load_model(tmp_path / "n.pt", architecture=network, dataset=HALF, device="cpu")
+        .mean[0]
+        .item()
+        == 0.5
+    )
 
 
 def test_lists_of_anything_in_a_network_are_no_normaliser(tmp_path):
     network = small()
-    network.blocks, network.shapes, network.nothing = [{"stride": [1]}, {"stride": [1, 2]}], [(1,), (1, 2), "a"], [None]
+    network.blocks, network.shapes, network.nothing = (
+        [{"stride": [1]}, {"stride": [1, 2]}],
+        [(1,), (1, 2), "a"],
+        [None],
+    )
     torch.save(network.state_dict(), tmp_path / "m.pt")
-    assert load_model(tmp_path / "m.pt", architecture=network, dataset=HALF, device="cpu").mean[0].item() == 0.5
+    assert (
+        load_model(tmp_path / "m.pt", architecture=network, dataset=HALF, device="cpu")
+        .mean[0]
+        .item()
+        == 0.5
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:")
@@ -257,15 +298,30 @@ def test_torchscript_inside_a_network_is_one_clear_line():
     [
         (("seg_train/0.png", "seg_test/0.png"), "holds seg_test, seg_train; give one"),
         (("x_train/a/0.png", "x_val/a/0.png", "logos/0.png"), "holds x_train, x_val; give one"),
-        (("trainA/0.png", "testA/0.png", "trainB/0.png", "testB/0.png"), "holds testA, trainA, testB, …; give one"),
+        (
+            ("trainA/0.png", "testA/0.png", "trainB/0.png", "testB/0.png"),
+            "holds testA, trainA, testB, …; give one",
+        ),
         (("fold1/0.png", "fold2/0.png"), "holds fold1, fold2; give one"),
         (("train/cat/0.png", "holdout/cat/0.png"), "holds holdout, train; give one"),
         (
             ("images/0.png", "images/1.png"),
             "one folder of images, images, whose name is no class; give .*images$",
         ),
-        (("images/0.png", "masks/0.png"), r"images \(images\) beside what belongs to them \(masks\)"),
-        (("2019/cat/0.png", "2019/dog/0.png", "2020/cat/0.png", "2020/dog/0.png", "2020/owl/0.png"), "same folders"),
+        (
+            ("images/0.png", "masks/0.png"),
+            r"images \(images\) beside what belongs to them \(masks\)",
+        ),
+        (
+            (
+                "2019/cat/0.png",
+                "2019/dog/0.png",
+                "2020/cat/0.png",
+                "2020/dog/0.png",
+                "2020/owl/0.png",
+            ),
+            "same folders",
+        ),
     ],
 )
 def test_other_layouts_are_refused_with_the_reason(tmp_path, names, message):
@@ -274,7 +330,9 @@ def test_other_layouts_are_refused_with_the_reason(tmp_path, names, message):
 
 
 def test_kinds_of_trains_are_classes(tmp_path):
-    folder = put(tmp_path, "bullet_train/0.png", "freight_train/0.png", "edges/0.png", "masks/0.png")
+    folder = put(
+        tmp_path, "bullet_train/0.png", "freight_train/0.png", "edges/0.png", "masks/0.png"
+    )
     assert load_images(folder)[1].tolist() == [0, 1, 2, 3]
 
 
@@ -289,7 +347,9 @@ def test_a_link_that_leads_back_shows_no_image_twice(tmp_path):
 
 
 def notebook_of(folder: Path) -> Path:
-    source = 'dataset: str = "pictures"\ncheckpoint: str = "net.pt#ema"\nseed: int = 0\nout: str = ""'
+    source = (
+        'dataset: str = "pictures"\ncheckpoint: str = "net.pt#ema"\nseed: int = 0\nout: str = ""'
+    )
     cell = new_code_cell(source, metadata={"tags": ["parameters"]})
     nbformat.write(new_notebook(cells=[cell]), folder / "n.ipynb")
     return folder / "n.ipynb"
@@ -327,7 +387,13 @@ def test_a_page_is_made_anew_where_classes_or_captions_have_other_names(tmp_path
         models = {"m": Model(small(), classes=list(classes), image_size=16)}
         demo = inversion(models, images, torch.tensor(labels), steps=1)
         made.clear()
-        export_page(tmp_path / "p.html", models=models, demos={"Inversion": demo}, work=tmp_path / "work", live=False)
+        export_page(
+            tmp_path / "p.html",
+            models=models,
+            demos={"Inversion": demo},
+            work=tmp_path / "work",
+            live=False,
+        )
         return len(made)
 
     compute = Live.compute
@@ -358,16 +424,27 @@ def test_several_values_of_a_parameter_that_is_a_list(tmp_path, line, given, val
 def test_a_report_tells_of_a_run_that_cannot_be_read(tmp_path, number, index):
     for k, (value, place) in enumerate([(1.0, 0), (number, index)]):
         (tmp_path / str(k)).mkdir()
-        about = {"notebook": "n.ipynb", "index": place, "parameters": {"a": k}, "duration_s": 1, "peak_memory_mib": 1}
+        about = {
+            "notebook": "n.ipynb",
+            "index": place,
+            "parameters": {"a": k},
+            "duration_s": 1,
+            "peak_memory_mib": 1,
+        }
         (tmp_path / str(k) / "run.json").write_text(json.dumps(about))
-        (tmp_path / str(k) / "result.json").write_text(json.dumps({"numbers": {"loss": {"m": value}}}))
+        (tmp_path / str(k) / "result.json").write_text(
+            json.dumps({"numbers": {"loss": {"m": value}}})
+        )
     assert "cannot be read" in report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_training_begins_with_weights_that_a_wrapper_saved(tmp_path):
     data = put(tmp_path / "data", *[f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(4)])
     network = resnet("resnet18", width=4, classes=2)
-    torch.save({"state_dict": {f"model.net.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "start.pt")
+    torch.save(
+        {"state_dict": {f"model.net.{k}": v for k, v in network.state_dict().items()}},
+        tmp_path / "start.pt",
+    )
     settings = Training(
         dataset=str(data), start=str(tmp_path / "start.pt"), width=4, image_size=16, epochs=1, eps=0.0, batch_size=4,
         held_out=2, average=0.0, learning_rate=1e-9,
@@ -404,10 +481,16 @@ def test_heads_of_attention_are_channels():
     class Heads(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.layer, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Identity(), nn.Linear(8, 4)
+            self.conv, self.layer, self.head = (
+                nn.Conv2d(3, 8, 3, padding=1),
+                nn.Identity(),
+                nn.Linear(8, 4),
+            )
 
         def forward(self, x):
-            tokens = self.conv(x).relu().flatten(2).transpose(1, 2).unflatten(2, (2, 4)).transpose(1, 2)
+            tokens = (
+                self.conv(x).relu().flatten(2).transpose(1, 2).unflatten(2, (2, 4)).transpose(1, 2)
+            )
             return self.head(self.layer(tokens).transpose(1, 2).flatten(2).mean(1))
 
     model = Model(Heads(), layer="layer", image_size=8)

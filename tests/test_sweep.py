@@ -1,4 +1,6 @@
-"""Sweeps: checked before they run, and whole whatever is killed. Tiny notebooks, real kernels, a real cluster."""
+"""Sweeps: checked before they run, and whole whatever is killed. Tiny notebooks, real kernels, a
+real cluster.
+"""
 
 import csv
 import errno
@@ -72,11 +74,18 @@ def parameters_of(runs: list[Run], *names: str) -> list[tuple]:
     return [tuple(run.parameters[name] for name in names) for run in runs]
 
 
-def test_a_plan_is_all_combinations_in_order_with_the_notebooks_types(notebook: Path, tmp_path: Path) -> None:
+def test_a_plan_is_all_combinations_in_order_with_the_notebooks_types(
+    notebook: Path, tmp_path: Path
+) -> None:
     (tmp_path / "fixed.yaml").write_text("rate: 1e-2\npicks: [5]\nseed: 9\n")
     grid = {"checkpoint": ["one", "two"], "seed": range(2), "limit": "none", "flag": "true"}
     runs = plan(notebook, grid, tmp_path / "out", presets=["fixed.yaml"])
-    assert parameters_of(runs, "checkpoint", "seed") == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    assert parameters_of(runs, "checkpoint", "seed") == [
+        ("one", 0),
+        ("one", 1),
+        ("two", 0),
+        ("two", 1),
+    ]
     assert parameters_of(runs, "rate", "picks", "limit", "flag") == [(0.01, [5], None, True)] * 4
     assert len({run.name for run in runs}) == 4
 
@@ -97,7 +106,9 @@ def test_values_of_the_command_line(text: str, kind: str, values: list) -> None:
 
 
 def test_run_names_are_readable_safe_and_different() -> None:
-    assert run_name({"checkpoint": "cifar10-l2-0.5", "seed": 3}) == "checkpoint=cifar10-l2-0.5,seed=3"
+    assert (
+        run_name({"checkpoint": "cifar10-l2-0.5", "seed": 3}) == "checkpoint=cifar10-l2-0.5,seed=3"
+    )
     odd = ["a/b", "a b", "a:b", "../a", "x" * 300, "x" * 301, "é"]
     names = [run_name({"checkpoint": value}) for value in odd]
     assert len(set(names)) == len(odd) and all(len(name) < 130 and name.isascii() for name in names)
@@ -117,13 +128,17 @@ def test_run_names_are_readable_safe_and_different() -> None:
         ({"out": "elsewhere"}, "out: the sweep itself"),
     ],
 )
-def test_a_wrong_grid_is_refused_before_anything_runs(notebook: Path, tmp_path: Path, grid: dict, message: str) -> None:
+def test_a_wrong_grid_is_refused_before_anything_runs(
+    notebook: Path, tmp_path: Path, grid: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         sweep(notebook, grid, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_other_mistakes_are_one_clear_line(notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_mistakes_are_one_clear_line(
+    notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "bad.yaml").write_text("sede: 1\n")
     (tmp_path / "broken.ipynb").write_text("{")
@@ -146,7 +161,10 @@ def test_other_mistakes_are_one_clear_line(notebook: Path, tmp_path: Path, capsy
 def test_a_dry_run_prints_the_plan_and_runs_nothing(
     notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["sweep", str(notebook), "-p", "seed=0:3", "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert (
+        main(["sweep", str(notebook), "-p", "seed=0:3", "-o", str(tmp_path / "out"), "--dry-run"])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "3 runs" in printed and "3 to do" in printed and "open    seed=2" in printed
     assert not (tmp_path / "out").exists()
@@ -170,10 +188,16 @@ def check_finished(out: Path, seeds: set[int]) -> None:
         assert done != failed
         record = json.loads((place / "run.json").read_text())
         nbformat.validate(nbformat.read(place / "tiny.ipynb", 4))
-        assert str(place) in (place / "tiny.ipynb").read_text() and record["parameters"]["seed"] in seeds
+        assert (
+            str(place) in (place / "tiny.ipynb").read_text()
+            and record["parameters"]["seed"] in seeds
+        )
         if done:
             result = json.loads((place / "result.json").read_text())
-            assert result["duration_s"] > 0 and result["numbers"]["loss"]["robust"] == result["seed"] / 10
+            assert (
+                result["duration_s"] > 0
+                and result["numbers"]["loss"]["robust"] == result["seed"] / 10
+            )
             assert sys.platform != "linux" or result["peak_memory_mib"] > 10
             assert (place / "picture.png").read_bytes() == b"picture"
 
@@ -182,8 +206,22 @@ def test_nine_runs_two_failures_and_a_killed_driver(
     notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
-    words = [str(notebook), "-p", "seed=0:9", "-p", "flag=true", "-p", f"log={log}", "-o", str(out), "--jobs", "2"]
-    driver = subprocess.Popen([sys.executable, "-m", "nbhelpers", "sweep", *words], stderr=subprocess.DEVNULL)
+    words = [
+        str(notebook),
+        "-p",
+        "seed=0:9",
+        "-p",
+        "flag=true",
+        "-p",
+        f"log={log}",
+        "-o",
+        str(out),
+        "--jobs",
+        "2",
+    ]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "nbhelpers", "sweep", *words], stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: len(list(out.glob("seed=*/run.json"))) >= 4)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -203,9 +241,13 @@ def test_nine_runs_two_failures_and_a_killed_driver(
     if "OMP_NUM_THREADS" not in os.environ:
         assert {line[3] for line in lines(log, "begin")} == {str(max(1, cores() // 2))}
 
-    ended = lines(log, "end")  # once more where the driver was killed before the run came to its place
+    ended = lines(
+        log, "end"
+    )  # once more where the driver was killed before the run came to its place
     outcomes = sweep(notebook, {"seed": range(9), "flag": True, "log": str(log)}, out)
-    assert [outcome.fresh for outcome in outcomes] == [False] * 9  # failures stay until they are asked for
+    assert [outcome.fresh for outcome in outcomes] == [
+        False
+    ] * 9  # failures stay until they are asked for
     assert len(ended) >= 7 and lines(log, "end") == ended
 
 
@@ -244,7 +286,9 @@ def test_two_sweeps_share_a_folder(notebook: Path, tmp_path: Path) -> None:
     assert [[outcome.state for outcome in each] for each in outcomes] == [["done"] * 4] * 2
 
 
-def test_a_full_disk_is_told_and_forgotten(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_forgotten(
+    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -252,12 +296,16 @@ def test_a_full_disk_is_told_and_forgotten(notebook: Path, tmp_path: Path, monke
         patched.setattr(sweeps, "_write", full)
         (outcome,) = sweep(notebook, {"seed": 0}, tmp_path / "out", jobs=1)
     assert outcome.state == "failed" and "No space left" in outcome.message
-    assert not (tmp_path / "out" / "seed=0").exists() and not list((tmp_path / "out" / ".running").iterdir())
+    assert not (tmp_path / "out" / "seed=0").exists() and not list(
+        (tmp_path / "out" / ".running").iterdir()
+    )
     (outcome,) = sweep(notebook, {"seed": 0}, tmp_path / "out", jobs=1)
     assert outcome.state == "done"
 
 
-def test_any_executor_will_do_and_its_own_failure_is_an_outcome(notebook: Path, tmp_path: Path) -> None:
+def test_any_executor_will_do_and_its_own_failure_is_an_outcome(
+    notebook: Path, tmp_path: Path
+) -> None:
     class Broken(ThreadPoolExecutor):
         def submit(self, *_: object, **__: object) -> Future:
             future: Future = Future()
@@ -311,21 +359,31 @@ def test_kernels_killed_on_the_way_leave_only_whole_results(notebook: Path, tmp_
         sweep(notebook, fresh, out, jobs=1, retry_failed=True)
         killer.join()
         check_finished(out, set(range(4)))
-    assert {outcome.state for outcome in sweep(notebook, fresh, out, jobs=2, retry_failed=True)} == {"done"}
+    assert {
+        outcome.state for outcome in sweep(notebook, fresh, out, jobs=2, retry_failed=True)
+    } == {"done"}
 
 
 def fake_run(out: Path, index: int, checkpoint: str, seed: int, error: str = "") -> None:
     place = out / f"checkpoint={checkpoint},seed={seed}"
     place.mkdir(parents=True)
     parameters = {"checkpoint": checkpoint, "seed": seed, "rate": 0.1}
-    run = {"notebook": "n.ipynb", "index": index, "parameters": parameters, "duration_s": 2.0, "peak_memory_mib": 90.0}
+    run = {
+        "notebook": "n.ipynb",
+        "index": index,
+        "parameters": parameters,
+        "duration_s": 2.0,
+        "peak_memory_mib": 90.0,
+    }
     (place / "n.ipynb").write_text("{}")
     (place / "run.json").write_text(json.dumps(run | ({"error": error} if error else {})))
     if error:
         (place / "error.txt").write_text(error)
         return
     numbers = {"distance <x>": {checkpoint: 0.1 * seed, "null": 1.0}}
-    (place / "result.json").write_text(json.dumps({"numbers": numbers, "device": "cpu", "versions": {"torch": "2"}}))
+    (place / "result.json").write_text(
+        json.dumps({"numbers": numbers, "device": "cpu", "versions": {"torch": "2"}})
+    )
     PIL.Image.new("RGB", (900, 300), (seed * 40, 90, 90)).save(place / "images.png")
 
 
@@ -333,18 +391,34 @@ def test_the_report_averages_over_seeds_links_and_escapes(tmp_path: Path) -> Non
     index = 0
     for checkpoint in ("two", "one"):
         for seed in range(3):
-            fake_run(tmp_path, index, checkpoint, seed, "ValueError: <no>" if (checkpoint, seed) == ("one", 2) else "")
+            fake_run(
+                tmp_path,
+                index,
+                checkpoint,
+                seed,
+                "ValueError: <no>" if (checkpoint, seed) == ("one", 2) else "",
+            )
             index += 1
     page = report(tmp_path).read_text()
     assert "0.1<small> ± 0.1</small>" in page  # mean and deviation of 0, 0.1, 0.2
-    assert "distance &lt;x&gt; · checkpoint" in page and "ValueError: &lt;no&gt;" in page and "<no>" not in page
-    assert page.count('href="checkpoint%3Dtwo%2Cseed%3D1/n.ipynb"') >= 3  # from tables and from the contact sheet
+    assert (
+        "distance &lt;x&gt; · checkpoint" in page
+        and "ValueError: &lt;no&gt;" in page
+        and "<no>" not in page
+    )
+    assert (
+        page.count('href="checkpoint%3Dtwo%2Cseed%3D1/n.ipynb"') >= 3
+    )  # from tables and from the contact sheet
     assert page.index("<th>two") < page.index("<th>one")  # the plan's order
     assert page.count("data:image/webp") == 5 and "<svg" in page and "#010203" not in page
     assert "src=http" not in page and "<script" not in page
     with open(tmp_path / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 and rows[1]["distance <x> · checkpoint"] == "0.1" and rows[5]["error"] == "ValueError: <no>"
+    assert (
+        len(rows) == 6
+        and rows[1]["distance <x> · checkpoint"] == "0.1"
+        and rows[5]["error"] == "ValueError: <no>"
+    )
     assert [record.index for record in read_runs(tmp_path)] == list(range(6))
 
 

@@ -1,4 +1,6 @@
-"""A sweep's parameters: read from the cell's syntax, typed by it, and given to the kernel exactly as asked for."""
+"""A sweep's parameters: read from the cell's syntax, typed by it, and given to the kernel
+exactly as asked for.
+"""
 
 import json
 import os
@@ -68,19 +70,30 @@ def write(path: Path, cell: str, body: str) -> Path:
 def test_every_line_of_the_cell_is_understood(notebook: Path) -> None:
     found = read_parameters(notebook)
     assert list(found) == [*BODY.split('"')[1].split(), "out"]
-    assert (found["eps"].default, found["eps"].help, found["eps"].kind.names) == ("8 / 255", "a fraction", ("float",))
+    assert (found["eps"].default, found["eps"].help, found["eps"].kind.names) == (
+        "8 / 255",
+        "a fraction",
+        ("float",),
+    )
     assert (found["colour"].value, found["colour"].help) == ("#ff0000", "red = warm")
     assert found["path"].value == "a=b,c" and found["sides"].help == "two"
     assert found["note"].kind.names == ("str",) and found["note"].kind.optional
     assert found["schedule"].kind.choices == ("constant", "cosine")
     assert found["plain"].kind.names == ("float",) and found["either"].kind.names == ("int", "str")
     assert [kind.names for kind in found["weights"].kind.inside] == [("str",), ("float",)]
-    assert parse("a = 8 / 255\nb = -(2**3)\nc = float('inf')\nd = f()\ne = 9**9**9")["e"].kind.names == ()
+    assert (
+        parse("a = 8 / 255\nb = -(2**3)\nc = float('inf')\nd = f()\ne = 9**9**9")["e"].kind.names
+        == ()
+    )
     for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
-        assert all(parameter.kind.names and parameter.help for parameter in read_parameters(path).values())
+        assert all(
+            parameter.kind.names and parameter.help for parameter in read_parameters(path).values()
+        )
 
 
-def kernel_saw(notebook: Path, grid: dict[str, Any], out: Path) -> tuple[dict[str, str], dict[str, Any]]:
+def kernel_saw(
+    notebook: Path, grid: dict[str, Any], out: Path
+) -> tuple[dict[str, str], dict[str, Any]]:
     (outcome,) = sweep(notebook, grid, out, jobs=1)
     assert outcome.state == "done", outcome.message
     folder = outcome.run.folder
@@ -96,8 +109,17 @@ def test_defaults_stay_the_notebooks_own_and_values_arrive_as_asked(
     monkeypatch.setattr("tempfile.tempdir", str(long))  # too long for a socket's path
     seen, recorded = kernel_saw(notebook, {"seed": [1]}, tmp_path / "own")
     assert seen["eps"] == repr(8 / 255) and seen["n"] == "1000" and seen["colour"] == "'#ff0000'"
-    assert seen["shape"] == "(3, 4)" and seen["sides"] == "(1, 2)" and seen["known"] == "{1}" and seen["seed"] == "1"
-    assert seen["note"] == seen["limit"] == "None" and seen["path"] == "'a=b,c'" and seen["text"] == "'none'"
+    assert (
+        seen["shape"] == "(3, 4)"
+        and seen["sides"] == "(1, 2)"
+        and seen["known"] == "{1}"
+        and seen["seed"] == "1"
+    )
+    assert (
+        seen["note"] == seen["limit"] == "None"
+        and seen["path"] == "'a=b,c'"
+        and seen["text"] == "'none'"
+    )
     assert recorded["eps"] == "8 / 255" and recorded["shape"] == [3, 4] and recorded["seed"] == 1
     given = {
         "shape": (5, 6),
@@ -106,10 +128,19 @@ def test_defaults_stay_the_notebooks_own_and_values_arrive_as_asked(
         "picks": [[1], [2]][0],
         "options": {"b": [None, (1,)]},
     }
-    given |= {"eps": float("inf"), "colour": 'a"b\n', "known": {2, 3}, "note": "none", "text": "none", "limit": 4}
+    given |= {
+        "eps": float("inf"),
+        "colour": 'a"b\n',
+        "known": {2, 3},
+        "note": "none",
+        "text": "none",
+        "limit": 4,
+    }
     seen, _ = kernel_saw(notebook, given, tmp_path / "given")
     assert seen["shape"] == "(5, 6)" and seen["sides"] == "(7, 8)" and seen["radii"] == "[1.0, 0.5]"
-    assert seen["picks"] == "[1]" and seen["options"] == "{'b': [None, (1,)]}" and seen["eps"] == "inf"
+    assert (
+        seen["picks"] == "[1]" and seen["options"] == "{'b': [None, (1,)]}" and seen["eps"] == "inf"
+    )
     assert seen["colour"] == repr('a"b\n') and seen["known"] == "{2, 3}" and seen["note"] == "None"
     assert seen["text"] == "'none'" and seen["limit"] == "4"
 
@@ -136,7 +167,9 @@ def test_defaults_stay_the_notebooks_own_and_values_arrive_as_asked(
         (["plain=1e-3"], "plain", [0.001]),
     ],
 )
-def test_words_of_the_command_line(notebook: Path, words: list[str], name: str, values: list) -> None:
+def test_words_of_the_command_line(
+    notebook: Path, words: list[str], name: str, values: list
+) -> None:
     assert repr(axes(notebook, from_words(words, notebook), [])[name]) == repr(values)
 
 
@@ -181,10 +214,21 @@ def test_wrong_words_are_one_line(
     assert error.count("\n") == 1 and message.split(" in the")[0].replace(".1.", "[1]") in error
 
 
-def test_paths_count_from_here_or_else_from_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = 'checkpoint: str = "x"\ndataset: str = "cifar10-sample"\nlog: str = ""\nfiles: list = []\nout: str = ""'
+def test_paths_count_from_here_or_else_from_the_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = (
+        'checkpoint: str = "x"\ndataset: str = "cifar10-sample"\nlog: str = ""\nfiles: list = '
+        '[]\nout: str = ""'
+    )
     notebook = write(tmp_path / "books" / "n.ipynb", cell, "")
-    for path in ("here/runs/w.pt", "here/runs/cifar10-sample", "books/own.pt", "here/both.pt", "books/both.pt"):
+    for path in (
+        "here/runs/w.pt",
+        "here/runs/cifar10-sample",
+        "books/own.pt",
+        "here/both.pt",
+        "books/both.pt",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("")
     monkeypatch.chdir(tmp_path / "here")
@@ -195,11 +239,22 @@ def test_paths_count_from_here_or_else_from_the_notebook(tmp_path: Path, monkeyp
         assert str(tmp_path) not in run.name
         return run.parameters[next(iter(grid))]
 
-    assert found(checkpoint="runs/w.pt") == str(here / "runs" / "w.pt") and found(checkpoint="own.pt") == "own.pt"
+    assert (
+        found(checkpoint="runs/w.pt") == str(here / "runs" / "w.pt")
+        and found(checkpoint="own.pt") == "own.pt"
+    )
     assert found(checkpoint="both.pt") == str(here / "both.pt")
-    assert found(checkpoint="cifar10-l2-0.5") == "cifar10-l2-0.5" and found(checkpoint="timm:a/b") == "timm:a/b"
-    assert found(dataset="runs") == str(here / "runs") and found(dataset="cifar10-sample") == "cifar10-sample"
-    assert found(log="runs/new.txt") == str(here / "runs" / "new.txt") and found(log="runs") == "runs"
+    assert (
+        found(checkpoint="cifar10-l2-0.5") == "cifar10-l2-0.5"
+        and found(checkpoint="timm:a/b") == "timm:a/b"
+    )
+    assert (
+        found(dataset="runs") == str(here / "runs")
+        and found(dataset="cifar10-sample") == "cifar10-sample"
+    )
+    assert (
+        found(log="runs/new.txt") == str(here / "runs" / "new.txt") and found(log="runs") == "runs"
+    )
     assert found(log="8/255") == "8/255"
     assert found(files=["runs/w.pt", "no/such"]) == [str(here / "runs" / "w.pt"), "no/such"]
     preset = tmp_path / "here" / "p.yaml"
@@ -211,7 +266,10 @@ def test_paths_count_from_here_or_else_from_the_notebook(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("checkpoint=cifar10-l2-05", "checkpoint: unknown checkpoint 'cifar10-l2-05'; near names: cifar10-l2-0.5"),
+        (
+            "checkpoint=cifar10-l2-05",
+            "checkpoint: unknown checkpoint 'cifar10-l2-05'; near names: cifar10-l2-0.5",
+        ),
         ("baseline=no/such.pt", "baseline: unknown checkpoint"),
         ("checkpoint=torchvision:resnet51", "torchvision has no classifier 'resnet51'"),
         ("dataset=cifar10-sampl", "near names: cifar10-sample"),
@@ -223,7 +281,14 @@ def test_a_dry_run_refuses_checkpoints_and_data_sets_that_are_not_there(
 ) -> None:
     (tmp_path / "empty").mkdir()
     word = word.replace("EMPTY", str(tmp_path / "empty"))
-    words = [str(NOTEBOOKS / "2_inversion.ipynb"), "-p", word, "-o", str(tmp_path / "out"), "--dry-run"]
+    words = [
+        str(NOTEBOOKS / "2_inversion.ipynb"),
+        "-p",
+        word,
+        "-o",
+        str(tmp_path / "out"),
+        "--dry-run",
+    ]
     assert main(["sweep", *words]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
@@ -231,7 +296,13 @@ def test_a_dry_run_refuses_checkpoints_and_data_sets_that_are_not_there(
 
 def test_a_dry_run_takes_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_text("")
-    words = ["-p", f"checkpoint=cifar10-standard,{tmp_path / 'w.pt'}", "-o", str(tmp_path / "out"), "--dry-run"]
+    words = [
+        "-p",
+        f"checkpoint=cifar10-standard,{tmp_path / 'w.pt'}",
+        "-o",
+        str(tmp_path / "out"),
+        "--dry-run",
+    ]
     assert main(["sweep", str(NOTEBOOKS / "2_inversion.ipynb"), *words]) == 0
     words = ["-p", "checkpoints=[cifar10-standard]", "-p", "radii=[0.5]", *words[2:]]
     assert main(["sweep", str(NOTEBOOKS / "0_robust_training.ipynb"), *words]) == 0

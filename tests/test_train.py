@@ -1,4 +1,6 @@
-"""Training: the attack inside, resuming after a kill, several processes, a bare machine, and settings that are off."""
+"""Training: the attack inside, resuming after a kill, several processes, a bare machine, and
+settings that are off.
+"""
 
 import dataclasses
 import json
@@ -32,7 +34,9 @@ from nbhelpers.training.settings import Training
 
 ROOT = Path(__file__).parents[1]
 # 384 images to learn from in three batches, eight channels: about a second per epoch.
-SMALL = Training(dataset="cifar10-sample", width=4, epochs=2, held_out=100, batch_size=128, precision="float32")
+SMALL = Training(
+    dataset="cifar10-sample", width=4, epochs=2, held_out=100, batch_size=128, precision="float32"
+)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
 
 
@@ -63,7 +67,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(dataset: object, *arguments: object) -> list[str]:
-    flags = ["--dataset", dataset, "--width", 4, "--precision", "float32", "--held-out", 100, *arguments]
+    flags = [
+        "--dataset",
+        dataset,
+        "--width",
+        4,
+        "--precision",
+        "float32",
+        "--held-out",
+        100,
+        *arguments,
+    ]
     return [sys.executable, "-m", "nbhelpers", "train", *map(str, flags)]
 
 
@@ -98,7 +112,9 @@ def test_the_attacked_twin_follows_the_network(name):
         network((images - mean) / std)  # moves the running statistics
         attacked.refresh()
         network.eval()
-        torch.testing.assert_close(attacked(images), network((images - mean) / std), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            attacked(images), network((images - mean) / std), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_a_network_that_cannot_be_folded_is_attacked_as_it_is():
@@ -133,11 +149,18 @@ def test_a_run_leaves_metrics_a_curve_and_weights_that_load(tmp_path):
     saved = load_file(tmp_path / "weights.safetensors")
     assert {t.dtype for t in saved.values() if t.is_floating_point()} == {torch.float16}
     entry = checkpoints.read_weights(tmp_path / "weights.safetensors").entry
-    assert entry.training["eps"] == 0.5 and entry.training["code"] and entry.arguments["downsample"] == "pool"
+    assert (
+        entry.training["eps"] == 0.5
+        and entry.training["code"]
+        and entry.arguments["downsample"] == "pool"
+    )
 
 
 def test_standard_and_linf_training_run_too(tmp_path):
-    for name, settings in {"standard": {"eps": 0}, "linf": {"eps": 8 / 255, "norm": "linf"}}.items():
+    for name, settings in {
+        "standard": {"eps": 0},
+        "linf": {"eps": 8 / 255, "norm": "linf"},
+    }.items():
         config = dataclasses.replace(SMALL, epochs=1, **settings)
         assert len(train(config, tmp_path / name, device="cpu")) == 1
 
@@ -177,7 +200,15 @@ def test_two_processes_end_with_the_same_weights(tmp_path, folder):
         torch.save(run.network.state_dict(), {str(tmp_path)!r} + f"/rank{{run.rank}}.pt")
         """)
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
     subprocess.run(torchrun, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
     one, other = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -187,8 +218,13 @@ def test_two_processes_end_with_the_same_weights(tmp_path, folder):
 
 
 def test_it_runs_in_a_bare_pytorch_image(tmp_path, folder):
-    """torch, safetensors, tqdm and what torch and torchvision bring; everything else refuses to be imported."""
-    allowed = "torch torchvision safetensors tqdm numpy PIL filelock typing_extensions sympy mpmath networkx jinja2"
+    """torch, safetensors, tqdm and what torch and torchvision bring; everything else refuses to
+    be imported.
+    """
+    allowed = (
+        "torch torchvision safetensors tqdm numpy PIL filelock typing_extensions sympy "
+        "mpmath networkx jinja2"
+    )
     allowed += " markupsafe fsspec packaging triton nbhelpers setuptools yaml torchgen functorch"
     script = textwrap.dedent(f"""
         import importlib.machinery, importlib.metadata, sys
@@ -201,7 +237,9 @@ def test_it_runs_in_a_bare_pytorch_image(tmp_path, folder):
         from nbhelpers.commands import main
         sys.exit(main({command(folder, "--epochs", 1, "--output", tmp_path / "out")[3:]!r}))
     """)
-    done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "no curve.png" in done.stdout and (tmp_path / "out" / "weights.safetensors").exists()
 
@@ -209,10 +247,14 @@ def test_it_runs_in_a_bare_pytorch_image(tmp_path, folder):
 def test_publishing_writes_the_checkpoint_and_its_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
     (tmp_path / "manifest.toml").write_text((ROOT / "checkpoints" / "manifest.toml").read_text())
-    flags = command("cifar10-sample", "--epochs", 1, "--publish", "mine", "--output", tmp_path / "out")[3:]
+    flags = command(
+        "cifar10-sample", "--epochs", 1, "--publish", "mine", "--output", tmp_path / "out"
+    )[3:]
     assert main(flags) == 0
     entry = checkpoints.entry("mine")
-    assert entry.training["epochs"] == 1 and entry.sha256 == checkpoints.sha256(tmp_path / "mine.safetensors")
+    assert entry.training["epochs"] == 1 and entry.sha256 == checkpoints.sha256(
+        tmp_path / "mine.safetensors"
+    )
     assert nb.load_model("mine", device="cpu").components == 32
 
 
@@ -233,13 +275,20 @@ def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path):
 
 def test_images_without_labels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one folder per class"):
-        config = dataclasses.replace(SMALL, dataset=str(files.DATA / "out-of-distribution"), image_size=32, held_out=1)
+        config = dataclasses.replace(
+            SMALL, dataset=str(files.DATA / "out-of-distribution"), image_size=32, held_out=1
+        )
         train(config, tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({"norm": "l1"}, "l2, linf"), ({"epochs": 0}, "at least 1"), ({"eps": -1}, "not negative"), ({"average": 1}, "1")],
+    [
+        ({"norm": "l1"}, "l2, linf"),
+        ({"epochs": 0}, "at least 1"),
+        ({"eps": -1}, "not negative"),
+        ({"average": 1}, "1"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
@@ -284,17 +333,27 @@ def test_a_full_disk_leaves_the_last_good_files(tmp_path, monkeypatch):
             train(SMALL, tmp_path, device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["metrics.jsonl", "state.safetensors"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "metrics.jsonl",
+        "state.safetensors",
+    ]
     monkeypatch.setattr(Run, "_epoch", epoch)
     assert len(train(SMALL, tmp_path, resume=True, device="cpu")) == 2
 
 
 def test_a_training_can_begin_with_another_networks_weights(tmp_path):
     config = dataclasses.replace(SMALL, width=16, eps=0.0, start="cifar10-l2-0.5", epochs=1)
-    begun, wanted = Run(config, tmp_path / "run", False, "cpu", 2), load_file(checkpoints.fetch("cifar10-l2-0.5"))
+    begun, wanted = (
+        Run(config, tmp_path / "run", False, "cpu", 2),
+        load_file(checkpoints.fetch("cifar10-l2-0.5")),
+    )
     for network in (begun.network, begun.average):
-        assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in network.state_dict().items())
-    with pytest.raises(ValueError, match=r"start: cifar10-l2-0\.5 does not fit this architecture; it lacks "):
+        assert all(
+            torch.equal(tensor, wanted[key].float()) for key, tensor in network.state_dict().items()
+        )
+    with pytest.raises(
+        ValueError, match=r"start: cifar10-l2-0\.5 does not fit this architecture; it lacks "
+    ):
         Run(dataclasses.replace(config, width=4), tmp_path / "other", False, "cpu", 2)
 
 

@@ -1,4 +1,6 @@
-"""Pickers and live results without a browser: the newest pick wins, results are remembered, errors are shown."""
+"""Pickers and live results without a browser: the newest pick wins, results are remembered,
+errors are shown.
+"""
 
 import functools
 import io
@@ -39,7 +41,9 @@ class Job:
             self.reached.release()
             assert self.go.acquire(timeout=20)
             self.steps += 1
-            yield widgets.Frame(step, 2, lambda step=step: (GREY * (step + 1) / 3, [[f"{pick} at {step}"]]))
+            yield widgets.Frame(
+                step, 2, lambda step=step: (GREY * (step + 1) / 3, [[f"{pick} at {step}"]])
+            )
 
 
 @pytest.fixture
@@ -53,7 +57,9 @@ def live(job: Job) -> widgets.Live:
 
 
 def test_picker_shows_its_images_and_reports_picks():
-    picker = widgets.ImagePicker({"test set": IMAGES[:3], "others": IMAGES[3:]}, captions=list("abcd"))
+    picker = widgets.ImagePicker(
+        {"test set": IMAGES[:3], "others": IMAGES[3:]}, captions=list("abcd")
+    )
     seen = []
     picker.observe(lambda change: seen.append(change["new"]), "selected")
     picker.selected = 3
@@ -88,7 +94,11 @@ def test_own_images_by_path_and_by_upload(tmp_path):
     assert picker.pixels.shape == (5, 3, 8, 8)
     file = (tmp_path / "red.png").read_bytes()
     picker._handle_custom_msg({"type": "upload", "name": "holiday.png"}, [memoryview(file)])
-    assert (picker.selected, picker.captions[-1], picker.groups[-1]) == (5, "holiday", ["your own", 2])
+    assert (picker.selected, picker.captions[-1], picker.groups[-1]) == (
+        5,
+        "holiday",
+        ["your own", 2],
+    )
     picker._handle_custom_msg({"type": "upload", "name": "text.txt"}, [b"no picture"])
     assert "cannot read text.txt" in picker.message and len(picker.pixels) == 6
 
@@ -175,7 +185,9 @@ def test_frames_are_throttled_messages_and_come_first(live, job, monkeypatch):
     monkeypatch.setattr(live, "send", lambda content, buffers: sent.append((content, buffers)))
     job.go.release(100)
     live.request((1,)).join(20)
-    assert [content["step"] for content, _ in sent] == [0]  # the others came within a fifteenth of a second
+    assert [content["step"] for content, _ in sent] == [
+        0
+    ]  # the others came within a fifteenth of a second
     assert sent[0][0]["total"] == 2 and pixels(sent[0][1][0]).shape == (8, 8, 3)
 
 
@@ -186,12 +198,18 @@ def data(tiny_model):
 
 
 CALLS = {
-    "inversion": lambda models, x, y: widgets.inversion(models, x, y, others={"others": x[:2]}, steps=3),
+    "inversion": lambda models, x, y: widgets.inversion(
+        models, x, y, others={"others": x[:2]}, steps=3
+    ),
     "epsilon_series": lambda models, x, y: widgets.epsilon_series(models, x, y, steps=3),
     "brittleness": lambda models, x, y: widgets.brittleness(models, x, y, steps=3),
     "interpolation": lambda models, x, y: widgets.interpolation(models, x, y, points=3, steps=3),
-    "feature_visualization": lambda models, x, y: widgets.feature_visualization(models, x, y, components=2, steps=3),
-    "feature_manipulation": lambda models, x, y: widgets.feature_manipulation(models, x, y, components=[5], steps=3),
+    "feature_visualization": lambda models, x, y: widgets.feature_visualization(
+        models, x, y, components=2, steps=3
+    ),
+    "feature_manipulation": lambda models, x, y: widgets.feature_manipulation(
+        models, x, y, components=[5], steps=3
+    ),
     "misclassification": lambda models, x, y: widgets.misclassification(models, x, y, steps=3),
     "distances": lambda models, x, y: widgets.distances(models, x, y, steps=3),
 }
@@ -221,11 +239,15 @@ def test_the_series_holds_what_differs_in_its_radius_alone(tiny_model, tmp_path,
         "wide": {"norm": "l2", "eps": 2.0},
         "lost": {"norm": "l2", "eps": 3.0},
     }
-    radii = {f"l2-{eps}": {"norm": "l2" if eps else "none", "eps": eps} for eps in (1.0, 0.25, 0.0, 0.5)}
+    radii = {
+        f"l2-{eps}": {"norm": "l2" if eps else "none", "eps": eps} for eps in (1.0, 0.25, 0.0, 0.5)
+    }
     for name, training in (others | radii).items():
         width = 6 if name == "wide" else 4
         torch.manual_seed(0)
-        entry = checkpoints.Entry(name, "", "resnet18", {"width": width}, training=training, **facts)
+        entry = checkpoints.Entry(
+            name, "", "resnet18", {"width": width}, training=training, **facts
+        )
         checkpoints.save_checkpoint(name, resnet("resnet18", width=width).state_dict(), entry)
     (tmp_path / "lost.safetensors").unlink()
     found = widgets.series("l2-0.5", device="cpu")
@@ -267,7 +289,9 @@ def test_page_holds_every_pick_and_goes_on_after_a_break(data, tmp_path, monkeyp
         raise AssertionError("computed again")
 
     monkeypatch.setattr(demo.live, "compute", never)
-    again = widgets.export_page(tmp_path / "2.html", models=models, demos={"Brittleness": demo}, work=tmp_path / "work")
+    again = widgets.export_page(
+        tmp_path / "2.html", models=models, demos={"Brittleness": demo}, work=tmp_path / "work"
+    )
     assert again.read_text(encoding="utf-8") == page
 
 

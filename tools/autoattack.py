@@ -1,10 +1,12 @@
 """AutoAttack (L2) of torchattacks on a shipped network: does a stranger's attack confirm ours?
 
-Usage: python -m tools autoattack NAME [--eps 0.5] [--n 1000] [--stages apgd-ce apgd-t fab-t square] [--write]
+Usage: python -m tools autoattack NAME [--eps 0.5] [--n 1000] [--stages apgd-ce apgd-t fab-t square]
+[--write]
 
-The n test images are those that `nbhelpers evaluate` draws too. Each stage attacks what stood all before it, in small
-batches; what is found after a batch is kept in runs/bench/, and a later call goes on from there. torchattacks is looked
-for in .attacks, apart from .peers, for it brings a robustbench of its own (`make .attacks/.installed`).
+The n test images are those that `nbhelpers evaluate` draws too. Each stage attacks what stood all
+before it, in small batches; what is found after a batch is kept in runs/bench/, and a later call
+goes on from there. torchattacks is looked for in .attacks, apart from .peers, for it brings a
+robustbench of its own (`make .attacks/.installed`).
 """
 
 import argparse
@@ -18,14 +20,25 @@ import torch
 from benchmarks import measure
 from nbhelpers import checkpoints, load_images, load_model, random_indices
 
-STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  # the four of AutoAttack's standard version, in its order
+STAGES = (
+    "apgd-ce",
+    "apgd-t",
+    "fab-t",
+    "square",
+)  # the four of AutoAttack's standard version, in its order
 BATCH = 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools autoattack", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools autoattack", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("checkpoint")
-    parser.add_argument("--eps", type=float, help="L2 radius, pixel units; default: what the network was trained for")
+    parser.add_argument(
+        "--eps",
+        type=float,
+        help="L2 radius, pixel units; default: what the network was trained for",
+    )
     parser.add_argument("--n", type=int, default=1000, help="test images")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--write", action="store_true", help="put the result into the manifest")
@@ -40,7 +53,9 @@ def main() -> None:
         found = {"sha256": entry.sha256, "stages": {}}  # of an older network of that name
     model = load_model(args.checkpoint)
     drawn = random_indices("cifar10-sample", args.n)
-    images, labels = (part.to(model.device) for part in load_images("cifar10-sample", indices=drawn))
+    images, labels = (
+        part.to(model.device) for part in load_images("cifar10-sample", indices=drawn)
+    )
     with torch.no_grad():
         standing = (model(images).argmax(1) == labels).nonzero()[:, 0].tolist()
     percent = {"clean": 100 * len(standing) / args.n}
@@ -55,7 +70,9 @@ def main() -> None:
             with torch.no_grad():
                 # Beyond the radius an image does not count, whatever the attack thinks of it.
                 stood = (model(moved).argmax(1) == labels[rows]) | (length > eps * 1.001)
-            record["stood"] += [row for row, right in zip(rows, stood.tolist(), strict=True) if right]
+            record["stood"] += [
+                row for row, right in zip(rows, stood.tolist(), strict=True) if right
+            ]
             record["done"] += len(rows)
             record["seconds"] += time.perf_counter() - began
             measure.save(name, {**found, "about": about})
@@ -63,13 +80,19 @@ def main() -> None:
         percent[stage] = 100 * len(standing) / args.n
         print(f"after {stage} {percent[stage]:.1f} %, {record['seconds']:.0f} s", flush=True)
     if args.write:
-        confirmed = {"eps": eps, "n": args.n, "stages": list(args.stages), "accuracy": percent[args.stages[-1]]}
+        confirmed = {
+            "eps": eps,
+            "n": args.n,
+            "stages": list(args.stages),
+            "accuracy": percent[args.stages[-1]],
+        }
         accuracy = {**entry.accuracy, "autoattack": confirmed | {"package": "torchattacks 3.5.1"}}
         checkpoints.write_entry(dataclasses.replace(entry, accuracy=accuracy))
 
 
 class Half(torch.nn.Module):
-    """The network with its representation in bfloat16, for the attack's search alone: what it finds is judged above,
+    """The network with its representation in bfloat16, for the attack's search alone: what it finds
+    is judged above,
     by the network itself. On a CPU of ours it is twice as fast."""
 
     def __init__(self, model: torch.nn.Module):

@@ -27,7 +27,9 @@ FIGURES = {
 
 def main() -> None:
     for name, (index, height) in FIGURES.items():
-        cells = json.loads((measure.ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(
+            (measure.ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        )["cells"]
         data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
         drawn = [bundle["image/png"] for bundle in data if "image/png" in bundle]
         with PIL.Image.open(io.BytesIO(base64.b64decode(drawn[index]))) as picture:

@@ -1,7 +1,8 @@
-"""One inversion, computed in the exported page, as an animated picture: python -m tools recording [PAGE]
+"""One inversion, computed in the exported page, as an animated picture: python -m tools recording
+[PAGE]
 
-Writes docs/inversion.webp for the README: what a visitor sees, from noise to the hundredth step, in four seconds.
-PAGE is one that `nbhelpers gallery` wrote; without it a small one is made.
+Writes docs/inversion.webp for the README: what a visitor sees, from noise to the hundredth step, in
+four seconds. PAGE is one that `nbhelpers gallery` wrote; without it a small one is made.
 """
 
 import io
@@ -43,7 +44,11 @@ def main() -> None:
         page.locator("#inversion").get_by_role("button", name="Watch it form").click()
         page.wait_for_selector("#inversion [data-state=running] progress[value]")
         box, shots = page.evaluate(BOX), []
-        while page.locator("#inversion [data-state] .nb-said").first.inner_text().startswith(tuple("0123456789")):
+        while (
+            page.locator("#inversion [data-state] .nb-said")
+            .first.inner_text()
+            .startswith(tuple("0123456789"))
+        ):
             shots.append(page.screenshot(clip=box, full_page=True))
         page.context.close()
     pictures = [PIL.Image.open(io.BytesIO(shot)).convert("RGB") for shot in shots]
@@ -53,7 +58,9 @@ def main() -> None:
     path = measure.ROOT / "docs" / "inversion.webp"
     first, *others = pictures
     durations = [each] * len(others) + [int(1000 * HELD)]
-    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, quality=80, method=4)
+    first.save(
+        path, save_all=True, append_images=others, duration=durations, loop=0, quality=80, method=4
+    )
     size = path.stat().st_size
     assert size <= LIMIT, f"{size} bytes: fewer frames"
     print(f"{path.relative_to(measure.ROOT)}: {len(pictures)} pictures, {size / 1e3:.0f} kB")

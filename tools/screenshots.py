@@ -68,17 +68,24 @@ def main() -> None:
                 for theme, place in THEMES.items():
                     _change_theme(notebook, theme)
                     output = notebook.page.locator(".jp-OutputArea-output:has(.nb-widget)").first
-                    _save(notebook.page.screenshot(clip=output.evaluate(BOX)), place / f"demo-{name}.png")
+                    _save(
+                        notebook.page.screenshot(clip=output.evaluate(BOX)),
+                        place / f"demo-{name}.png",
+                    )
             notebook.close()
 
 
 def _paint(notebook: Notebook) -> None:
-    """A stroke on the canvas, with the second component of the robust network's palette: an automobile's."""
+    """A stroke on the canvas, with the second component of the robust network's palette: an
+    automobile's.
+    """
     notebook.page.locator(".nb-palette [role=option]").nth(1).click()
     board = notebook.page.locator(".nb-board")
     board.scroll_into_view_if_needed()
     box = board.bounding_box()
-    across = [(box["x"] + share * box["width"], box["y"] + 0.6 * box["height"]) for share in (0.3, 0.6)]
+    across = [
+        (box["x"] + share * box["width"], box["y"] + 0.6 * box["height"]) for share in (0.3, 0.6)
+    ]
     notebook.page.mouse.move(*across[0])
     notebook.page.mouse.down()
     notebook.page.mouse.move(*across[1], steps=5)
@@ -90,8 +97,12 @@ def _paint(notebook: Notebook) -> None:
 
 
 def _change_theme(notebook: Notebook, theme: str) -> None:
-    notebook.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
-    notebook.page.wait_for_function("(theme) => document.body.dataset.jpThemeName === theme", arg=theme)
+    notebook.page.evaluate(
+        "(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme
+    )
+    notebook.page.wait_for_function(
+        "(theme) => document.body.dataset.jpThemeName === theme", arg=theme
+    )
     notebook.page.wait_for_timeout(500)  # its style sheet is on its way
 
 

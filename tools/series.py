@@ -13,7 +13,8 @@ def main() -> None:
     entries = {name: checkpoints.entry(name) for name in names}
     radii = list(entries[names[0]].accuracy["l2"])
     print(
-        f"| network | clean | {' | '.join(f'PGD {radius}' for radius in radii)} | AutoAttack at its ε | move at 0.5 |"
+        f"| network | clean | {' | '.join(f'PGD {radius}' for radius in radii)} | AutoAttack at "
+        "its ε | move at 0.5 |"
     )
     print(f"|---{'|---' * (len(radii) + 3)}|")
     series = {}
@@ -27,7 +28,10 @@ def main() -> None:
         cells.append(f"{found['sensitivity']['0.5']:.2f}")
         print(f"| `{name}` | {' | '.join(cells)} |")
     figure = nb.curves(
-        [0, *map(float, radii)], series, xlabel="radius of the attack, L2, pixel units", ylabel="accuracy (%)"
+        [0, *map(float, radii)],
+        series,
+        xlabel="radius of the attack, L2, pixel units",
+        ylabel="accuracy (%)",
     )
     path = Path(__file__).parents[1] / "docs" / "series.png"
     path.write_bytes(figure._repr_png_())

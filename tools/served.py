@@ -1,7 +1,9 @@
-"""Published files in the small and in full size, without the internet: written by the real library, served from here.
+"""Published files in the small and in full size, without the internet: written by the real library,
+served from here.
 
-Weights are random but for the last layer, which is fitted to most of the photographs: so the network passes the
-notebooks' check of imported networks, and errs on some. What it draws means nothing.
+Weights are random but for the last layer, which is fitted to most of the photographs: so the
+network passes the notebooks' check of imported networks, and errs on some. What it draws means
+nothing.
 """
 
 import contextlib
@@ -27,20 +29,26 @@ PEERS = ROOT / ".peers"
 
 
 def knowing(architecture: str, *, size: int = 224, seed: int = 0) -> dict[str, Tensor]:
-    """The state dict of torchvision's `architecture` with random features, and a head that knows 40 photographs."""
+    """The state dict of torchvision's `architecture` with random features, and a head that knows
+    40 photographs.
+    """
     torch.manual_seed(seed)
     network = torchvision.models.get_model(architecture, weights=None)
     for module in network.modules():  # at 1 activations would grow or fade from layer to layer
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
     facts = nb.checkpoints.dataset_facts("imagenet")
-    images, labels = nb.load_images("photographs", indices=[i for i in range(49) if i % 6], size=size)
+    images, labels = nb.load_images(
+        "photographs", indices=[i for i in range(49) if i % 6], size=size
+    )
     mean, std = (torch.tensor(facts[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         for part in images.split(10):
             network((part - mean) / std)
     network.eval()
-    features = nb.represent(nb.Model(network, mean=facts["mean"], std=facts["std"], image_size=size), images)
+    features = nb.represent(
+        nb.Model(network, mean=facts["mean"], std=facts["std"], image_size=size), images
+    )
     wanted, offset = 10 * torch.nn.functional.one_hot(labels, 1000).float(), features.mean(0)
     weight = torch.linalg.lstsq(features - offset, wanted - 1, driver="gelsd").solution.T
     network.fc.weight.data, network.fc.bias.data = weight.contiguous(), 1 - weight @ offset
@@ -48,7 +56,8 @@ def knowing(architecture: str, *, size: int = 224, seed: int = 0) -> dict[str, T
 
 
 def save_as_robustness(architecture: str, states: Mapping[Path, dict[str, Tensor]]) -> None:
-    """Write state dicts as `robustness` writes them: in a process of its own, with the real library's code.
+    """Write state dicts as `robustness` writes them: in a process of its own, with the real
+    library's code.
 
     Raises:
         RuntimeError: the library failed; its message.
@@ -70,7 +79,9 @@ class Server:
     """What is served, and what was asked for."""
 
     folder: Path
-    cuts: list[int] = field(default_factory=list)  # bytes after which the next connections are closed
+    cuts: list[int] = field(
+        default_factory=list
+    )  # bytes after which the next connections are closed
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, file, range
     sent: int = 0  # bytes
     address: str = ""
@@ -114,7 +125,9 @@ def serving(folder: Path) -> Iterator[Server]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     state.address = f"http://127.0.0.1:{http.server_port}"
     try:

@@ -30,7 +30,8 @@ def sha256(path: Path) -> str:
 
 
 def weights_sha256(name: str | Path) -> str:
-    """The sha256 of the weights that `load_model` takes for a name or a path; "" for those a library has.
+    """The sha256 of the weights that `load_model` takes for a name or a path; "" for those a
+    library has.
 
     Raises:
         ValueError, OSError: as in `fetch`, for a name whose weights the manifest has no sha256 of.
@@ -44,8 +45,13 @@ def weights_sha256(name: str | Path) -> str:
         return ""
     if path.suffix != ".json":
         return sha256(path)
-    parts = [path, *sorted(path.parent / str(part) for part in set(_parts(path)))]  # an index of several files
-    return hashlib.sha256("".join(sha256(part) for part in parts if part.is_file()).encode()).hexdigest()
+    parts = [
+        path,
+        *sorted(path.parent / str(part) for part in set(_parts(path))),
+    ]  # an index of several files
+    return hashlib.sha256(
+        "".join(sha256(part) for part in parts if part.is_file()).encode()
+    ).hexdigest()
 
 
 def _parts(index: Path) -> list[str]:
@@ -58,20 +64,24 @@ def _parts(index: Path) -> list[str]:
 def fetch(name: str) -> Path:
     """A checked local file of the named checkpoint, downloaded at first use.
 
-    It is looked for in checkpoints/, then in `cache_folder()`, where a file downloaded by hand may be put too.
-    A published file is converted to safetensors once; its sha256 and the converted file's are recorded and checked
-    ever after.
+    It is looked for in checkpoints/, then in `cache_folder()`, where a file downloaded by hand may
+    be put too. A published file is converted to safetensors once; its sha256 and the converted
+    file's are recorded and checked ever after.
 
     Raises:
-        ValueError: unknown name, or a file that is not what it was.
-        OSError: not found locally, and every download failed; the message says where to put it by hand.
+        ValueError: unknown name, or a file that is not what it was. OSError: not found locally, and
+            every download failed; the message says where to put it by hand.
     """
     wanted = entry(name)
     if (shipped := files.CHECKPOINTS / wanted.file).exists():
         _check(shipped, wanted.sha256)
         return shipped
     folder = cache_folder()
-    original, ready, note = folder / wanted.file, folder / f"{name}.safetensors", folder / f"{name}.json"
+    original, ready, note = (
+        folder / wanted.file,
+        folder / f"{name}.safetensors",
+        folder / f"{name}.json",
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{name}.lock").acquire()
@@ -79,7 +89,9 @@ def fetch(name: str) -> Path:
         if ready.exists() and note.exists():  # a cache that others fill, and this user reads
             _check(ready, json.loads(note.read_text(encoding="utf-8"))["safetensors"])
             return ready
-        raise ValueError(f"cannot write to {folder} ({error.strerror}); set NBHELPERS_CACHE to a folder") from error
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror}); set NBHELPERS_CACHE to a folder"
+        ) from error
     with lock:
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         if ready.exists() and known and wanted.sha256 in ("", known["sha256"]):
@@ -110,7 +122,9 @@ def _convert(original: Path, ready: Path, about: Entry, expected: str) -> str:
     digest = _check(original, expected)
     weights = read_weights(original)
     if original != ready:
-        about = replace(about, mean=weights.mean or about.mean, std=weights.std or about.std, sha256=digest)
+        about = replace(
+            about, mean=weights.mean or about.mean, std=weights.std or about.std, sha256=digest
+        )
         _save(ready, weights.state, about, weights.report)
     return digest
 
@@ -129,15 +143,19 @@ def _download(about: Entry, original: Path, ready: Path, expected: str) -> str:
             if original != ready:
                 original.unlink()
             return digest
-    tried = f" ({'; '.join(failures)})" if failures else ", and the manifest names no address for it"
+    tried = (
+        f" ({'; '.join(failures)})" if failures else ", and the manifest names no address for it"
+    )
     raise FileNotFoundError(
-        f"checkpoint {about.name!r} was not found locally{tried}; get {about.file} by hand and put it into "
-        f"{original.parent}"
+        f"checkpoint {about.name!r} was not found locally{tried}; get {about.file} by hand and "
+        f"put it into {original.parent}"
     )
 
 
 def addresses(file: str, published: Sequence[str]) -> list[str]:
-    """Where a file is looked for, in order: in the folder $NBHELPERS_MIRROR, an address, if set; where published."""
+    """Where a file is looked for, in order: in the folder $NBHELPERS_MIRROR, an address, if set;
+    where published.
+    """
     mirror = os.environ.get("NBHELPERS_MIRROR", "").rstrip("/")
     return [f"{mirror}/{file}"] * bool(mirror) + list(published)
 
@@ -148,7 +166,8 @@ def library_place(url: str) -> Path:
 
 
 def fetch_library(url: str) -> Path:
-    """torchvision's weights, downloaded at first use to where torch itself would put them, and checked.
+    """torchvision's weights, downloaded at first use to where torch itself would put them, and
+    checked.
 
     Args:
         url: whose file name ends in the first digits of its sha256, as in resnet50-11ad3fa6.pth.
@@ -164,7 +183,9 @@ def fetch_library(url: str) -> Path:
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             if not sha256(path).startswith(digits):
-                raise ValueError(f"{path} is truncated or altered: its sha256 is not {digits}…; delete it")
+                raise ValueError(
+                    f"{path} is truncated or altered: its sha256 is not {digits}…; delete it"
+                )
             return path
         failures = []
         for one in addresses(path.name, [url]):
@@ -176,15 +197,21 @@ def fetch_library(url: str) -> Path:
             except (OSError, ValueError) as error:
                 path.unlink(missing_ok=True)
                 failures.append(f"{one}: {error}")
-    raise FileNotFoundError(f"no weights ({'; '.join(failures)}); put {path.name} by hand into {path.parent}")
+    raise FileNotFoundError(
+        f"no weights ({'; '.join(failures)}); put {path.name} by hand into {path.parent}"
+    )
 
 
 def remote_size(url: str) -> int:
-    """Bytes of the file at an address, as its server says; 0 where it does not, or does not answer."""
+    """Bytes of the file at an address, as its server says; 0 where it does not, or does not
+    answer.
+    """
     import requests
 
     try:
-        answer = requests.head(url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=_TIMEOUT)
+        answer = requests.head(
+            url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=_TIMEOUT
+        )
         length = answer.headers.get("Content-Length", "")
         return int(length) if answer.ok and length.isdigit() else 0
     except (OSError, ValueError):
@@ -192,7 +219,8 @@ def remote_size(url: str) -> int:
 
 
 def download(url: str, path: Path, *, size: int = 0) -> None:
-    """Download with progress. What a broken connection left is kept, and the next call goes on from there.
+    """Download with progress. What a broken connection left is kept, and the next call goes on from
+    there.
 
     Proxies are taken from the environment (HTTPS_PROXY).
 
@@ -205,7 +233,8 @@ def download(url: str, path: Path, *, size: int = 0) -> None:
         OSError: no connection, an error status, or it kept breaking.
         ValueError: HTML or another text in place of weights, or a wrong size.
     """
-    import requests  # here, like others below: a bare PyTorch image, where networks are trained, lacks it
+    # here, like others below: a bare PyTorch image, where networks are trained, lacks it
+    import requests
 
     # One partial file per address: bytes of two mirrors are never mixed.
     part = path.with_name(f".{path.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
@@ -216,7 +245,11 @@ def download(url: str, path: Path, *, size: int = 0) -> None:
             if _receive(url, path, part, size):
                 os.replace(part, path)
                 return
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ) as error:
             failure = f"{error}"
         stalled = 0 if part.exists() and part.stat().st_size > before else stalled + 1
         time.sleep(0.5 * stalled)
@@ -230,7 +263,9 @@ def _receive(url: str, path: Path, part: Path, size: int) -> bool:
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-        if response.status_code == 416 or (response.status_code == 206 and not _continues(response.headers, have)):
+        if response.status_code == 416 or (
+            response.status_code == 206 and not _continues(response.headers, have)
+        ):
             part.unlink()  # not the file this was a part of
             return False
         response.raise_for_status()
@@ -238,7 +273,9 @@ def _receive(url: str, path: Path, part: Path, size: int) -> bool:
             have = 0
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else 0
-        pieces = response.iter_content(1 << 14)  # what a broken connection loses is at most one piece
+        pieces = response.iter_content(
+            1 << 14
+        )  # what a broken connection loses is at most one piece
         first = next(pieces, b"")
         if not have and (text := text_instead(first, response.headers.get("Content-Type", ""))):
             raise ValueError(text)
@@ -250,7 +287,9 @@ def _receive(url: str, path: Path, part: Path, size: int) -> bool:
                 file.write(piece)
                 bar.update(len(piece))
     received = part.stat().st_size
-    if total and received < total:  # a server that closes early does not always make requests complain
+    if (
+        total and received < total
+    ):  # a server that closes early does not always make requests complain
         raise requests.ConnectionError(f"closed after {received} of {total} bytes")
     if size and received != size:
         part.unlink()
@@ -266,7 +305,8 @@ def save_checkpoint(target: str | Path, state: Mapping[str, Tensor], about: Entr
     """Write weights as safetensors, with `about` inside, whole or not at all.
 
     Args:
-        target: a path that ends in .safetensors, or a name, which goes to checkpoints/ and into the manifest.
+        target: a path that ends in .safetensors, or a name, which goes to checkpoints/ and into the
+            manifest.
         state: tensors by the network's own keys; moved to the CPU.
         about: what is known of the network; `name`, `file` and `sha256` are filled in here.
 
@@ -275,7 +315,9 @@ def save_checkpoint(target: str | Path, state: Mapping[str, Tensor], about: Entr
     """
     named = not str(target).endswith(".safetensors")
     path = files.CHECKPOINTS / f"{target}.safetensors" if named else Path(target)
-    about = replace(about, name=str(target) if named else path.stem, file=path.name, sha256="", size=0, urls=())
+    about = replace(
+        about, name=str(target) if named else path.stem, file=path.name, sha256="", size=0, urls=()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(path, state, about)
     about = replace(about, sha256=sha256(path))

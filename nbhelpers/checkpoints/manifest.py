@@ -20,10 +20,14 @@ class Entry:
 
     name: str
     file: str
-    architecture: str  # "resnet18" is a CIFAR ResNet of nbhelpers.networks.resnet, "torchvision:resnet50" torchvision's
+    # "resnet18" is a CIFAR ResNet of nbhelpers.networks.resnet, "torchvision:resnet50"
+    # torchvision's
+    architecture: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = ""
-    classes: tuple[str, ...] = ()  # ("torchvision",) for its names of ImageNet's; `entry` spells them out
+    classes: tuple[
+        str, ...
+    ] = ()  # ("torchvision",) for its names of ImageNet's; `entry` spells them out
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     image_size: int | tuple[int, ...] = 0  # pixels; (height, width) where they differ
@@ -33,7 +37,9 @@ class Entry:
     training: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)  # measured here
     published: Mapping[str, Any] = field(default_factory=dict)  # from the source it names
-    verified: str = "real weights"  # or "weights written by the real library", "documented format only"
+    verified: str = (
+        "real weights"  # or "weights written by the real library", "documented format only"
+    )
 
 
 def manifest() -> dict[str, Entry]:
@@ -48,20 +54,29 @@ def manifest() -> dict[str, Entry]:
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the manifest {path}: {error}") from None
     datasets = tables.pop("datasets", {})
-    return {name: _entry(name, {**datasets.get(table.get("dataset"), {}), **table}) for name, table in tables.items()}
+    return {
+        name: _entry(name, {**datasets.get(table.get("dataset"), {}), **table})
+        for name, table in tables.items()
+    }
 
 
 def _entry(name: str, table: Mapping[str, Any]) -> Entry:
     known = {f.name for f in fields(Entry)}
     if unknown := set(table) - known:
-        raise ValueError(f"checkpoint {name!r}: unknown fields {sorted(unknown)}; known are {sorted(known)}")
-    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+        raise ValueError(
+            f"checkpoint {name!r}: unknown fields {sorted(unknown)}; known are {sorted(known)}"
+        )
+    lists: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
     lists["name"] = name
     for one in fields(Entry):
         options = get_args(one.type) if isinstance(one.type, UnionType) else (one.type,)
         kinds: Any = tuple(get_origin(option) or option for option in options)
         if one.name in lists and not isinstance(lists[one.name], kinds):
-            raise ValueError(f"checkpoint {name!r}: {one.name} is {lists[one.name]!r:.60}, wanted {one.type}")
+            raise ValueError(
+                f"checkpoint {name!r}: {one.name} is {lists[one.name]!r:.60}, wanted {one.type}"
+            )
     try:
         return Entry(**lists)
     except TypeError as error:
@@ -77,7 +92,10 @@ def entry(name: str) -> Entry:
     entries = manifest()
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or sorted(entries)
-        raise ValueError(f"unknown checkpoint {name!r}; near names: {', '.join(near)} (all: nb.checkpoints.manifest())")
+        raise ValueError(
+            f"unknown checkpoint {name!r}; near names: {', '.join(near)} (all: "
+            "nb.checkpoints.manifest())"
+        )
     found = entries[name]
     if found.classes == ("torchvision",):
         found = replace(found, classes=imagenet_classes())
@@ -92,14 +110,19 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def write_entry(about: Entry) -> None:
-    """Put one entry into checkpoints/manifest.toml, or replace it; the rest of the file stays as it is."""
+    """Put one entry into checkpoints/manifest.toml, or replace it; the rest of the file stays as
+    it is.
+    """
     import tomlkit
 
     path = files.CHECKPOINTS / "manifest.toml"
     with FileLock(path.with_suffix(".lock")):
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         shared = tomllib.loads("\n".join(lines)).get("datasets", {}).get(about.dataset, {})
-        table = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(about).items()}
+        table = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(about).items()
+        }
         kept = {k: v for k, v in table.items() if v and k != "name" and shared.get(k) != v}
         heads = [i for i, line in enumerate(lines) if line.startswith("[")]
         own = [i for i in heads if re.match(rf"""\[("?){re.escape(about.name)}\1[].]""", lines[i])]
@@ -117,8 +140,13 @@ def dataset_facts(name: str) -> dict[str, Any]:
     Raises:
         ValueError: an unknown name.
     """
-    tables = tomllib.loads((files.CHECKPOINTS / "manifest.toml").read_text(encoding="utf-8"))["datasets"]
+    tables = tomllib.loads((files.CHECKPOINTS / "manifest.toml").read_text(encoding="utf-8"))[
+        "datasets"
+    ]
     if name not in tables:
         near = difflib.get_close_matches(name, list(tables), n=4, cutoff=0.4) or list(tables)[:6]
         raise ValueError(f"dataset: got {name!r}, wanted for instance {', '.join(near)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in tables[name].items()}
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in tables[name].items()
+    }

@@ -1,9 +1,10 @@
 """Read torch checkpoints without running anything in them.
 
-A pickle is a program. Python's unpickler runs it, and even one whose imports are refused can be made to fill the memory
-(memo indices, declared lengths) or to hang (hashes of nested tuples). So this module has its own interpreter, which can
-build containers, numbers and strings, take note of where tensors lie, and nothing else: there is no call to make and no
-import to do. Every other object becomes an `Inert` that swallows whatever is done to it.
+A pickle is a program. Python's unpickler runs it, and even one whose imports are refused can be
+made to fill the memory (memo indices, declared lengths) or to hang (hashes of nested tuples). So
+this module has its own interpreter, which can build containers, numbers and strings, take note of
+where tensors lie, and nothing else: there is no call to make and no import to do. Every other
+object becomes an `Inert` that swallows whatever is done to it.
 """
 
 import io
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 MAX_PICKLE = 64 << 20  # bytes; a pickle holds keys and shapes, the tensors lie outside it
-MAX_STEPS = 2_000_000  # opcodes; a tensor takes about 25, and each step may cost some hundred bytes of memory
+# opcodes; a tensor takes about 25, and each step may cost some hundred bytes of memory
+MAX_STEPS = 2_000_000
 
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -36,7 +38,13 @@ _DTYPES = {
 }
 # Names handled here, hence not in the report.
 _TAME = (
-    *("torch._utils._rebuild_", "torch._tensor._rebuild_from", "torch.Size", "torch.float", "torch.bfloat16"),
+    *(
+        "torch._utils._rebuild_",
+        "torch._tensor._rebuild_from",
+        "torch.Size",
+        "torch.float",
+        "torch.bfloat16",
+    ),
     *("torch.int", "collections.OrderedDict", "collections.defaultdict"),
 )
 _FAULTS = (
@@ -85,7 +93,9 @@ class Stored:
     def __post_init__(self) -> None:
         if len(self.size) != len(self.stride) or len(self.size) > 32:
             raise ValueError("a tensor of too many dimensions")
-        if not all(type(n) is int and 0 <= n < 1 << 48 for n in (self.offset, *self.size, *self.stride)):
+        if not all(
+            type(n) is int and 0 <= n < 1 << 48 for n in (self.offset, *self.size, *self.stride)
+        ):
             raise ValueError("a tensor with an impossible shape")
 
     @property
@@ -95,7 +105,9 @@ class Stored:
 
 @dataclass
 class Content:
-    """A checkpoint file: its objects, with tensors still to be read, and the names that were not called."""
+    """A checkpoint file: its objects, with tensors still to be read, and the names that were not
+    called.
+    """
 
     top: object
     kind: str
@@ -104,18 +116,24 @@ class Content:
     inert: set[str]
 
     def tensors(self, wanted: dict[str, Stored]) -> dict[str, Tensor]:
-        """Read tensors; shapes and strides are checked against the true length of their storages first.
+        """Read tensors; shapes and strides are checked against the true length of their storages
+        first.
 
         Entries that share one tensor get one tensor.
         """
-        if sum(one.numel * one.dtype.itemsize for one in set(wanted.values())) > 4 * self.storage_bytes + 1024:
+        if (
+            sum(one.numel * one.dtype.itemsize for one in set(wanted.values()))
+            > 4 * self.storage_bytes + 1024
+        ):
             raise ValueError("its tensors are far larger than the file")
         done: dict[Stored, Tensor] = {}
         storage, data = None, bytearray()
         # In the order of storages, so that each is read once and only one is held.
         for one in sorted(set(wanted.values()), key=lambda one: one.storage.key):
             whole = one.storage.length * one.storage.dtype.itemsize // one.dtype.itemsize
-            last = one.offset + sum((n - 1) * step for n, step in zip(one.size, one.stride, strict=True))
+            last = one.offset + sum(
+                (n - 1) * step for n, step in zip(one.size, one.stride, strict=True)
+            )
             if one.numel == 0:
                 done[one] = torch.zeros([min(n, 1 << 20) for n in one.size], dtype=one.dtype)
                 continue
@@ -127,9 +145,15 @@ class Content:
                 if len(data) < storage.length * storage.dtype.itemsize:
                     raise ValueError("it ends before its tensors do")
             # A bool byte other than 0 and 1 would be undefined.
-            raw = torch.frombuffer(data, dtype=torch.uint8 if one.dtype is torch.bool else one.dtype)
+            raw = torch.frombuffer(
+                data, dtype=torch.uint8 if one.dtype is torch.bool else one.dtype
+            )
             view = raw.as_strided(one.size, one.stride, one.offset)
-            done[one] = view.ne(0) if one.dtype is torch.bool else view.clone(memory_format=torch.contiguous_format)
+            done[one] = (
+                view.ne(0)
+                if one.dtype is torch.bool
+                else view.clone(memory_format=torch.contiguous_format)
+            )
         return {key: done[one] for key, one in wanted.items()}
 
 
@@ -157,27 +181,46 @@ def _put(target: object, pairs: list[Any]) -> None:
     if not isinstance(mapping, dict) or len(pairs) % 2:
         raise ValueError("items set on something that holds none")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        # Only keys whose hash is cheap and cannot be chosen: nested tuples can be made to hash for years.
+        # Only keys whose hash is cheap and cannot be chosen: nested tuples can be made to hash for
+        # years.
         if isinstance(key, str) or (isinstance(key, int) and 0 <= key < 1 << 31):
             mapping[key] = value
 
 
 def _made(call: Any, args: Any) -> object:
-    """What `call(*args)` stands for: a container or a tensor of the few known kinds, else an Inert."""
+    """What `call(*args)` stands for: a container or a tensor of the few known kinds, else an
+    Inert.
+    """
     name = call.name if isinstance(call, Inert) else "an object"
     given = args if isinstance(args, tuple) else ()
-    if name in ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"):
+    if name in (
+        "collections.OrderedDict",
+        "collections.defaultdict",
+        "builtins.dict",
+        "__builtin__.dict",
+    ):
         made: dict[Any, Any] = {}
         if given and isinstance(given[0], list):
             _put(made, [item for pair in given[0] for item in pair[:2]])
             given[0].clear()  # or one list, called for again and again, would fill the memory
         return made
-    if name in ("torch.Size", "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+    if name in (
+        "torch.Size",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_parameter_with_state",
+    ):
         return given[0]
-    if name == "torch._tensor._rebuild_from_type_v2" and given[0].name == "torch._utils._rebuild_tensor_v2":
+    if (
+        name == "torch._tensor._rebuild_from_type_v2"
+        and given[0].name == "torch._utils._rebuild_tensor_v2"
+    ):
         call, given = given[0], given[2]
         name = call.name
-    if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"):
+    if name in (
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+    ):
         storage, offset, size, stride = given[:4]
         if not isinstance(storage, Storage) or len(size) > 32:
             raise ValueError("a tensor without a storage, or of too many dimensions")
@@ -191,13 +234,20 @@ def _made(call: Any, args: Any) -> object:
 
 
 def _storage(pid: object) -> object:
-    """A persistent id's object; torch's are ('storage', class, key, device, length[, view]) and ('module', …)."""
+    """A persistent id's object; torch's are ('storage', class, key, device, length[, view]) and
+    ('module', …).
+    """
     if not isinstance(pid, tuple) or len(pid) < 2 or not isinstance(pid[1], Inert):
         raise ValueError("a persistent id that is not torch's")
     if pid[0] == "module":
         return pid[1]
     kind, key, length = pid[1].name.rpartition(".")[2], pid[2], pid[4]
-    if kind not in _DTYPES or not isinstance(key, str) or type(length) is not int or not 0 <= length < 1 << 48:
+    if (
+        kind not in _DTYPES
+        or not isinstance(key, str)
+        or type(length) is not int
+        or not 0 <= length < 1 << 48
+    ):
         raise ValueError(f"a storage of an unknown kind ({kind[:40]})")
     view = pid[5][1] if len(pid) > 5 and pid[5] else 0
     return Storage(key, _DTYPES[kind], length, view)
@@ -219,7 +269,11 @@ def run(file: Any, inert: set[str], storages: dict[str, Storage]) -> Any:
     memo: dict[int, Any] = {}
 
     def named(module: object, name: object) -> Inert:
-        full = f"{module[:60]}.{name[:60]}" if isinstance(module, str) and isinstance(name, str) else "an object"
+        full = (
+            f"{module[:60]}.{name[:60]}"
+            if isinstance(module, str) and isinstance(name, str)
+            else "an object"
+        )
         tame = full.startswith(_TAME) or full.rpartition(".")[2] in _DTYPES
         if not tame and len(inert) < 1000:
             inert.add(full)
@@ -313,7 +367,9 @@ def run(file: Any, inert: set[str], storages: dict[str, Storage]) -> Any:
                     stack.append(named("copyreg", f"extension_{arg}"))
                 case "PERSID" | "NEXT_BUFFER" | "READONLY_BUFFER":
                     raise ValueError(f"{opcode.name} has no place in a checkpoint")
-                case _:  # what is left are numbers, strings and bytes, which pickletools has decoded
+                case (
+                    _
+                ):  # what is left are numbers, strings and bytes, which pickletools has decoded
                     stack.append(arg)
     except _FAULTS as error:
         raise ValueError(f"not a readable pickle ({error})") from None
@@ -322,12 +378,18 @@ def run(file: Any, inert: set[str], storages: dict[str, Storage]) -> Any:
 
 def read_zip(archive: zipfile.ZipFile) -> Content:
     """A file of `torch.save` since 1.6, or a TorchScript archive."""
-    pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+    pickles = [
+        name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")
+    ]
     if len(pickles) != 1:
         raise ValueError("not a torch checkpoint: it holds no data.pkl")
     root = pickles[0].removesuffix("data.pkl")
     order = root + "byteorder"
-    if order in archive.namelist() and archive.getinfo(order).file_size < 20 and archive.read(order) != b"little":
+    if (
+        order in archive.namelist()
+        and archive.getinfo(order).file_size < 20
+        and archive.read(order) != b"little"
+    ):
         raise ValueError("written on a big-endian machine; save it again on a common one")
     if archive.getinfo(pickles[0]).file_size > MAX_PICKLE:
         raise ValueError(f"its data.pkl is larger than {MAX_PICKLE >> 20} MiB")
@@ -338,7 +400,9 @@ def read_zip(archive: zipfile.ZipFile) -> Content:
 
     inert: set[str] = set()
     top = run(_Bounded(io.BytesIO(archive.read(pickles[0])), MAX_PICKLE), inert, {})
-    kind = "TorchScript archive" if root + "constants.pkl" in archive.namelist() else "torch zip file"
+    kind = (
+        "TorchScript archive" if root + "constants.pkl" in archive.namelist() else "torch zip file"
+    )
     return Content(top, kind, read, sum(member.file_size for member in archive.infolist()), inert)
 
 
@@ -360,7 +424,9 @@ def read_legacy(file: BinaryIO, size: int) -> Content:
             break
         length = struct.unpack("<q", head)[0]
         places[key] = file.tell() if length == storages[key].length else -1
-        file.seek(length * storages[key].dtype.itemsize if 0 <= length < 1 << 48 else size, io.SEEK_CUR)
+        file.seek(
+            length * storages[key].dtype.itemsize if 0 <= length < 1 << 48 else size, io.SEEK_CUR
+        )
 
     def read(storage: Storage) -> bytearray:
         place, wanted = places.get(storage.key, -1), storage.length * storage.dtype.itemsize

@@ -21,12 +21,27 @@ from torch import Tensor
 from nbhelpers.checkpoints import pickles
 from nbhelpers.checkpoints.manifest import Entry, _entry
 
-_STATE_KEYS: tuple[str, ...] = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "last")
-_STATE_KEYS += ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema", "ema_model")
+_STATE_KEYS: tuple[str, ...] = (
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "net",
+    "network",
+    "weights",
+    "last",
+)
+_STATE_KEYS += (
+    "model_ema",
+    "state_dict_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "ema",
+    "ema_model",
+)
 _STATE_KEYS += ("params_ema",)
 
-# What stands beside a network's weights and is not the network: losses, metrics, counters, copies, and the block of
-# TRADES' wide ResNets that no pass uses.
+# What stands beside a network's weights and is not the network: losses, metrics, counters, copies,
+# and the block of TRADES' wide ResNets that no pass uses.
 _BESIDE = re.compile(
     r"(criterion|loss|loss_fn|loss_func|loss_function|metrics?|(train|val|valid|test)_\w+|accuracy|acc|ema|model_ema"
     r"|ema_model|teacher|optimizer|sub_block1)\..*|n_averaged|step|epoch|(.*\.)?total_(ops|params)"
@@ -36,11 +51,23 @@ _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar")
 
 
 # Buffers of a normalising layer, as robustness, robust-models-transfer and RobustBench name them.
-_NORMALIZER = re.compile(r"(?:attacker\.|model\.|0\.|normali[sz]er?\.)*(?:new_)?(mean|std|mu|sigma)")
+_NORMALIZER = re.compile(
+    r"(?:attacker\.|model\.|0\.|normali[sz]er?\.)*(?:new_)?(mean|std|mu|sigma)"
+)
 
 
 _DAMAGE = (
-    *(ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, OSError, RuntimeError, MemoryError),
+    *(
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        EOFError,
+        OverflowError,
+        OSError,
+        RuntimeError,
+        MemoryError,
+    ),
     *(zipfile.BadZipFile, zlib.error, struct.error, safetensors.SafetensorError),
 )
 
@@ -62,7 +89,10 @@ def text_instead(head: bytes, content_type: str = "") -> str:
     if head.startswith((b"PK", b"\x80")):  # whatever the server calls it
         return ""
     start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")) or "text/html" in content_type.lower():
+    if (
+        start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
+        or "text/html" in content_type.lower()
+    ):
         return "an HTML page in place of weights; the link is dead, or wants a browser"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer in place of weights; fetch the file itself (git lfs pull)"
@@ -72,13 +102,15 @@ def text_instead(head: bytes, content_type: str = "") -> str:
 def read_weights(path: str | Path | Sequence[str | Path], inside: str = "") -> Weights:
     """Read a checkpoint without running any code in it.
 
-    Files of torch.save (old and new, pickled with dill or not) and of safetensors; a .zip or .gz around one; shards, as
-    a list or by their index.json. Keys lose `module.`, `model.` and the attacker's copies of the weights; buffers of a
-    normalizer become mean and std; floats of any kind become float32.
+    Files of torch.save (old and new, pickled with dill or not) and of safetensors; a .zip or .gz
+    around one; shards, as a list or by their index.json. Keys lose `module.`, `model.` and the
+    attacker's copies of the weights; buffers of a normalizer become mean and std; floats of any
+    kind become float32.
 
     Args:
         path: a file, or the files of a sharded checkpoint.
-        inside: which of several networks in it: a key of its table ("state_dict_ema"), or what its keys begin with.
+        inside: which of several networks in it: a key of its table ("state_dict_ema"), or what its
+            keys begin with.
 
     Raises:
         ValueError: not a checkpoint, damaged, or holding two different networks.
@@ -105,7 +137,9 @@ def read_weights(path: str | Path | Sequence[str | Path], inside: str = "") -> W
         report += notes
     try:
         # A file of ours has the network's own keys, whatever they begin with.
-        state, mean, std, notes = (_floats(raw), None, None, []) if embedded else _remap(raw, scales)
+        state, mean, std, notes = (
+            (_floats(raw), None, None, []) if embedded else _remap(raw, scales)
+        )
     except ValueError as error:
         raise ValueError(f"{paths[0]}: {error}") from None
     kept = None
@@ -129,7 +163,9 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _open(path: Path, nested: bool = False, inside: str = "") -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+def _open(
+    path: Path, nested: bool = False, inside: str = ""
+) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
     """The tensors of one file by their own keys, a report of it, and the note safetensors carry."""
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -140,12 +176,16 @@ def _open(path: Path, nested: bool = False, inside: str = "") -> tuple[dict[str,
             return _open_safetensors(path, inside)
         if head.startswith(b"PK"):
             with zipfile.ZipFile(file) as archive:
-                members = [m for m in archive.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
+                members = [
+                    m for m in archive.infolist() if not m.is_dir() and "__MACOSX" not in m.filename
+                ]
                 _refuse_bombs(members, size)
                 inner = [m for m in members if m.filename.endswith(_SUFFIXES)]
                 if len(inner) == 1 and not nested:
                     with archive.open(inner[0]) as source:
-                        return _unpacked(path, source, inner[0].filename, _unpacked_limit(size), inside)
+                        return _unpacked(
+                            path, source, inner[0].filename, _unpacked_limit(size), inside
+                        )
                 return _choose(path, pickles.read_zip(archive), inside)
         file.seek(0)
         if head.startswith(b"\x1f\x8b") and not nested:
@@ -156,7 +196,9 @@ def _open(path: Path, nested: bool = False, inside: str = "") -> tuple[dict[str,
     raise ValueError("neither a file of torch.save nor safetensors")
 
 
-def _open_safetensors(path: Path, inside: str) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+def _open_safetensors(
+    path: Path, inside: str
+) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
     with safetensors.safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         note = json.loads((file.metadata() or {}).get("nbhelpers", "{}"))
@@ -169,7 +211,9 @@ def _open_safetensors(path: Path, inside: str) -> tuple[dict[str, Tensor], list[
 def _under(state: dict[str, Any], inside: str) -> dict[str, Any]:
     """What stands under a prefix, without it."""
     prefix = inside.removesuffix(".") + "."
-    found = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    found = {
+        key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)
+    }
     if not found:
         near = sorted({key.partition(".")[0] for key in state})
         raise ValueError(f"no network under {inside!r}; its keys begin with {', '.join(near[:12])}")
@@ -206,21 +250,35 @@ def _choose(
     path: Path, content: pickles.Content, inside: str = ""
 ) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
     """Find the state dict in what a pickle held."""
-    top = content.top.items or content.top.state if isinstance(content.top, pickles.Inert) else content.top
+    top = (
+        content.top.items or content.top.state
+        if isinstance(content.top, pickles.Inert)
+        else content.top
+    )
     table = _unfolded(top) if isinstance(top, dict) else {}
-    usual = [key for name in _STATE_KEYS for key in table if key == name or key.endswith(f".{name}")]
+    usual = [
+        key for name in _STATE_KEYS for key in table if key == name or key.endswith(f".{name}")
+    ]
     keys = [inside] if inside in table else usual
-    found, where = next(((state, key) for key in keys if (state := _flat(table.get(key)))), (_flat(content.top), ""))
+    found, where = next(
+        ((state, key) for key in keys if (state := _flat(table.get(key)))), (_flat(content.top), "")
+    )
     if not found:  # under a key that nobody else uses
         states = {key: state for key, value in table.items() if (state := _flat(value))}
         if len(states) > 1:
-            raise ValueError(f"several state dicts, {', '.join(states)}; choose one with #KEY after the file's name")
+            raise ValueError(
+                f"several state dicts, {', '.join(states)}; choose one with #KEY after the file's "
+                "name"
+            )
         where, found = next(iter(states.items()), ("", {}))
     if inside and where != inside:
         found, where = _under(found, inside), inside
     if not found:
         raise ValueError(f"a {content.kind} without a state dict{_not_run(content)}")
-    report = [f"{path.name}: {content.kind}, {len(found)} tensors" + (f" under {where!r}" if where else "")]
+    report = [
+        f"{path.name}: {content.kind}, {len(found)} tensors"
+        + (f" under {where!r}" if where else "")
+    ]
     if where:
         others = [_scalar(key, value) for key, value in table.items() if key != where]
         report += [f"left aside: {', '.join(others[:20])}"] if others else []
@@ -230,10 +288,16 @@ def _choose(
 
 
 def _unfolded(table: dict[Any, Any]) -> dict[str, Any]:
-    """A file's table; where a part of it is a table in turn, that one's parts too: "state.model", say."""
+    """A file's table; where a part of it is a table in turn, that one's parts too:
+    "state.model", say.
+    """
     parts = {f"{key}": value for key, value in table.items()}
-    inner = {key: value for key, value in parts.items() if isinstance(value, dict) and not _flat(value)}
-    return parts | {f"{outer}.{key}": value for outer, part in inner.items() for key, value in part.items()}
+    inner = {
+        key: value for key, value in parts.items() if isinstance(value, dict) and not _flat(value)
+    }
+    return parts | {
+        f"{outer}.{key}": value for outer, part in inner.items() for key, value in part.items()
+    }
 
 
 def _not_run(content: pickles.Content) -> str:
@@ -259,7 +323,12 @@ def _flat(top: object) -> dict[str, pickles.Stored]:
             value = value.items or value.state
             if isinstance(value, dict):
                 parts = (value.get(name) for name in ("_parameters", "_buffers", "_modules"))
-                value = {key: one for part in (value, *parts) if isinstance(part, dict) for key, one in part.items()}
+                value = {
+                    key: one
+                    for part in (value, *parts)
+                    if isinstance(part, dict)
+                    for key, one in part.items()
+                }
         elif depth:
             continue
         for key, one in value.items() if isinstance(value, dict) else ():
@@ -273,8 +342,12 @@ def _flat(top: object) -> dict[str, pickles.Stored]:
     return flat
 
 
-def _remap(raw: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any, Any, list[str]]:
-    """Bare keys, mean and std from a checkpoint's own keys, and a report of it; `own` takes mean and std by key."""
+def _remap(
+    raw: dict[str, Tensor], own: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], Any, Any, list[str]]:
+    """Bare keys, mean and std from a checkpoint's own keys, and a report of it; `own` takes mean
+    and std by key.
+    """
     state: dict[str, Tensor] = {}
     copies: dict[str, Tensor] = {}
     scales: dict[str, Tensor] = {}
@@ -305,25 +378,36 @@ def _remap(raw: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Te
                 group[key.removeprefix("model.")] = group.pop(key)
     for key, tensor in copies.items():
         if key not in state or not _same(state[key], tensor):
-            raise ValueError(f"the attacker's copy of {key[:80]!r} is not the model's; which network is it?")
+            raise ValueError(
+                f"the attacker's copy of {key[:80]!r} is not the model's; which network is it?"
+            )
         dropped.append(key)
     if not state:
         raise ValueError("no weights but a normalizer's")
     example = next(iter(state))
     was = next((key for key in raw if key.endswith(example) and "attacker." not in key), example)
-    report.append(f"{was.removesuffix(example)}* -> *, {len(state)} tensors" if was != example else "keys as they were")
+    report.append(
+        f"{was.removesuffix(example)}* -> *, {len(state)} tensors"
+        if was != example
+        else "keys as they were"
+    )
     if dropped:
         report.append(f"attacker's copies, equal to the model's and dropped: {len(dropped)}")
-    for kind in {str(t.dtype) for t in state.values() if t.is_floating_point() and t.dtype != torch.float32}:
+    for kind in {
+        str(t.dtype) for t in state.values() if t.is_floating_point() and t.dtype != torch.float32
+    }:
         report.append(f"{kind.removeprefix('torch.')} -> float32")
-    mean, std = (tuple(scales[kind].tolist()) if kind in scales else None for kind in ("mean", "std"))
+    mean, std = (
+        tuple(scales[kind].tolist()) if kind in scales else None for kind in ("mean", "std")
+    )
     return _floats(state), mean, std, report
 
 
 def choose_prefix(
     state: Mapping[str, Tensor], wanted: Collection[str] = ("conv1.weight",)
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the network with these keys, without the prefix that a wrapper put before them, and other keys.
+    """The tensors of the network with these keys, without the prefix that a wrapper put before
+    them, and other keys.
 
     Where no prefix makes all keys fit, the state as it is.
 
@@ -343,9 +427,15 @@ def choose_prefix(
             both = f"#{first[:-1]} or #{other[:-1]}"
             raise ValueError(f"it holds several networks; choose with {both} after the file's name")
     names = {*wanted}
-    inner = {key.removeprefix(first): tensor for key, tensor in state.items() if key.startswith(first)}
-    kept = {key: tensor for key, tensor in inner.items() if key in names or not _BESIDE.fullmatch(key)}
-    return kept, [key for key in state if not key.startswith(first) or key.removeprefix(first) not in kept]
+    inner = {
+        key.removeprefix(first): tensor for key, tensor in state.items() if key.startswith(first)
+    }
+    kept = {
+        key: tensor for key, tensor in inner.items() if key in names or not _BESIDE.fullmatch(key)
+    }
+    return kept, [
+        key for key in state if not key.startswith(first) or key.removeprefix(first) not in kept
+    ]
 
 
 def is_scale(key: str) -> bool:
@@ -354,7 +444,10 @@ def is_scale(key: str) -> bool:
 
 
 def _floats(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    return {
+        key: tensor.float() if tensor.is_floating_point() else tensor
+        for key, tensor in state.items()
+    }
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

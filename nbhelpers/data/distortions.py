@@ -21,9 +21,9 @@ def distort(images: Images, kind: str, strength: float, *, seed: int = 0) -> Ima
 
     Args:
         images: (n, 3, h, w), pixels in [0, 1].
-        kind: of `DISTORTIONS`. At strength 1: shifted by a quarter of the width, blurred with σ of an eighth of the
-            side, noise of σ 0.3, a tenth of the contrast, the opposite hue, 60 % of the sides covered with grey, JPEG
-            of quality 1.
+        kind: of `DISTORTIONS`. At strength 1: shifted by a quarter of the width, blurred with σ of
+            an eighth of the side, noise of σ 0.3, a tenth of the contrast, the opposite hue, 60 %
+            of the sides covered with grey, JPEG of quality 1.
         strength: 0 (JPEG: quality 95) to 1.
         seed: of noise, and of where the cover lies.
 
@@ -41,8 +41,9 @@ def distort(images: Images, kind: str, strength: float, *, seed: int = 0) -> Ima
 def distort_to(images: Images, kind: str, length: float, *, seed: int = 0) -> Images:
     """Images distorted in one way, each as strongly as an L2 length of the change asks for.
 
-    Of a row of strengths the first that moves an image so far or further is taken, and blended with the image to the
-    exact length. An image that the strongest does not move so far (plain ones) gets that.
+    Of a row of strengths the first that moves an image so far or further is taken, and blended with
+    the image to the exact length. An image that the strongest does not move so far (plain ones)
+    gets that.
 
     Args:
         images, kind, seed: as in `distort`.
@@ -60,14 +61,18 @@ def distort_to(images: Images, kind: str, length: float, *, seed: int = 0) -> Im
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> PerImage:
-    """SciPy's Spearman's ρ of each row of two tables, (n,), on the CPU; 0 where a row is all the same.
+    """SciPy's Spearman's ρ of each row of two tables, (n,), on the CPU; 0 where a row is all the
+    same.
 
     Args:
         first, second: (n, m), finite; one may be (1, m), or (m,).
     """
     from scipy.stats import ConstantInputWarning, spearmanr  # here: networks are trained without it
 
-    rows = [table.detach().cpu().numpy() for table in torch.broadcast_tensors(*map(torch.atleast_2d, (first, second)))]
+    rows = [
+        table.detach().cpu().numpy()
+        for table in torch.broadcast_tensors(*map(torch.atleast_2d, (first, second)))
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantInputWarning)
         found = [spearmanr(one, other).statistic for one, other in zip(*rows, strict=True)]
@@ -86,7 +91,9 @@ def interval(values: PerImage, *, seed: int = 0, draws: int = 1000) -> tuple[flo
     """
     values, draws = values.detach().double().cpu(), whole(draws, "draws", least=1)
     again = torch.randint(len(values), (draws, len(values)), generator=seeded(seed))
-    low, high = values[again].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = (
+        values[again].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    )
     return values.mean().item(), low, high
 
 
@@ -103,7 +110,9 @@ def _blur(images: Images, strength: float, _: int) -> Images:
     bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / width) ** 2)
     bell = (bell / bell.sum()).to(images)
     padded = functional.pad(images, [reach] * 4, mode="reflect").flatten(0, 1)[:, None]
-    blurred = functional.conv2d(functional.conv2d(padded, bell[None, None, :, None]), bell[None, None, None, :])
+    blurred = functional.conv2d(
+        functional.conv2d(padded, bell[None, None, :, None]), bell[None, None, None, :]
+    )
     return blurred.reshape(images.shape)
 
 
@@ -112,11 +121,15 @@ def _noise(images: Images, strength: float, seed: int) -> Images:
 
 
 def _contrast(images: Images, strength: float, _: int) -> Images:
-    return torch.lerp(images, images.mean((1, 2, 3), keepdim=True).expand_as(images), 0.9 * strength)
+    return torch.lerp(
+        images, images.mean((1, 2, 3), keepdim=True).expand_as(images), 0.9 * strength
+    )
 
 
 def _hue(images: Images, strength: float, _: int) -> Images:
-    from torchvision.transforms.functional import adjust_hue  # here: networks are trained without it
+    from torchvision.transforms.functional import (
+        adjust_hue,
+    )  # here: networks are trained without it
 
     return adjust_hue(images, 0.5 * strength)
 

@@ -1,4 +1,6 @@
-"""Folders of images: one folder per class, or all in one; what else lies there is ignored or refused."""
+"""Folders of images: one folder per class, or all in one; what else lies there is ignored or
+refused.
+"""
 
 import os
 import re
@@ -13,18 +15,51 @@ from nbhelpers.data.decode import decode
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Pictures that are not read here. A folder of such is no folder without pictures.
-OTHER_SUFFIXES = {".avif", ".cr2", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".nef", ".npy", ".pgm", ".psd", ".svg"}
+OTHER_SUFFIXES = {
+    ".avif",
+    ".cr2",
+    ".dng",
+    ".heic",
+    ".heif",
+    ".jfif",
+    ".jp2",
+    ".nef",
+    ".npy",
+    ".pgm",
+    ".psd",
+    ".svg",
+}
 # Names that differ in these words alone are splits too: seg_train and seg_test, trainA and testA.
 SPLIT_WORD = re.compile(r"train(ing)?|val(id(ate|ation)?)?|test(ing)?")
-ANNOTATIONS = re.compile(r"(.*[-_ ])?(masks?|labels?|annot(ation)?s?|ground[-_ ]?truths?|gt|seg(mentation)?s?|edges?)")
+ANNOTATIONS = re.compile(
+    r"(.*[-_ ])?(masks?|labels?|annot(ation)?s?|ground[-_ ]?truths?|gt|seg(mentation)?s?|edges?)"
+)
 IMAGES = re.compile(r"(jpeg|input|raw)?[-_ ]?(images?|imgs?|photos?|pictures?|inputs?)")
 SPLIT = re.compile(
-    r"(train(ing)?|val(id(ate|ation)?)?|dev|eval(uation)?|test(ing)?|hold[-_ ]?out)([-_ ]?(set|data|images|\d+))*"
+    r"(train(ing)?|val(id(ate|ation)?)?|dev|eval(uation)?|test(ing)?|hold[-_ ]?out)([-_ "
+    r"]?(set|data|images|\d+))*"
     r"|(fold|split)[-_ ]?\d+"
 )
-# What systems, storage boxes and unpackers leave behind; names that start with a dot are ignored too.
-LEFTOVERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__"}
-LEFTOVERS |= {"lost+found", "system volume information", "thumbs", "thumbs.db", "thumbnails", "desktop.ini"}
+# What systems, storage boxes and unpackers leave behind; names that start with a dot are ignored
+# too.
+LEFTOVERS = {
+    "@eadir",
+    "@recycle",
+    "@tmp",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "__macosx",
+    "__pycache__",
+}
+LEFTOVERS |= {
+    "lost+found",
+    "system volume information",
+    "thumbs",
+    "thumbs.db",
+    "thumbnails",
+    "desktop.ini",
+}
 
 
 @dataclass(frozen=True)
@@ -41,32 +76,42 @@ class ImageSet:
 
 
 def open_folder(folder: Path) -> ImageSet:
-    """The images of a folder, without labels, or of one folder per class, with the classes' places by name.
+    """The images of a folder, without labels, or of one folder per class, with the classes' places
+    by name.
 
-    An empty class folder keeps its place, so that labels do not shift in a partial copy of a data set. A folder of
-    other files than pictures (annotations, say) is no class.
+    An empty class folder keeps its place, so that labels do not shift in a partial copy of a data
+    set. A folder of other files than pictures (annotations, say) is no class.
 
     Raises:
-        ValueError: no image, images beside class folders, a folder of splits, or one above the class folders.
+        ValueError: no image, images beside class folders, a folder of splits, or one above the
+            class folders.
     """
     loose = sorted(path for path in _inside(folder) if _is_image(path) and path.is_file())
     places = {path: _walk(path) for path in sorted(_inside(folder)) if path.is_dir()}
-    found = {place: [path for path in inside if _is_image(path)] for place, inside in places.items()}
+    found = {
+        place: [path for path in inside if _is_image(path)] for place, inside in places.items()
+    }
     full = [place for place, images in found.items() if images]
     if not loose and places and all(map(_is_split, places)):
-        raise ValueError(f"{folder} holds {', '.join(place.name for place in places)}; give one of them")
+        raise ValueError(
+            f"{folder} holds {', '.join(place.name for place in places)}; give one of them"
+        )
     if not loose and not full:
-        raise ValueError(f"no image in {folder}; wanted files ending in {', '.join(sorted(SUFFIXES))}")
+        raise ValueError(
+            f"no image in {folder}; wanted files ending in {', '.join(sorted(SUFFIXES))}"
+        )
     if loose and full:
         raise ValueError(
-            f"{folder} holds images ({_some(loose)}) beside folders of images ({_some(full)}); move the ones or the "
-            "others elsewhere, or name a single folder"
+            f"{folder} holds images ({_some(loose)}) beside folders of images ({_some(full)}); "
+            "move the ones or the others elsewhere, or name a single folder"
         )
     if loose:
         return ImageSet(lambda i: decode(loose[i]), torch.full((len(loose),), -1), (), tuple(loose))
     _check_level(folder, full)
     for place, inside in places.items():
-        if not found[place] and (other := [path for path in inside if path.suffix.lower() in OTHER_SUFFIXES]):
+        if not found[place] and (
+            other := [path for path in inside if path.suffix.lower() in OTHER_SUFFIXES]
+        ):
             raise ValueError(
                 f"{place}: no image that can be read ({other[0].name}, …); convert them to one of "
                 f"{', '.join(sorted(SUFFIXES))}, or move the folder elsewhere"
@@ -74,14 +119,18 @@ def open_folder(folder: Path) -> ImageSet:
     classes = [place for place, inside in places.items() if found[place] or not inside]
     files = tuple(path for place in classes for path in found[place])
     labels = [label for label, place in enumerate(classes) for _ in found[place]]
-    return ImageSet(lambda i: decode(files[i]), torch.tensor(labels), tuple(c.name for c in classes), files)
+    return ImageSet(
+        lambda i: decode(files[i]), torch.tensor(labels), tuple(c.name for c in classes), files
+    )
 
 
 def _check_level(folder: Path, full: list[Path]) -> None:
     """Refuse what holds not classes but splits of a data set, or folders of class folders."""
     splits = [place for place in full if _is_split(place)]
     if splits == full or len(splits) > 1 or any(len(_branches(place)) > 1 for place in splits):
-        raise ValueError(f"{folder} holds {', '.join(place.name for place in splits)}; give one of them")
+        raise ValueError(
+            f"{folder} holds {', '.join(place.name for place in splits)}; give one of them"
+        )
     parts = _parts_of_one_name(full)
     if parts:
         raise ValueError(f"{folder} holds {_some(parts)}; give one of them")
@@ -89,24 +138,28 @@ def _check_level(folder: Path, full: list[Path]) -> None:
     rest = [place for place in full if place not in drawn]
     if drawn and len(rest) == 1 and IMAGES.fullmatch(rest[0].name.lower()):
         raise ValueError(
-            f"{folder} holds images ({rest[0].name}) beside what belongs to them ({_some(drawn)}); give the former"
+            f"{folder} holds images ({rest[0].name}) beside what belongs to them ({_some(drawn)}); "
+            "give the former"
         )
     inner, name = _branches(full[0]), full[0].name
     if len(inner) < 2 and len(full) == 1 and IMAGES.fullmatch(name.lower()):
-        raise ValueError(f"{folder} holds one folder of images, {name}, whose name is no class; give {full[0]}")
+        raise ValueError(
+            f"{folder} holds one folder of images, {name}, whose name is no class; give {full[0]}"
+        )
     if len(inner) < 2:
         return
     names = _some(list(inner.values()))
     if len(full) == 1:
         raise ValueError(
-            f"{folder} holds one folder, {full[0].name}, with folders in it ({names}); to take those for the classes "
-            f"give {next(iter(inner.values())).parent}"
+            f"{folder} holds one folder, {full[0].name}, with folders in it ({names}); to take "
+            f"those for the classes give {next(iter(inner.values())).parent}"
         )
     shared = sorted(set(inner).intersection(*map(_branches, full)))
     if len(shared) > 1:
         raise ValueError(
-            f"{folder}: each of its folders ({_some(full)}) holds the same folders ({', '.join(shared[:3])}); "
-            f"if those are the classes give one of the former, such as {full[0]}"
+            f"{folder}: each of its folders ({_some(full)}) holds the same folders "
+            f"({', '.join(shared[:3])}); if those are the classes give one of the former, such as "
+            f"{full[0]}"
         )
 
 
@@ -125,11 +178,15 @@ def _is_split(place: Path) -> bool:
 
 
 def _branches(place: Path) -> dict[str, Path]:
-    """The folders in which the images of a folder lie, where there are several and no image beside them."""
+    """The folders in which the images of a folder lie, where there are several and no image
+    beside them.
+    """
     while True:
         if any(_is_image(path) and path.is_file() for path in _inside(place)):
             return {}
-        inner = [path for path in _inside(place) if path.is_dir() and any(map(_is_image, _walk(path)))]
+        inner = [
+            path for path in _inside(place) if path.is_dir() and any(map(_is_image, _walk(path)))
+        ]
         if len(inner) != 1:
             return {path.name: path for path in sorted(inner)}
         place = inner[0]
@@ -145,7 +202,11 @@ def _walk(folder: Path) -> list[Path]:
     for place, folders, files in os.walk(folder, followlinks=True):
         above.add(os.path.realpath(place))
         # A link to a folder that was seen already would lead round in circles.
-        folders[:] = [n for n in folders if not _is_leftover(n) and os.path.realpath(Path(place, n)) not in above]
+        folders[:] = [
+            n
+            for n in folders
+            if not _is_leftover(n) and os.path.realpath(Path(place, n)) not in above
+        ]
         found += [Path(place, name) for name in files if not _is_leftover(name)]
     return sorted(found)
 

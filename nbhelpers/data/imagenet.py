@@ -19,26 +19,51 @@ from nbhelpers.data.decode import decode
 from nbhelpers.data.folders import ImageSet, open_folder
 from nbhelpers.files import cache_folder, check_writable
 
-# The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both ends included.
-RESTRICTED_IMAGENET = {"dog": (151, 268), "cat": (281, 285), "frog": (30, 32), "turtle": (33, 37), "bird": (80, 100)}
-RESTRICTED_IMAGENET |= {"primate": (365, 382), "fish": (389, 397), "crab": (118, 121), "insect": (300, 319)}
-# ImageNet's classes that WordNet has below CIFAR-10's, in the same way, both ends of each range included. No deer is
-# among them (gazelles are none), and by CIFAR-10's own rule pickup trucks are neither automobiles nor trucks.
-CIFAR10_OF_IMAGENET = {"airplane": ((404, 404), (895, 895)), "bird": ((7, 24), (80, 100), (127, 146))}
-CIFAR10_OF_IMAGENET |= {"automobile": ((407, 407), (436, 436), (468, 468), (511, 511), (609, 609), (627, 627))}
+# The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both
+# ends included.
+RESTRICTED_IMAGENET = {
+    "dog": (151, 268),
+    "cat": (281, 285),
+    "frog": (30, 32),
+    "turtle": (33, 37),
+    "bird": (80, 100),
+}
+RESTRICTED_IMAGENET |= {
+    "primate": (365, 382),
+    "fish": (389, 397),
+    "crab": (118, 121),
+    "insect": (300, 319),
+}
+# ImageNet's classes that WordNet has below CIFAR-10's, in the same way, both ends of each range
+# included. No deer is among them (gazelles are none), and by CIFAR-10's own rule pickup trucks are
+# neither automobiles nor trucks.
+CIFAR10_OF_IMAGENET = {
+    "airplane": ((404, 404), (895, 895)),
+    "bird": ((7, 24), (80, 100), (127, 146)),
+}
+CIFAR10_OF_IMAGENET |= {
+    "automobile": ((407, 407), (436, 436), (468, 468), (511, 511), (609, 609), (627, 627))
+}
 CIFAR10_OF_IMAGENET["automobile"] += ((656, 656), (661, 661), (751, 751), (817, 817))
 CIFAR10_OF_IMAGENET |= {"cat": ((281, 285),), "deer": (), "dog": ((151, 268),), "frog": ((30, 32),)}
-CIFAR10_OF_IMAGENET |= {"horse": ((339, 339),), "ship": ((403, 403), (510, 510), (628, 628), (724, 724), (913, 913))}
+CIFAR10_OF_IMAGENET |= {
+    "horse": ((339, 339),),
+    "ship": ((403, 403), (510, 510), (628, 628), (724, 724), (913, 913)),
+}
 CIFAR10_OF_IMAGENET |= {"truck": ((555, 555), (569, 569), (675, 675), (864, 864), (867, 867))}
 _GROUPS = (CIFAR10_OF_IMAGENET, {name: (ends,) for name, ends in RESTRICTED_IMAGENET.items()})
-TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"  # where its authors publish it
+TINY_IMAGENET_URL = (
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip"  # where its authors publish it
+)
 
 
 def class_places(names: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
-    """For each of a data set's classes its place among a network's, int64 (len(names),); -1 where it is none of them.
+    """For each of a data set's classes its place among a network's, int64 (len(names),); -1 where
+    it is none of them.
 
-    Equal names are one class; case counts, for ImageNet has a dog named Cardigan and a cardigan. ImageNet's classes,
-    and those of a part of it, also fall into the groups of Restricted ImageNet and into CIFAR-10's classes.
+    Equal names are one class; case counts, for ImageNet has a dog named Cardigan and a cardigan.
+    ImageNet's classes, and those of a part of it, also fall into the groups of Restricted ImageNet
+    and into CIFAR-10's classes.
     """
     if tuple(names) == tuple(classes):
         return torch.arange(len(names))
@@ -56,14 +81,16 @@ def open_imagenet(split: str) -> ImageSet:
     root = os.environ.get("IMAGENET")
     if not root or not (folder := Path(root).expanduser() / split).is_dir():
         raise FileNotFoundError(
-            f"ImageNet is not here: set IMAGENET to the folder that holds {split}/ with its 1,000 folders "
-            f"n01440764, n01443537, …{f' (no {split} in {root})' if root else ''}"
+            f"ImageNet is not here: set IMAGENET to the folder that holds {split}/ with its 1,000 "
+            f"folders n01440764, n01443537, …{f' (no {split} in {root})' if root else ''}"
         )
     images = open_folder(folder)
-    if len(images.classes) != 1000 or not all(re.fullmatch(r"n\d{8}", name) for name in images.classes):
+    if len(images.classes) != 1000 or not all(
+        re.fullmatch(r"n\d{8}", name) for name in images.classes
+    ):
         raise ValueError(
-            f"{folder}: {len(images.classes)} class folders, wanted ImageNet's 1,000, by whose order labels are "
-            "counted; for a part, keep the other folders empty"
+            f"{folder}: {len(images.classes)} class folders, wanted ImageNet's 1,000, by whose "
+            "order labels are counted; for a part, keep the other folders empty"
         )
     return replace(images, classes=imagenet_classes(), margin=256 / 224)
 
@@ -77,12 +104,18 @@ def open_restricted_imagenet(split: str) -> ImageSet:
     files = tuple(images.files[row] for row in rows)
     labels = group[images.labels[rows]]
     return replace(
-        images, read=lambda i: decode(files[i]), labels=labels, classes=tuple(RESTRICTED_IMAGENET), files=files
+        images,
+        read=lambda i: decode(files[i]),
+        labels=labels,
+        classes=tuple(RESTRICTED_IMAGENET),
+        files=files,
     )
 
 
 def open_photographs() -> ImageSet:
-    """The free photographs that ship here, labelled with ImageNet's classes; authors and licences in data/README.md."""
+    """The free photographs that ship here, labelled with ImageNet's classes; authors and
+    licences in data/README.md.
+    """
     folder = files.DATA / "photographs"
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     paths = tuple(folder / one["file"] for one in index)
@@ -96,7 +129,9 @@ def open_tiny_imagenet(split: str) -> ImageSet:
     place = Path(given).expanduser() if given else cache_folder() / "tiny-imagenet-200.zip"
     if not place.exists():
         if given:
-            raise FileNotFoundError(f"TINY_IMAGENET: {place} is not there; name the zip, or its unpacked folder")
+            raise FileNotFoundError(
+                f"TINY_IMAGENET: {place} is not there; name the zip, or its unpacked folder"
+            )
         check_writable(place.parent)
         download(TINY_IMAGENET_URL, place)
     if place.is_dir():
@@ -122,12 +157,18 @@ def open_tiny_imagenet(split: str) -> ImageSet:
         raise ValueError(f"{place}: not Tiny ImageNet in its official layout ({error})") from error
     number = {name: label for label, name in enumerate(classes)}
     if split == "train":
-        found = [name for name in sorted(names) if name.startswith("train/") and name.lower().endswith(".jpeg")]
+        found = [
+            name
+            for name in sorted(names)
+            if name.startswith("train/") and name.lower().endswith(".jpeg")
+        ]
         kinds = [name.split("/")[1] for name in found]
     else:
         there = set(names)
         rows = [line.split("\t")[:2] for line in notes]
-        kept = [(f"val/images/{name}", kind) for name, kind in rows if f"val/images/{name}" in there]
+        kept = [
+            (f"val/images/{name}", kind) for name, kind in rows if f"val/images/{name}" in there
+        ]
         found, kinds = [name for name, _ in kept], [kind for _, kind in kept]
     if not found:
         raise ValueError(f"{place}: no {split} image of Tiny ImageNet in it")

@@ -1,4 +1,6 @@
-"""What people said of distorted pictures: published sets, from a folder where a user has one. None ships here."""
+"""What people said of distorted pictures: published sets, from a folder where a user has one.
+None ships here.
+"""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -25,7 +27,8 @@ class Judgements:
     references: list[Path]  # originals
     distorted: list[Path]  # one for each; of BAPPS the first of two
     others: list[Path]  # of BAPPS the second; else none
-    opinions: Tensor  # (n,): mean opinion, higher is better; of BAPPS the share that finds the second one nearer
+    # (n,): mean opinion, higher is better; of BAPPS the share that finds the second one nearer
+    opinions: Tensor
 
     def __len__(self) -> int:
         return len(self.references)
@@ -46,8 +49,9 @@ class Judgements:
             batch_size: at most so many pictures at a time.
 
         Returns:
-            Of BAPPS the score per triplet, (n,): the share of people who chose as the measure does, ½ for a tie. Else
-            Spearman's ρ of the distance's order with the opinions', the better the nearer.
+            Of BAPPS the score per triplet, (n,): the share of people who chose as the measure does,
+            ½ for a tie. Else Spearman's ρ of the distance's order with the opinions', the better
+            the nearer.
         """
         first = self._distances(measure, self.distorted, size, batch_size)
         if not self.others:
@@ -56,7 +60,9 @@ class Judgements:
         chosen = torch.where(second == first, 0.5, (second < first).float())
         return chosen * self.opinions + (1 - chosen) * (1 - self.opinions)
 
-    def _distances(self, measure: Distance, paths: Sequence[Path], size: Size, batch_size: int) -> PerImage:
+    def _distances(
+        self, measure: Distance, paths: Sequence[Path], size: Size, batch_size: int
+    ) -> PerImage:
         parts = []
         for k in range(0, len(paths), batch_size):
             pair = (_load(some[k : k + batch_size], size) for some in (self.references, paths))
@@ -65,7 +71,8 @@ class Judgements:
 
 
 def between(f: Callable[[Images], Features], images: Images, others: Images) -> PerImage:
-    """How far representations of two batches lie apart, in the first's length: a distance for `agreement`.
+    """How far representations of two batches lie apart, in the first's length: a distance for
+    `agreement`.
 
     Args:
         f: a representation; fix it with `functools.partial`.
@@ -79,14 +86,14 @@ def load_judgements(folder: str | Path) -> Judgements:
     """Read KADID-10k, TID2013 or BAPPS (its two-alternative choices) as their authors publish them.
 
     Args:
-        folder: with `dmos.csv` and `images/`, or `mos_with_names.txt`, `reference_images/` and `distorted_images/`, or
-            below it folders with `ref/`, `p0/`, `p1/` and `judge/`.
+        folder: with `dmos.csv` and `images/`, or `mos_with_names.txt`, `reference_images/` and
+            `distorted_images/`, or below it folders with `ref/`, `p0/`, `p1/` and `judge/`.
 
     Raises:
         ValueError: none of these, or a picture that the list names is missing.
 
-    Source: Lin et al., QoMEX 2019; Ponomarenko et al., Signal Processing: Image Communication 30, 2015; Zhang et al.,
-        arXiv:1801.03924.
+    Source: Lin et al., QoMEX 2019; Ponomarenko et al., Signal Processing: Image Communication 30,
+        2015; Zhang et al., arXiv:1801.03924.
     """
     folder = Path(folder).expanduser()
     if (folder / "dmos.csv").is_file():
@@ -102,17 +109,24 @@ def load_judgements(folder: str | Path) -> Judgements:
     judged = sorted(folder.glob("**/judge/*.npy"))
     if judged:
         first, second, third = (
-            [path.parent.parent / part / f"{path.stem}.png" for path in judged] for part in ("ref", "p0", "p1")
+            [path.parent.parent / part / f"{path.stem}.png" for path in judged]
+            for part in ("ref", "p0", "p1")
         )
         if missing := [path for path in (*first, *second, *third) if not path.is_file()]:
             raise ValueError(f"folder: {folder} lacks {missing[0].relative_to(folder)}")
         shares = [float(numpy.load(path, allow_pickle=False).ravel()[0]) for path in judged]
         return Judgements("BAPPS", first, second, third, torch.tensor(shares))
-    raise ValueError(f"folder: {folder} is none of KADID-10k, TID2013 and BAPPS; see load_judgements")
+    raise ValueError(
+        f"folder: {folder} is none of KADID-10k, TID2013 and BAPPS; see load_judgements"
+    )
 
 
-def _rated(name: str, rows: Sequence[tuple[str, str, float]], originals: Path, changed: Path) -> Judgements:
-    found = [{path.name.lower(): path for path in folder.glob("*")} for folder in (originals, changed)]
+def _rated(
+    name: str, rows: Sequence[tuple[str, str, float]], originals: Path, changed: Path
+) -> Judgements:
+    found = [
+        {path.name.lower(): path for path in folder.glob("*")} for folder in (originals, changed)
+    ]
     try:  # TID2013 spells its names both ways
         first = [found[0][row[0].lower()] for row in rows]
         second = [found[1][row[1].lower()] for row in rows]

@@ -29,14 +29,17 @@ def represent_set(
     size: int | tuple[int, int] | None = None,
     batch_size: int = 256,
 ) -> Features:
-    """Representations of a data set, (n, components), on the CPU; computed once and then read from the cache folder.
+    """Representations of a data set, (n, components), on the CPU; computed once and then read from
+    the cache folder.
 
-    Kept ones are found by the network's function and weights, the images and the indices. A few of them are computed
-    again and compared before they are used. A cache folder that cannot be written costs a message, not the result.
+    Kept ones are found by the network's function and weights, the images and the indices. A few of
+    them are computed again and compared before they are used. A cache folder that cannot be written
+    costs a message, not the result.
 
     Args:
         model: whose representation.
-        source, indices, size: as in `load_images`; a `size` of None is what the network was trained for.
+        source, indices, size: as in `load_images`; a `size` of None is what the network was trained
+            for.
         batch_size: images in memory at a time.
 
     Raises:
@@ -45,17 +48,27 @@ def represent_set(
     size = size or model.image_size
     chosen = None if indices is None else choose(indices, count_images(source))
     path = _place(model, source, chosen, size)
-    if path is not None and (kept := _kept(path)) is not None and _agrees(model, source, chosen, size, kept):
+    if (
+        path is not None
+        and (kept := _kept(path)) is not None
+        and _agrees(model, source, chosen, size, kept)
+    ):
         return kept
     features = represent(
-        model, iter_batches(source, batch_size=batch_size, indices=chosen, size=size, channels=model.channels)
+        model,
+        iter_batches(
+            source, batch_size=batch_size, indices=chosen, size=size, channels=model.channels
+        ),
     )
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(path, {"features": features})
         except OSError as error:
-            _tell(f"{path.parent} cannot be written ({error.strerror or error}); set NBHELPERS_CACHE to a folder")
+            _tell(
+                f"{path.parent} cannot be written ({error.strerror or error}); set NBHELPERS_CACHE "
+                "to a folder"
+            )
     return features
 
 
@@ -63,15 +76,21 @@ def _tell(why: str) -> None:
     print(f"representations are not kept: {why}", file=sys.stderr)
 
 
-def _place(model: Model, source: Source, chosen: list[int] | None, size: int | tuple[int, int] | None) -> Path | None:
+def _place(
+    model: Model, source: Source, chosen: list[int] | None, size: int | tuple[int, int] | None
+) -> Path | None:
     """The file for these representations; None where there is no cache folder."""
     try:
         folder = cache_folder()
     except ValueError as error:
         _tell(str(error))
         return None
-    key = hashlib.sha256(f"{identity(source)} {size} {torch.__version__} {model.device.type}".encode())
-    key.update(b"all" if chosen is None else torch.tensor(chosen, dtype=torch.int64).numpy().tobytes())
+    key = hashlib.sha256(
+        f"{identity(source)} {size} {torch.__version__} {model.device.type}".encode()
+    )
+    key.update(
+        b"all" if chosen is None else torch.tensor(chosen, dtype=torch.int64).numpy().tobytes()
+    )
     for path in (
         *(PACKAGE / f"{name}.py" for name in ("sites", "cut", "model")),
         *sorted((PACKAGE / "data").glob("*.py")),
@@ -95,10 +114,19 @@ def digest(model: nn.Module) -> bytes:
                 continue  # torch's own registers
             if isinstance(value, Tensor):
                 _feed(setting, value, key)
-            elif setting not in ("training", "precision", "classes", "note", "name"):  # these change no number
+            elif setting not in (
+                "training",
+                "precision",
+                "classes",
+                "note",
+                "name",
+            ):  # these change no number
                 key.update(f"{setting}={_stable(value)}".encode())
     seen: dict[int, str] = {}
-    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+    for name, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
         first = seen.setdefault(id(tensor), name)  # the graphs of a cut share their weights
         key.update(f"\n{name} is {first}".encode())
         if first == name:
@@ -120,7 +148,8 @@ def _stable(value: Any) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         texts = [_stable(one) for one in value]
         return f"[{', '.join(texts if isinstance(value, list | tuple) else sorted(texts))}]"
-    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    called = getattr(value, "__qualname__", type(value).__qualname__)
+    name = f"{getattr(value, '__module__', '')}.{called}"
     return name + _code(value).hex()
 
 
@@ -129,7 +158,9 @@ def _code(function: Any) -> bytes:
     code = getattr(function, "__code__", None)
     if code is None:
         return b""
-    constants = [c for c in code.co_consts if c is None or isinstance(c, bool | int | float | str | tuple)]
+    constants = [
+        c for c in code.co_consts if c is None or isinstance(c, bool | int | float | str | tuple)
+    ]
     return code.co_code + f"{constants} {code.co_names}".encode()
 
 
@@ -142,9 +173,15 @@ def _kept(path: Path) -> Features | None:
 
 
 def _agrees(
-    model: Model, source: Source, chosen: list[int] | None, size: int | tuple[int, int] | None, kept: Features
+    model: Model,
+    source: Source,
+    chosen: list[int] | None,
+    size: int | tuple[int, int] | None,
+    kept: Features,
 ) -> bool:
-    """Whether representations computed now are the kept ones, for a few images spread over the set."""
+    """Whether representations computed now are the kept ones, for a few images spread over the
+    set.
+    """
     rows = list(range(count_images(source))) if chosen is None else chosen
     if kept.shape != (len(rows), model.components):
         return False

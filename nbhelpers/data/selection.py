@@ -15,7 +15,9 @@ from nbhelpers.types import Images, Indices, Labels, indices, seeded, whole
 
 @dataclass(frozen=True)
 class TopImages:
-    """The images that activate a component most and least, extremes first; (k,), or (m, k) for m components."""
+    """The images that activate a component most and least, extremes first; (k,), or (m, k) for m
+    components.
+    """
 
     highest: Tensor  # indices into the data set
     lowest: Tensor
@@ -24,7 +26,9 @@ class TopImages:
 
 
 def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
-    """`n` different indices of `source`, drawn with `seed`: a choice of images that nobody has picked."""
+    """`n` different indices of `source`, drawn with `seed`: a choice of images that nobody has
+    picked.
+    """
     total, n = count_images(source), whole(n, "n")
     if not 1 <= n <= total:
         raise ValueError(f"n: got {n}, wanted 1 to {total}")
@@ -32,7 +36,8 @@ def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
 
 
 def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
-    """For each image another one of a different class, drawn at random, (n,) indices: the pairs of the baseline.
+    """For each image another one of a different class, drawn at random, (n,) indices: the pairs of
+    the baseline.
 
     Args:
         labels: (n,) class indices; give `torch.arange(n)` where any other image will do.
@@ -43,11 +48,17 @@ def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
     """
     labels, generator = indices(labels, "labels").cpu(), seeded(seed)
     if len(labels.unique()) < 2:
-        raise ValueError(f"random_partners: got {labels.unique().tolist()} as labels, wanted at least two classes")
+        raise ValueError(
+            f"random_partners: got {labels.unique().tolist()} as labels, wanted at least two "
+            "classes"
+        )
     # A few rows of the table of all pairs at a time: the whole of it would take gigabytes.
     rows = labels.split(max(1, 2**22 // len(labels)))
     return torch.cat(
-        [torch.multinomial((row[:, None] != labels).float(), 1, generator=generator)[:, 0] for row in rows]
+        [
+            torch.multinomial((row[:, None] != labels).float(), 1, generator=generator)[:, 0]
+            for row in rows
+        ]
     )
 
 
@@ -60,7 +71,8 @@ def top_images(
     batch_size: int | None = None,
     positions: bool = False,
 ) -> TopImages:
-    """Rank a data set by one component, or by several in one pass. Memory grows with k, not with the data set.
+    """Rank a data set by one component, or by several in one pass. Memory grows with k, not with
+    the data set.
 
     Args:
         model: whose representation.
@@ -86,12 +98,18 @@ def top_images(
     if high is None or low is None:
         raise ValueError("images: got an empty data set, wanted at least one batch")
     ranked = [part.T if wanted.ndim else part[:, 0] for part in (*high, *low)]
-    return TopImages(highest=ranked[1], lowest=ranked[3], highest_values=ranked[0], lowest_values=ranked[2])
+    return TopImages(
+        highest=ranked[1], lowest=ranked[3], highest_values=ranked[0], lowest_values=ranked[2]
+    )
 
 
 def _best(
     kept: tuple[Tensor, Tensor] | None, new: tuple[Tensor, Tensor], k: int, *, descending: bool
 ) -> tuple[Tensor, Tensor]:
-    values, indices = new if kept is None else (torch.cat(pair) for pair in zip(kept, new, strict=True))
-    order = values.argsort(dim=0, descending=descending, stable=True)[:k]  # stable: ties go to the earlier image
+    values, indices = (
+        new if kept is None else (torch.cat(pair) for pair in zip(kept, new, strict=True))
+    )
+    order = values.argsort(dim=0, descending=descending, stable=True)[
+        :k
+    ]  # stable: ties go to the earlier image
     return values.gather(0, order), indices.gather(0, order)

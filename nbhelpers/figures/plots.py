@@ -1,4 +1,6 @@
-"""Figures in one look: crisp image grids, distributions, curves. Every function returns a Figure."""
+"""Figures in one look: crisp image grids, distributions, curves. Every function returns a
+Figure.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,12 @@ from torch.nn import functional
 from nbhelpers.types import Images, check_images
 
 PALETTE = ("#1769aa", "#d1571b", "#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d", "#c2476b", "#2f8f8f")
-COLOURS = {"robust": PALETTE[0], "standard": PALETTE[1], "random pairs": "#8a8a8a", "pixels": "#8a8a8a"}
+COLOURS = {
+    "robust": PALETTE[0],
+    "standard": PALETTE[1],
+    "random pairs": "#8a8a8a",
+    "pixels": "#8a8a8a",
+}
 _DPI, _FONT, _LINE = 100, 8.5, 13  # dots per inch, points, dots per line of text
 _METRICS, _STYLE = TextToPath(), FontProperties(size=_FONT)
 
@@ -53,8 +60,8 @@ def image_grid(
         rows: row label → (n, 3, h, w) in [0, 1]; rows may differ in length and image size.
         columns: a heading for each column.
         captions: row label → a short text under each image of that row.
-        cell: about the longer side of a shown image, in dots: the nearest multiple of its pixels; up to twice that for
-            images of more.
+        cell: about the longer side of a shown image, in dots: the nearest multiple of its pixels;
+            up to twice that for images of more.
         title: over the grid.
 
     Raises:
@@ -62,18 +69,29 @@ def image_grid(
     """
     captions, gap = dict(captions or {}), 6
     if not rows or captions.keys() - rows.keys():
-        raise ValueError(f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of rows")
+        raise ValueError(
+            f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of "
+            "rows"
+        )
     longest = max(max(images.shape[-2:]) for images in rows.values())
     cell = longest * round(cell / longest) if longest <= cell else min(2 * cell, longest)
     columns = [_wrapped(text, cell) for text in columns]
-    captions = {label: [_wrapped(text, cell) for text in texts] for label, texts in captions.items()}
+    captions = {
+        label: [_wrapped(text, cell) for text in texts] for label, texts in captions.items()
+    }
     left = 18 + max(8 * max(map(len, label.split("\n"))) for label in rows)
     count = max(len(images) for images in rows.values())
-    y = top = (_LINE + 12 if title else 4) + _LINE * (1 + max((text.count("\n") for text in columns), default=-1)) + 2
+    y = top = (
+        (_LINE + 12 if title else 4)
+        + _LINE * (1 + max((text.count("\n") for text in columns), default=-1))
+        + 2
+    )
     heights = [cell + gap + _LINE * _lines(captions.get(label, ())) for label in rows]
     width, height = left + count * (cell + gap), top + sum(heights)
     canvas = numpy.ones((height, width, 3), dtype=numpy.float32)
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, label=f"{len(rows)} × {count} images")
+    figure = Figure(
+        figsize=(width / _DPI, height / _DPI), dpi=_DPI, label=f"{len(rows)} × {count} images"
+    )
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     style: Any = {"fontsize": _FONT, "linespacing": 1.1}
@@ -86,18 +104,29 @@ def image_grid(
             canvas[above : above + high, x : x + wide] = picture
         for column, text in enumerate(captions.get(label, ())):
             middle = left + column * (cell + gap) + cell / 2
-            base = y + cell + 12 + _LINE * text.count("\n")  # of its last line: descenders must not shift a text
+            base = (
+                y + cell + 12 + _LINE * text.count("\n")
+            )  # of its last line: descenders must not shift a text
             axes.text(middle, base, text, ha="center", va="baseline", color="#444444", **style)
         y += row_height
     for column, text in enumerate(columns):
-        axes.text(left + column * (cell + gap) + cell / 2, top - 7, text, ha="center", va="baseline", **style)
+        axes.text(
+            left + column * (cell + gap) + cell / 2,
+            top - 7,
+            text,
+            ha="center",
+            va="baseline",
+            **style,
+        )
     if title:
         axes.text(left, 4, title, ha="left", va="top", fontsize=10.5, fontweight="bold")
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     return figure
 
 
-def distributions(samples: Mapping[str, Tensor], *, xlabel: str, title: str = "", log: bool = False) -> Figure:
+def distributions(
+    samples: Mapping[str, Tensor], *, xlabel: str, title: str = "", log: bool = False
+) -> Figure:
     """Histograms over each other, one per label, medians marked.
 
     Args:
@@ -108,10 +137,18 @@ def distributions(samples: Mapping[str, Tensor], *, xlabel: str, title: str = ""
     figure, axes = _axes(title, xlabel, "images", f"distributions of {', '.join(samples)}")
     values = torch.cat([sample.detach().float().cpu() for sample in samples.values()])
     low, high = values.min().item(), values.max().item()
-    bins = numpy.geomspace(max(low, 1e-6), high, 33) if log else numpy.linspace(min(low, 0), high, 33)
+    bins = (
+        numpy.geomspace(max(low, 1e-6), high, 33) if log else numpy.linspace(min(low, 0), high, 33)
+    )
     for index, (label, sample) in enumerate(samples.items()):
         numbers, colour = sample.detach().float().cpu().numpy(), _colour(label, index)
-        axes.hist(numbers, bins=bins, color=colour, alpha=0.55, label=f"{label} (median {numpy.median(numbers):.2g})")
+        axes.hist(
+            numbers,
+            bins=bins,
+            color=colour,
+            alpha=0.55,
+            label=f"{label} (median {numpy.median(numbers):.2g})",
+        )
         axes.axvline(numpy.median(numbers), color=colour, linewidth=1.5)
     if log:
         axes.set_xscale("log")
@@ -120,9 +157,15 @@ def distributions(samples: Mapping[str, Tensor], *, xlabel: str, title: str = ""
 
 
 def curves(
-    x: Sequence[float] | Tensor, series: Mapping[str, Tensor], *, xlabel: str, ylabel: str, title: str = ""
+    x: Sequence[float] | Tensor,
+    series: Mapping[str, Tensor],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
 ) -> Figure:
-    """Lines over a common x; where a series is (m, n), its mean over n and the middle half as a band.
+    """Lines over a common x; where a series is (m, n), its mean over n and the middle half as a
+    band.
 
     Args:
         x: (m,) positions.
@@ -133,13 +176,22 @@ def curves(
     positions = torch.as_tensor(x).cpu().numpy()
     for index, (label, values) in enumerate(series.items()):
         numbers, colour = values.detach().float().cpu().numpy(), _colour(label, index)
-        repeated = colour in [line.get_color() for line in axes.lines]  # two nulls, say: the second is dashed
+        repeated = colour in [
+            line.get_color() for line in axes.lines
+        ]  # two nulls, say: the second is dashed
         if numbers.ndim == 2:
             axes.fill_between(
-                positions, *numpy.quantile(numbers, (0.25, 0.75), axis=1), color=colour, alpha=0.15, linewidth=0
+                positions,
+                *numpy.quantile(numbers, (0.25, 0.75), axis=1),
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
             )
             numbers = numbers.mean(1)
-        look: dict[str, Any] = {"linestyle": "--" if repeated else "-", "marker": "o" if len(positions) < 16 else None}
+        look: dict[str, Any] = {
+            "linestyle": "--" if repeated else "-",
+            "marker": "o" if len(positions) < 16 else None,
+        }
         axes.plot(positions, numbers, color=colour, markersize=4, label=label, **look)
     axes.xaxis.get_major_locator().set_params(integer=bool((positions == positions.round()).all()))
     low, high = axes.get_ylim()
@@ -166,7 +218,10 @@ def _legend(axes) -> None:
 
 
 def _colour(label: str, index: int) -> str:
-    return next((colour for name, colour in COLOURS.items() if label.startswith(name)), PALETTE[2 + index % 4])
+    return next(
+        (colour for name, colour in COLOURS.items() if label.startswith(name)),
+        PALETTE[2 + index % 4],
+    )
 
 
 def _wrapped(text: str, width: float) -> str:
@@ -175,7 +230,12 @@ def _wrapped(text: str, width: float) -> str:
     for line in text.split("\n"):
         now, *words = line.split(" ")
         for word in words:
-            if _METRICS.get_text_width_height_descent(f"{now} {word}", _STYLE, False)[0] * _DPI / 72 > width:
+            if (
+                _METRICS.get_text_width_height_descent(f"{now} {word}", _STYLE, False)[0]
+                * _DPI
+                / 72
+                > width
+            ):
                 lines.append(now)
                 now = word
             else:
@@ -189,12 +249,18 @@ def _lines(texts: Sequence[str]) -> int:
 
 
 def _enlarge(images: Images, cell: int) -> numpy.ndarray:
-    """(n, height, width, 3), no side above `cell`: whole-pixel enlargement, or an antialiased reduction."""
+    """(n, height, width, 3), no side above `cell`: whole-pixel enlargement, or an antialiased
+    reduction.
+    """
     images = images.detach().float().cpu()
     factor = cell // max(images.shape[-2:])
     if factor:
         images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     else:
-        height, width = (max(1, round(side * cell / max(images.shape[-2:]))) for side in images.shape[-2:])
-        images = functional.interpolate(images, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+        height, width = (
+            max(1, round(side * cell / max(images.shape[-2:]))) for side in images.shape[-2:]
+        )
+        images = functional.interpolate(
+            images, (height, width), mode="bilinear", antialias=True
+        ).clamp(0, 1)
     return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

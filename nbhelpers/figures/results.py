@@ -22,18 +22,34 @@ def print_numbers(numbers: Numbers, *, note: str = "") -> None:
         note: how they were measured: n, seed, device.
     """
     columns = list(dict.fromkeys(column for row in numbers.values() for column in row))
-    texts = {measure: [f"{row[c]:.3g}" if c in row else "" for c in columns] for measure, row in numbers.items()}
+    texts = {
+        measure: [f"{row[c]:.3g}" if c in row else "" for c in columns]
+        for measure, row in numbers.items()
+    }
     first = max(map(len, texts))
-    widths = [max(len(column), *(len(row[i]) for row in texts.values())) for i, column in enumerate(columns)]
-    print(" " * first, *(column.rjust(width) for column, width in zip(columns, widths, strict=True)), sep="  ")
+    widths = [
+        max(len(column), *(len(row[i]) for row in texts.values()))
+        for i, column in enumerate(columns)
+    ]
+    print(
+        " " * first,
+        *(column.rjust(width) for column, width in zip(columns, widths, strict=True)),
+        sep="  ",
+    )
     for measure, row in texts.items():
-        print(measure.ljust(first), *(t.rjust(width) for t, width in zip(row, widths, strict=True)), sep="  ")
+        print(
+            measure.ljust(first),
+            *(t.rjust(width) for t, width in zip(row, widths, strict=True)),
+            sep="  ",
+        )
     if note:
         print(f"({note})")
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: numbers and arrays of NumPy and torch as Python's, paths as text."""
+    """What JSON has no form for: numbers and arrays of NumPy and torch as Python's, paths as
+    text.
+    """
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Path):
@@ -75,10 +91,14 @@ def save_result(
             {
                 "parameters": dict(parameters),
                 "seed": parameters.get("seed"),
-                "device": str(pick_device(str(parameters.get("device", "auto")))),  # what "auto" was
+                "device": str(
+                    pick_device(str(parameters.get("device", "auto")))
+                ),  # what "auto" was
                 "images": list(map(int, images)),
                 "numbers": {measure: dict(row) for measure, row in numbers.items()},
-                "versions": {name: version(name) for name in ("nbhelpers", "torch", "torchvision", "numpy")},
+                "versions": {
+                    name: version(name) for name in ("nbhelpers", "torch", "torchvision", "numpy")
+                },
             },
             indent=1,
             ensure_ascii=False,
@@ -86,4 +106,6 @@ def save_result(
         )
         write_text(folder / "result.json", text)
     except OSError as error:
-        raise ValueError(f"out: cannot write to {folder} ({error.strerror}); name a folder you may write") from error
+        raise ValueError(
+            f"out: cannot write to {folder} ({error.strerror}); name a folder you may write"
+        ) from error

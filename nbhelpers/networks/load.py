@@ -19,7 +19,11 @@ from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
 from nbhelpers.sites import copied
 
 # Name: bottleneck blocks or not, and how many in each stage.
-_RESNETS = {"resnet18": (False, 2, 2, 2, 2), "resnet34": (False, 3, 4, 6, 3), "resnet50": (True, 3, 4, 6, 3)}
+_RESNETS = {
+    "resnet18": (False, 2, 2, 2, 2),
+    "resnet34": (False, 3, 4, 6, 3),
+    "resnet50": (True, 3, 4, 6, 3),
+}
 _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
 # Of a layer that normalises, by the names that people give these.
 _BEFORE = r"_?((pixel|image|img|input|data|dataset|rgb|channel|norm|new|imagenet|cifar)s?_)*"
@@ -43,24 +47,26 @@ def load_model(
     """Load a classifier by the name of its checkpoint, from a file, or from torchvision or timm.
 
     Args:
-        name: in `checkpoints/manifest.toml`; or a path to a .safetensors, .pt, .pth or .ckpt file, of which no code
-            is run, and of which "run.pth#state_dict_ema" takes that one of several networks inside; or
-            "torchvision:resnet50", "timm:resnet18" and so on.
+        name: in `checkpoints/manifest.toml`; or a path to a .safetensors, .pt, .pth or .ckpt file,
+            of which no code is run, and of which "run.pth#state_dict_ema" takes that one of several
+            networks inside; or "torchvision:resnet50", "timm:resnet18" and so on.
         device: auto, cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.
         architecture: of a file whose keys do not tell: "resnet18" (for CIFAR), "wide-resnet-28-10",
-            "torchvision:vgg16_bn", "timm:resnet18", or your own network, which is copied and filled.
-        dataset: what the network was trained on, where the file does not tell: a name in the manifest's [datasets],
-            or such a table, {"mean": …, "std": …, "classes": …, "image_size": …}, which overrides the file's. A
-            network that normalises by itself is given pixels as they are.
+            "torchvision:vgg16_bn", "timm:resnet18", or your own network, which is copied and
+            filled.
+        dataset: what the network was trained on, where the file does not tell: a name in the
+            manifest's [datasets], or such a table, {"mean": …, "std": …, "classes": …,
+            "image_size": …}, which overrides the file's. A network that normalises by itself is
+            given pixels as they are.
         layer, pool: the representation, see `Model`.
         pretrained: False for random weights, of torchvision and timm.
-        precision: of gradient passes. "bfloat16" is up to twice as fast where the processor computes in it, and ends
-            as near in float32; what is computed without gradient stays float32. "auto" takes it where the processor
-            does.
+        precision: of gradient passes. "bfloat16" is up to twice as fast where the processor
+            computes in it, and ends as near in float32; what is computed without gradient stays
+            float32. "auto" takes it where the processor does.
 
     Raises:
-        ValueError: unknown name, damaged file, unknown architecture, normalisation or precision, or a device that is
-            not there.
+        ValueError: unknown name, damaged file, unknown architecture, normalisation or precision, or
+            a device that is not there.
         FileNotFoundError: no such file, or a checkpoint that cannot be downloaded.
         ImportError: timm is wanted and not installed.
     """
@@ -72,15 +78,23 @@ def load_model(
     else:
         network, about = _stored(name, architecture)
     file = about.pop("file", {})
-    named, given = (dataset_facts(dataset), {}) if isinstance(dataset, str) else ({}, dict(dataset or {}))
+    named, given = (
+        (dataset_facts(dataset), {}) if isinstance(dataset, str) else ({}, dict(dataset or {}))
+    )
     own = about.pop("own", {})
     tables = (about, named, file, given)  # later ones override earlier ones
     # A length, as the truth of an array is not defined.
-    about = {k: v for table in tables for k, v in table.items() if (len(v) if hasattr(v, "__len__") else v)} | own
+    about = {
+        k: v
+        for table in tables
+        for k, v in table.items()
+        if (len(v) if hasattr(v, "__len__") else v)
+    } | own
     if not {"mean", "std"} <= set(about) <= {"mean", "std", "classes", "image_size", "name"}:
         raise ValueError(
-            f"{name}: need mean and std of its training, know {', '.join(about) or 'nothing'}; give dataset= a name "
-            'in the manifest (cifar10, imagenet, …) or {"mean": (…), "std": (…), "classes": …, "image_size": …}'
+            f"{name}: need mean and std of its training, know {', '.join(about) or 'nothing'}; "
+            "give dataset= a name in the manifest (cifar10, imagenet, …) or "
+            '{"mean": (…), "std": (…), "classes": …, "image_size": …}'
         )
     if about.get("classes") == ("torchvision",):
         about["classes"] = imagenet_classes()
@@ -91,13 +105,19 @@ def load_model(
     return model
 
 
-def _stored(name: str | Path, architecture: str | nn.Module | None) -> tuple[nn.Module, dict[str, Any]]:
-    """A filled network and what is known of it; under "file" the normalisation that stood beside the weights."""
+def _stored(
+    name: str | Path, architecture: str | nn.Module | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A filled network and what is known of it; under "file" the normalisation that stood beside
+    the weights.
+    """
     known = manifest()
     plain, _, inside = str(name).partition("#")
     if not inside or Path(name).expanduser().is_file():
         plain, inside = str(name), ""
-    foreign = plain not in known and (Path(plain).suffix in _FILES or Path(plain).expanduser().is_file())
+    foreign = plain not in known and (
+        Path(plain).suffix in _FILES or Path(plain).expanduser().is_file()
+    )
     weights = read_weights(Path(plain).expanduser() if foreign else fetch(plain), inside)
     entry = weights.entry if foreign else known[plain]
     if foreign and entry is None:
@@ -126,7 +146,9 @@ def _stored(name: str | Path, architecture: str | nn.Module | None) -> tuple[nn.
 
 
 def _normalises(network: nn.Module) -> bool:
-    """Whether a part of a network has a mean and a standard deviation of pixels, as tensors or lists."""
+    """Whether a part of a network has a mean and a standard deviation of pixels, as tensors or
+    lists.
+    """
     for module in network.modules():
         held = {**vars(module), **module._buffers, **module._parameters}
         short = [key for key, value in held.items() if _is_short(value)]
@@ -141,20 +163,30 @@ def _is_short(value: Any) -> bool:
     if isinstance(value, numpy.ndarray):
         return value.size in (1, 3)
     # A plain number may be that of a layer that adds noise, and a list may hold anything.
-    return isinstance(value, list | tuple) and len(value) in (1, 3) and all(isinstance(n, numbers.Real) for n in value)
+    return (
+        isinstance(value, list | tuple)
+        and len(value) in (1, 3)
+        and all(isinstance(n, numbers.Real) for n in value)
+    )
 
 
 def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tensor]:
-    """The weights under the network's own keys: without a wrapper's prefix and without what is not the network's."""
+    """The weights under the network's own keys: without a wrapper's prefix and without what is
+    not the network's.
+    """
     wanted = network.state_dict()
-    needed = [key for key in wanted if not key.endswith("num_batches_tracked") and not is_scale(key)]
+    needed = [
+        key for key in wanted if not key.endswith("num_batches_tracked") and not is_scale(key)
+    ]
     try:
         state, aside = choose_prefix(weights.state, needed)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
     for key, scale in weights.scales.items():  # of the network's own normaliser
         own = [
-            one for one in wanted if (key == one or key.endswith(f".{one}")) and wanted[one].numel() == scale.numel()
+            one
+            for one in wanted
+            if (key == one or key.endswith(f".{one}")) and wanted[one].numel() == scale.numel()
         ]
         state |= {one: scale.reshape(wanted[one].shape) for one in own[:1]}
     if aside:
@@ -175,7 +207,11 @@ def _head(
     except Exception:  # some networks compute while they are built
         network = build_network(architecture, probe, arguments)
     state = _fitting(weights, network, what)
-    heads = [k for k, t in network.state_dict().items() if t.ndim and len(t) == probe and k in state and state[k].ndim]
+    heads = [
+        k
+        for k, t in network.state_dict().items()
+        if t.ndim and len(t) == probe and k in state and state[k].ndim
+    ]
     return state, len(state[heads[0]]) if heads else None
 
 
@@ -184,22 +220,33 @@ def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
     if name.startswith("timm:"):
         network = build_network(name, None, {"pretrained": pretrained})
         config: Any = network.pretrained_cfg
-        about = {key: config.get(key) for key in ("mean", "std")} | {"image_size": tuple(config["input_size"][1:])}
-        return network, about | {"classes": ("torchvision",) if config["num_classes"] == 1000 else None}
+        about = {key: config.get(key) for key in ("mean", "std")} | {
+            "image_size": tuple(config["input_size"][1:])
+        }
+        return network, about | {
+            "classes": ("torchvision",) if config["num_classes"] == 1000 else None
+        }
     import torchvision.models  # here and below, as it takes seconds
 
     network = build_network(name, None, {})
     weights = torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT
     if pretrained:
-        network.load_state_dict(torch.load(fetch_library(weights.url), map_location="cpu", weights_only=True))
+        network.load_state_dict(
+            torch.load(fetch_library(weights.url), map_location="cpu", weights_only=True)
+        )
     transforms = weights.transforms()
     about = {"mean": transforms.mean, "std": transforms.std, "image_size": transforms.crop_size[0]}
     return network, about | {"classes": weights.meta["categories"]}
 
 
 def best_precision(device: torch.device) -> Precision:
-    """bfloat16 where the device computes in it, so that nothing is lost but digits; else float32."""
-    native = {"cuda": lambda: torch.cuda.is_bf16_supported(), "cpu": torch.cpu._is_avx512_bf16_supported}
+    """bfloat16 where the device computes in it, so that nothing is lost but digits; else
+    float32.
+    """
+    native = {
+        "cuda": lambda: torch.cuda.is_bf16_supported(),
+        "cpu": torch.cpu._is_avx512_bf16_supported,
+    }
     return "bfloat16" if native.get(device.type, lambda: False)() else "float32"
 
 
@@ -242,7 +289,9 @@ def build_network(architecture: str, classes: int | None, arguments: dict[str, A
         except ImportError as error:
             raise ImportError(f"{architecture} needs timm: uv pip install timm") from error
         if name.split(".")[0] not in timm.list_models():
-            raise ValueError(f"architecture: {_near(architecture, [f'timm:{n}' for n in timm.list_models()])}")
+            raise ValueError(
+                f"architecture: {_near(architecture, [f'timm:{n}' for n in timm.list_models()])}"
+            )
         return timm.create_model(name, **arguments)
     if source == "torchvision":
         import torchvision.models
@@ -260,7 +309,9 @@ def build_network(architecture: str, classes: int | None, arguments: dict[str, A
 
 
 def _recognised(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
-    """The architecture of a CIFAR ResNet, a wide ResNet or a torchvision ResNet by the keys and shapes of its state."""
+    """The architecture of a CIFAR ResNet, a wide ResNet or a torchvision ResNet by the keys and
+    shapes of its state.
+    """
     first = state["conv1.weight"].shape if "conv1.weight" in state else (0, 0, 0, 0)
     parts = [[key.split(".") for key in state if key.startswith(f"layer{i}.")] for i in range(1, 5)]
     blocks = [len({part[1] for part in stage}) for stage in parts]
@@ -271,15 +322,22 @@ def _recognised(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         if name in BLOCKS and first[-1] == 3 and "linear.weight" in state:
             return name, {"width": first[0]}
         if first[-1] == 7 and "fc.weight" in state:
-            middle = state["layer1.0.conv2.weight"].shape  # (groups · width per group, width per group, 3, 3)
-            wide = {"groups": middle[0] // middle[1], "width_per_group": middle[1]} if bottleneck else {}
+            middle = state[
+                "layer1.0.conv2.weight"
+            ].shape  # (groups · width per group, width per group, 3, 3)
+            wide = (
+                {"groups": middle[0] // middle[1], "width_per_group": middle[1]}
+                if bottleneck
+                else {}
+            )
             return f"torchvision:{name}", wide
     if "block1.layer.0.conv1.weight" in state and "fc.weight" in state:
         depth = 6 * len({key.split(".")[2] for key in state if key.startswith("block1.layer.")}) + 4
         return f"wide-resnet-{depth}-{len(state['block1.layer.0.conv1.weight']) // 16}", {}
     raise ValueError(
-        f"cannot tell the architecture from its keys ({', '.join(list(state)[:3])}, …); give architecture="
-        '"torchvision:NAME", "timm:NAME", "resnet18" (for CIFAR), "wide-resnet-28-10" or your own network'
+        f"cannot tell the architecture from its keys ({', '.join(list(state)[:3])}, …); give "
+        'architecture="torchvision:NAME", "timm:NAME", "resnet18" (for CIFAR), "wide-resnet-28-10" '
+        "or your own network"
     )
 
 
@@ -288,12 +346,14 @@ def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
     try:
         missing, extra = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ValueError(f"{what}: {'; '.join(line.strip() for line in str(error).splitlines()[1:4])}") from None
+        raise ValueError(
+            f"{what}: {'; '.join(line.strip() for line in str(error).splitlines()[1:4])}"
+        ) from None
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or extra:
         raise ValueError(
-            f"{what}: keys do not fit; missing {missing[:3]} of {len(missing)}, left over {extra[:3]} of {len(extra)}; "
-            "give architecture="
+            f"{what}: keys do not fit; missing {missing[:3]} of {len(missing)}, left over "
+            f"{extra[:3]} of {len(extra)}; give architecture="
         )
 
 

@@ -10,10 +10,11 @@ from nbhelpers.types import Features, Images
 
 
 def region(model: Model, mask: Tensor, *, positions: bool = False) -> Callable[[Images], Features]:
-    """The representation under a mask alone, as a function of images: for `minimize`, with `within`.
+    """The representation under a mask alone, as a function of images: for `minimize`, with
+    `within`.
 
-    A position counts by the share of its square of the image that the mask covers. A network that has no positions, or
-    does more than average over them, gives its whole representation.
+    A position counts by the share of its square of the image that the mask covers. A network that
+    has no positions, or does more than average over them, gives its whole representation.
 
     Args:
         model: whose representation.
@@ -38,9 +39,13 @@ def region(model: Model, mask: Tensor, *, positions: bool = False) -> Callable[[
 
 
 def region_shares(model: Model, mask: Tensor) -> Tensor | None:
-    """What each position counts under a mask, (1 or n, 1, height, width) with the sum 1; None where there are none."""
+    """What each position counts under a mask, (1 or n, 1, height, width) with the sum 1; None
+    where there are none.
+    """
     if mask.ndim != 2 and (mask.ndim != 4 or mask.shape[1] != 1):
-        raise ValueError(f"mask: got shape {tuple(mask.shape)}, wanted (h, w), or (n, 1, h, w) for one per image")
+        raise ValueError(
+            f"mask: got shape {tuple(mask.shape)}, wanted (h, w), or (n, 1, h, w) for one per image"
+        )
     covered = mask.to(model.device).float().reshape(-1, 1, *mask.shape[-2:])
     if not covered.flatten(1).any(1).all():
         raise ValueError("mask: it is empty, wanted at least one pixel above 0 for each image")

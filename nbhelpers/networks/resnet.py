@@ -1,4 +1,6 @@
-"""ResNets for 32-pixel images, any depth and width, in the key layout of the published CIFAR checkpoints."""
+"""ResNets for 32-pixel images, any depth and width, in the key layout of the published CIFAR
+checkpoints.
+"""
 
 from typing import Literal, get_args
 
@@ -54,11 +56,12 @@ class ResNet(nn.Module):
     Args:
         block: `BasicBlock` or `Bottleneck`.
         blocks: blocks in each of the four stages.
-        width: channels of the first stage; each later stage doubles them. 64 is the published width.
+        width: channels of the first stage; each later stage doubles them. 64 is the published
+            width.
         classes: outputs of the last layer, `linear`.
-        downsample: what halves the maps before a stage: "stride", the convolutions' own, as published, or "pool", the
-            mean of 2×2 pixels, whose gradient has no checkered pattern (Odena et al., Distill 2016). The keys of the
-            weights are the same.
+        downsample: what halves the maps before a stage: "stride", the convolutions' own, as
+            published, or "pool", the mean of 2×2 pixels, whose gradient has no checkered pattern
+            (Odena et al., Distill 2016). The keys of the weights are the same.
     """
 
     layer1: nn.Module
@@ -77,7 +80,9 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         if downsample not in get_args(Downsample):
-            raise ValueError(f"downsample: got {downsample!r}, wanted one of {', '.join(get_args(Downsample))}")
+            raise ValueError(
+                f"downsample: got {downsample!r}, wanted one of {', '.join(get_args(Downsample))}"
+            )
         self.pool = nn.AvgPool2d(2, ceil_mode=True) if downsample == "pool" else nn.Identity()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -106,7 +111,9 @@ BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
-def resnet(name: str = "resnet18", *, width: int = 64, classes: int = 10, downsample: Downsample = "stride") -> ResNet:
+def resnet(
+    name: str = "resnet18", *, width: int = 64, classes: int = 10, downsample: Downsample = "stride"
+) -> ResNet:
     """Build a CIFAR ResNet by name.
 
     Raises:
@@ -123,7 +130,9 @@ def resnet(name: str = "resnet18", *, width: int = 64, classes: int = 10, downsa
 def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
     if stride == 1 and channels_in == channels_out:
         return nn.Sequential()
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+    )
 
 
 class WideBlock(nn.Module):
@@ -135,7 +144,11 @@ class WideBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.convShortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if channels_in != channels else None
+        self.convShortcut = (
+            nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            if channels_in != channels
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.bn1(x))
@@ -156,7 +169,8 @@ class WideStage(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A wide ResNet for 32-pixel images (Zagoruyko & Komodakis, arXiv:1605.07146), keys as RobustBench's.
+    """A wide ResNet for 32-pixel images (Zagoruyko & Komodakis, arXiv:1605.07146), keys as
+    RobustBench's.
 
     Args:
         depth: 6k + 4 layers, for k blocks in each of the three stages.
@@ -167,7 +181,10 @@ class WideResNet(nn.Module):
     def __init__(self, *, depth: int = 28, widen: int = 10, classes: int = 10):
         super().__init__()
         if depth < 10 or depth % 6 != 4 or widen < 1:
-            raise ValueError(f"wide-resnet-{depth}-{widen}: wanted a depth of 10, 16, 22, … and a width of at least 1")
+            raise ValueError(
+                f"wide-resnet-{depth}-{widen}: wanted a depth of 10, 16, 22, … and a width of at "
+                "least 1"
+            )
         width, blocks = 16 * widen, depth // 6
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.block1 = WideStage(16, width, 1, blocks)

@@ -11,9 +11,11 @@ from nbhelpers.networks.load import load_model
 
 
 def series(name: str, *, device: str | torch.device = "auto") -> dict[str, Model]:
-    """Networks that differ from a named one in the L2 radius ε of their training alone, by ε in rising order.
+    """Networks that differ from a named one in the L2 radius ε of their training alone, by ε in
+    rising order.
 
-    Of the manifest those whose files are here; nothing is downloaded. A network it does not know stands alone.
+    Of the manifest those whose files are here; nothing is downloaded. A network it does not know
+    stands alone.
 
     Args:
         name, device: as in `load_model`.
@@ -32,6 +34,8 @@ def series(name: str, *, device: str | torch.device = "auto") -> dict[str, Model
     alike = {
         float(one.training["eps"]): one.name
         for one in [*known.values(), known[name]]  # of two with one ε, the one asked for
-        if kind(one) == kind(known[name]) and one.training.get("norm") in ("none", "l2") and here(one)
+        if kind(one) == kind(known[name])
+        and one.training.get("norm") in ("none", "l2")
+        and here(one)
     }
     return {f"{eps:g}": load_model(alike[eps], device=device) for eps in sorted(alike)}

@@ -1,4 +1,6 @@
-"""Many runs: sweeps of a notebook, whole data sets in shards, reports; here, on many cores, or on a cluster."""
+"""Many runs: sweeps of a notebook, whole data sets in shards, reports; here, on many cores, or
+on a cluster.
+"""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -9,9 +11,14 @@ if TYPE_CHECKING:
     from nbhelpers.runs.sweeps import plan, sweep
     from nbhelpers.runs.workers import dask_executor
 
-# Loaded at their first use: shards do without papermill, and a sweep without matplotlib. No module may have a
-# function's name: once imported it would stand in the function's place.
-_WHERE = {"dask_executor": "workers", "make_shards": "shards", "plan": "sweeps", "read_shards": "shards"}
+# Loaded at their first use: shards do without papermill, and a sweep without matplotlib. No module
+# may have a function's name: once imported it would stand in the function's place.
+_WHERE = {
+    "dask_executor": "workers",
+    "make_shards": "shards",
+    "plan": "sweeps",
+    "read_shards": "shards",
+}
 _WHERE |= {"report": "reports", "sweep": "sweeps"}
 
 

@@ -1,4 +1,6 @@
-"""`make demo`: run the notebooks, one on each core, then show their numbers and where their pages are."""
+"""`make demo`: run the notebooks, one on each core, then show their numbers and where their
+pages are.
+"""
 
 import json
 import sys
@@ -23,12 +25,33 @@ from nbhelpers.runs.sweeps import Run, plan, run_all
 def demo_command(argv: Sequence[str]) -> int:
     """Run every notebook, with its defaults or with a preset; returns 1 where one failed."""
     parser = command_parser("demo", "Run the notebooks, then show their numbers and their pages.")
-    parser.add_argument("out", nargs="?", type=Path, help="folder (default: runs/demo and the time, or runs/PRESET)")
-    parser.add_argument("--preset", metavar="NAME", help="imagenet, imagenet-small, cifar10-published, tiny, or a YAML")
-    parser.add_argument("--only", nargs="+", metavar="N", default=[], help="notebooks by number, such as 2 5")
-    parser.add_argument("-p", dest="set", action="append", default=[], metavar="NAME=VALUE", help="over the preset's")
-    parser.add_argument("--jobs", type=int, help="notebooks at a time (default: one per core; changed values: one)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be downloaded and how long it may take")
+    parser.add_argument(
+        "out", nargs="?", type=Path, help="folder (default: runs/demo and the time, or runs/PRESET)"
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="imagenet, imagenet-small, cifar10-published, tiny, or a YAML",
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="N", default=[], help="notebooks by number, such as 2 5"
+    )
+    parser.add_argument(
+        "-p",
+        dest="set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="over the preset's",
+    )
+    parser.add_argument(
+        "--jobs", type=int, help="notebooks at a time (default: one per core; changed values: one)"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be downloaded and how long it may take",
+    )
     given = parser.parse_args(argv)
 
     notebooks = [
@@ -41,14 +64,19 @@ def demo_command(argv: Sequence[str]) -> int:
     values = (read_preset(given.preset) if given.preset else {}) | dict(map(_pair, given.set))
     known = {name for path in files.NOTEBOOKS.glob("[0-9]_*.ipynb") for name in defaults(path)}
     if strange := sorted(values.keys() - known):
-        raise ValueError(f"no notebook has the parameter {', '.join(strange)}; there are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"no notebook has the parameter {', '.join(strange)}; there are "
+            f"{', '.join(sorted(known))}"
+        )
     if given.preset or given.set:  # a folder that the same command finds again
         folder = given.out or Path("runs") / Path(given.preset or "demo").stem
     else:
         folder = (given.out or Path("runs/demo")) / time.strftime("%Y-%m-%d-%H%M%S")
     if values:
         found = survey(values, str(values.get("device", "auto")))
-        _tell(found, values, [path for path in notebooks if not _finished(folder / path.stem)], folder)
+        _tell(
+            found, values, [path for path in notebooks if not _finished(folder / path.stem)], folder
+        )
         if given.dry_run:
             return 0
         for one in found:
@@ -84,12 +112,17 @@ def _pair(word: str) -> tuple[str, Any]:
 
 
 def _planned(notebook: Path, values: Mapping[str, Any], folder: Path) -> Run:
-    """A run with those of the values that the notebook has parameters for; what an earlier call has done stays done."""
+    """A run with those of the values that the notebook has parameters for; what an earlier call
+    has done stays done.
+    """
     if not values:
         return plan(notebook, {}, folder)[0]
     folder.mkdir(parents=True, exist_ok=True)
     preset = folder / "preset.yaml"
-    write_text(preset, yaml.safe_dump(parts_of(values, defaults(notebook)), allow_unicode=True, sort_keys=False))
+    write_text(
+        preset,
+        yaml.safe_dump(parts_of(values, defaults(notebook)), allow_unicode=True, sort_keys=False),
+    )
     return plan(notebook, {}, folder, presets=[preset], retry_failed=True)[0]
 
 
@@ -97,8 +130,12 @@ def _finished(folder: Path) -> bool:
     return any(folder.glob("*/result.json"))
 
 
-def _tell(found: Sequence[Weights], values: Mapping[str, Any], todo: Sequence[Path], folder: Path) -> None:
-    """What is downloaded, how large, from where; and how long the notebooks may take on this device."""
+def _tell(
+    found: Sequence[Weights], values: Mapping[str, Any], todo: Sequence[Path], folder: Path
+) -> None:
+    """What is downloaded, how large, from where; and how long the notebooks may take on this
+    device.
+    """
     for one in found:
         size = f"{'' if one.exact else 'at least '}{one.size / 1e6:.0f} MB"
         where = f"to download, {size}, from {one.address}" if one.address else "here already"
@@ -110,8 +147,14 @@ def _tell(found: Sequence[Weights], values: Mapping[str, Any], todo: Sequence[Pa
     for notebook in todo:
         own = defaults(notebook)
         takes += estimate(notebook.stem, own | parts_of(values, own), seconds)
-    print(f"{len(todo)} notebooks into {folder}: perhaps {_duration(takes)} on this {device.type}", end="")
-    print(f" ({speeds} per image and step, timed on two steps); the same command goes on where it was stopped")
+    print(
+        f"{len(todo)} notebooks into {folder}: perhaps {_duration(takes)} on this {device.type}",
+        end="",
+    )
+    print(
+        f" ({speeds} per image and step, timed on two steps); the same command goes on where it "
+        "was stopped"
+    )
 
 
 def _duration(seconds: float) -> str:

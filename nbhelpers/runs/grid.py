@@ -17,10 +17,14 @@ _BOOLS = {"true": True, "false": False}
 
 
 class Values(list):
-    """Several values of one parameter; a plain list may also be the single value of a list parameter."""
+    """Several values of one parameter; a plain list may also be the single value of a list
+    parameter.
+    """
 
 
-def axes(notebook: Path, grid: Mapping[str, Any], presets: Sequence[str | Path]) -> dict[str, list[Any]]:
+def axes(
+    notebook: Path, grid: Mapping[str, Any], presets: Sequence[str | Path]
+) -> dict[str, list[Any]]:
     """The values of every parameter that is given, those of the grid last and in its order.
 
     Args:
@@ -42,11 +46,17 @@ def axes(notebook: Path, grid: Mapping[str, Any], presets: Sequence[str | Path])
 
 def defaults(notebook: Path) -> dict[str, Any]:
     """The notebook's own values, without `out`; an expression's text, for the record."""
-    return {name: parameter.value for name, parameter in read_parameters(notebook).items() if name != "out"}
+    return {
+        name: parameter.value
+        for name, parameter in read_parameters(notebook).items()
+        if name != "out"
+    }
 
 
 def run_name(parameters: Mapping[str, Any]) -> str:
-    """A folder name: readable, safe on any file system, the same every time, and different for different values."""
+    """A folder name: readable, safe on any file system, the same every time, and different for
+    different values.
+    """
     exact = ",".join(f"{key}={value}" for key, value in parameters.items()) or "defaults"
     name = re.sub(r"[^\w.,=+-]", "_", exact, flags=re.ASCII)
     if name != exact or len(name) > 120:
@@ -65,13 +75,19 @@ def from_words(words: Iterable[str], notebook: Path) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"-p {word}: wanted NAME=VALUES")
-        kind = known[name].kind if name in known else Kind(("str",))  # `plan` tells the nearest name
+        kind = (
+            known[name].kind if name in known else Kind(("str",))
+        )  # `plan` tells the nearest name
         try:
-            values = split_values(text, kind.names[0] if kind.scalar and len(kind.names) == 1 else "")
+            values = split_values(
+                text, kind.names[0] if kind.scalar and len(kind.names) == 1 else ""
+            )
             if kind.scalar and len(kind.names) > 1:  # int | str, say
                 values = [_loaded(part) for part in text.split(",")]
         except (yaml.YAMLError, RecursionError) as error:
-            raise ValueError(f"-p {word}: {' '.join(str(error).split())[:100]}; wanted for instance [1, 2]") from error
+            raise ValueError(
+                f"-p {word}: {' '.join(str(error).split())[:100]}; wanted for instance [1, 2]"
+            ) from error
         grid[name] = Values([*grid.get(name, ()), *values])
     return grid
 
@@ -96,25 +112,37 @@ def _loaded(text: str) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    """YAML takes 1e-3 for text; inside lists and dictionaries nothing else would make it a number."""
+    """YAML takes 1e-3 for text; inside lists and dictionaries nothing else would make it a
+    number.
+    """
     if isinstance(value, list):
         return [_numbers(one) for one in value]
     if isinstance(value, dict):
         return {key: _numbers(one) for key, one in value.items()}
-    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
+    return (
+        float(value)
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+        else value
+    )
 
 
 def _axis(name: str, values: Any, known: Mapping[str, Parameter], where: str) -> list[Any]:
     if name == "out":
-        raise ValueError("out: the sweep itself gives each run its folder; take it out of the parameters")
+        raise ValueError(
+            "out: the sweep itself gives each run its folder; take it out of the parameters"
+        )
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"unknown parameter {name!r} in {where}; {hint}The notebook has {', '.join(known)}")
+        raise ValueError(
+            f"unknown parameter {name!r} in {where}; {hint}The notebook has {', '.join(known)}"
+        )
     values = values if isinstance(values, Values) else _plain(values)
     parameter = known[name]
     many = isinstance(values, list | tuple | set | frozenset)
-    if isinstance(values, Values) or (many and (parameter.kind.scalar or _several(values, parameter))):
+    if isinstance(values, Values) or (
+        many and (parameter.kind.scalar or _several(values, parameter))
+    ):
         checked = [_value(name, value, parameter, where) for value in values]
     else:
         try:
@@ -134,20 +162,30 @@ def _axis(name: str, values: Any, known: Mapping[str, Parameter], where: str) ->
 
 
 def _several(values: Any, parameter: Parameter) -> bool:
-    """Whether a list holds several values of a list or dictionary parameter, rather than being one."""
+    """Whether a list holds several values of a list or dictionary parameter, rather than being
+    one.
+    """
     containers = list | tuple | set | frozenset | dict
-    if not values or not parameter.kind.names or not all(isinstance(value, containers) for value in values):
+    if (
+        not values
+        or not parameter.kind.names
+        or not all(isinstance(value, containers) for value in values)
+    ):
         return False
     if parameter.kind.names == ("dict",):
         return True
     if parameter.kind.inside:
         return all(one.scalar for one in parameter.kind.inside)
     default = parameter.value
-    return isinstance(default, containers) and not any(isinstance(one, containers) for one in default)
+    return isinstance(default, containers) and not any(
+        isinstance(one, containers) for one in default
+    )
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's and torch's numbers and arrays, ranges, iterators and paths as Python's own values."""
+    """NumPy's and torch's numbers and arrays, ranges, iterators and paths as Python's own
+    values.
+    """
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Path):
@@ -165,12 +203,18 @@ def _value(name: str, value: Any, parameter: Parameter, where: str) -> Any:
         return _converted(_plain(value), parameter.kind)
     except (ValueError, TypeError, KeyError):
         wanted = parameter.annotation or " or ".join(parameter.kind.names)
-        raise ValueError(f"{name}: got {value!r} in {where}, wanted {wanted} (default {parameter.default})") from None
+        raise ValueError(
+            f"{name}: got {value!r} in {where}, wanted {wanted} (default {parameter.default})"
+        ) from None
 
 
 def _converted(value: Any, kind: Kind) -> Any:
-    """A value as the parameter's kind wants it; raises one of ValueError, TypeError, KeyError where it cannot be."""
-    if kind.optional and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
+    """A value as the parameter's kind wants it; raises one of ValueError, TypeError, KeyError
+    where it cannot be.
+    """
+    if kind.optional and (
+        value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+    ):
         return None
     if not kind.names:
         return value
@@ -196,7 +240,11 @@ def _scalar(value: Any, names: Sequence[str]) -> Any:
     if "float" in names and type(value) is int:
         return float(value)
     if isinstance(value, str):  # from the command line, or 1e-3, which YAML reads as text
-        for name, convert in (("int", int), ("float", float), ("bool", lambda text: _BOOLS[text.lower()])):
+        for name, convert in (
+            ("int", int),
+            ("float", float),
+            ("bool", lambda text: _BOOLS[text.lower()]),
+        ):
             if name in names:
                 with contextlib.suppress(ValueError, KeyError):
                     return convert(value)
@@ -212,7 +260,12 @@ def _read_preset(preset: str | Path, notebook: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: wanted lines of `parameter: value`")
-    return {str(name): _numbers(value) if isinstance(value, list | dict) else value for name, value in values.items()}
+    return {
+        str(name): _numbers(value) if isinstance(value, list | dict) else value
+        for name, value in values.items()
+    }

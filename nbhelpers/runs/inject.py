@@ -14,18 +14,27 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-LONGEST_SOCKET = 90  # bytes of a socket's path; systems take 104 or 108, and the kernel's number follows
+LONGEST_SOCKET = (
+    90  # bytes of a socket's path; systems take 104 or 108, and the kernel's number follows
+)
 
 
 def injected(notebook: NotebookNode, values: Mapping[str, Any]) -> NotebookNode:
-    """A copy with a cell behind the parameters cell that assigns `values`, as papermill would name it.
+    """A copy with a cell behind the parameters cell that assigns `values`, as papermill would name
+    it.
 
     Not papermill's own: that writes tuples as text.
     """
     done = copy.deepcopy(notebook)
-    done.cells = [cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    place = next(i for i, cell in enumerate(done.cells) if "parameters" in cell.metadata.get("tags", []))
-    source = "\n".join(["# Parameters", *(f"{name} = {_literal(value)}" for name, value in values.items())])
+    done.cells = [
+        cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    place = next(
+        i for i, cell in enumerate(done.cells) if "parameters" in cell.metadata.get("tags", [])
+    )
+    source = "\n".join(
+        ["# Parameters", *(f"{name} = {_literal(value)}" for name, value in values.items())]
+    )
     cell = new_code_cell(source, metadata={"tags": ["injected-parameters"]})
     if (done.nbformat, done.nbformat_minor) < (4, 5):  # cells had no names yet
         cell.pop("id", None)
@@ -37,7 +46,9 @@ def _literal(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_literal(key)}: {_literal(one)}" for key, one in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{_literal(key)}: {_literal(one)}" for key, one in value.items()) + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(_literal, value)) + "]"
     if isinstance(value, tuple):
@@ -63,9 +74,12 @@ def kernel_manager(
         class Kernel(AsyncKernelManager):
             async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
                 if sockets:
-                    # Sockets rather than TCP ports: of many kernels that start at once, two may draw the same port.
+                    # Sockets rather than TCP ports: of many kernels that start at once, two may
+                    # draw the same port.
                     self.transport, self.ip = "ipc", f"{sockets}/k"
-                await super().start_kernel(env={**os.environ, **environment}, stdout=log, stderr=log, **options)
+                await super().start_kernel(
+                    env={**os.environ, **environment}, stdout=log, stderr=log, **options
+                )
 
             async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
                 with contextlib.suppress(OSError, AttributeError):
@@ -79,7 +93,9 @@ def kernel_manager(
 
 @contextlib.contextmanager
 def _socket_folder() -> Iterator[str]:
-    """A folder for a kernel's sockets; "" where the system has none, or only some with too long a path."""
+    """A folder for a kernel's sockets; "" where the system has none, or only some with too long
+    a path.
+    """
     for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if os.name == "posix" else ():
         if len(os.fsencode(place)) <= LONGEST_SOCKET - 20 and os.access(place, os.W_OK | os.X_OK):
             with tempfile.TemporaryDirectory(prefix="nb", dir=place) as folder:

@@ -1,4 +1,6 @@
-"""Parameters that name files: from where their paths count, and whether a checkpoint or a data set is there."""
+"""Parameters that name files: from where their paths count, and whether a checkpoint or a data
+set is there.
+"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +16,20 @@ DOWNLOADED = ("cifar10-train", "cifar10-test", "tiny-imagenet-train", "tiny-imag
 
 
 def located(name: str, value: Any, notebook: Path) -> Any:
-    """A parameter's value with its paths made whole: they count from here, or else from the notebook's folder.
+    """A parameter's value with its paths made whole: they count from here, or else from the
+    notebook's folder.
 
     A kernel works in the notebook's folder, so that a path typed here would be looked for there.
     """
     if isinstance(value, list | tuple):
         return type(value)(located(name, one, notebook) for one in value)
-    if not isinstance(value, str) or not value or value.startswith(LIBRARIES) or value in SETS or "://" in value:
+    if (
+        not isinstance(value, str)
+        or not value
+        or value.startswith(LIBRARIES)
+        or value in SETS
+        or "://" in value
+    ):
         return value
     if name in CHECKS:
         if value in manifest():
@@ -35,7 +44,8 @@ def located(name: str, value: Any, notebook: Path) -> Any:
 
 
 def content(name: str, value: Any, notebook: Path) -> str:
-    """A digest of the files that a parameter names, checkpoints or data sets; "" where it names none.
+    """A digest of the files that a parameter names, checkpoints or data sets; "" where it names
+    none.
 
     Nothing is downloaded.
     """
@@ -48,16 +58,23 @@ def content(name: str, value: Any, notebook: Path) -> str:
         if CHECKS[name] is _check_dataset:
             return identity(place) if value not in SETS and place.exists() else ""
         return manifest()[value].sha256 if value in manifest() else weights_sha256(place)
-    except (ValueError, OSError, RuntimeError):  # it names something else, or whoever opens it tells
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+    ):  # it names something else, or whoever opens it tells
         return ""
 
 
-def check_named(values: Mapping[str, Sequence[Any]], own: Mapping[str, Any], notebook: Path) -> None:
+def check_named(
+    values: Mapping[str, Sequence[Any]], own: Mapping[str, Any], notebook: Path
+) -> None:
     """Refuse checkpoints and data sets that are not there, before anything is run.
 
     Args:
         values: parameter → all its values that were asked for, their paths made whole.
-        own: the notebook's defaults. A parameter whose default is none of ours names something else, and is left alone.
+        own: the notebook's defaults. A parameter whose default is none of ours names something
+            else, and is left alone.
         notebook: in whose folder other relative paths are looked for.
 
     Raises:
@@ -75,7 +92,9 @@ def check_named(values: Mapping[str, Sequence[Any]], own: Mapping[str, Any], not
 
 
 def _each(name: str, values: Sequence[Any], notebook: Path) -> None:
-    several = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
+    several = [
+        one for value in values for one in (value if isinstance(value, list | tuple) else [value])
+    ]
     for one in dict.fromkeys(map(str, several)):
         CHECKS[name](one, notebook.parent)
 

@@ -5,13 +5,16 @@ from pathlib import Path
 
 from nbhelpers.files import write_text
 
-# nbconvert's own page leaves pictures without a description; theirs is what they are called as text.
+# nbconvert's own page leaves pictures without a description; theirs is what they are called as
+# text.
 _TEMPLATE = """
 {%- extends "index.html.j2" -%}
 {%- block data_png -%}
 <div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
-{%- set about = (output | get_metadata("alt", "image/png")) or output.data.get("text/plain", "picture") %}
-<img src="data:image/png;base64,{{ output.data["image/png"] | escape_html }}" alt="{{ about | escape_html }}">
+{%- set about = (output | get_metadata("alt", "image/png"))
+  or output.data.get("text/plain", "picture") %}
+<img src="data:image/png;base64,{{ output.data["image/png"] | escape_html }}"
+  alt="{{ about | escape_html }}">
 </div>
 {%- endblock -%}
 """
@@ -32,7 +35,9 @@ def notebook_page(notebook: Path) -> Path | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what no reader of the page sees
-            text, _ = HTMLExporter(raw_template=_TEMPLATE).from_notebook_node(nbformat.read(notebook, as_version=4))
+            text, _ = HTMLExporter(raw_template=_TEMPLATE).from_notebook_node(
+                nbformat.read(notebook, as_version=4)
+            )
     except Exception:  # whatever JSON, nbformat or the template find wrong with it
         return None
     write_text(page, text)

@@ -1,4 +1,6 @@
-"""A notebook's parameters cell, read from its syntax: names, types, defaults and comments; nothing is run."""
+"""A notebook's parameters cell, read from its syntax: names, types, defaults and comments;
+nothing is run.
+"""
 
 import ast
 import builtins
@@ -16,8 +18,21 @@ from typing import Any
 import nbformat
 
 SCALARS = ("int", "float", "bool", "str")
-_CONTAINERS = {"list": "list", "List": "list", "Sequence": "list", "Iterable": "list", "Collection": "list"}
-_CONTAINERS |= {"tuple": "tuple", "Tuple": "tuple", "set": "set", "Set": "set", "frozenset": "set", "FrozenSet": "set"}
+_CONTAINERS = {
+    "list": "list",
+    "List": "list",
+    "Sequence": "list",
+    "Iterable": "list",
+    "Collection": "list",
+}
+_CONTAINERS |= {
+    "tuple": "tuple",
+    "Tuple": "tuple",
+    "set": "set",
+    "Set": "set",
+    "frozenset": "set",
+    "FrozenSet": "set",
+}
 _CONTAINERS |= {"dict": "dict", "Dict": "dict", "Mapping": "dict", "MutableMapping": "dict"}
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {ast.Add: operator.add, ast.Sub: operator.sub}
 _OPERATORS |= {
@@ -68,23 +83,33 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
         ValueError: no such notebook, not a notebook, no tagged cell, or no parameter `out`.
     """
     if not notebook.is_file():
-        near = difflib.get_close_matches(notebook.name, [path.name for path in notebook.parent.glob("*.ipynb")])
+        near = difflib.get_close_matches(
+            notebook.name, [path.name for path in notebook.parent.glob("*.ipynb")]
+        )
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"no notebook {notebook}{hint}")
     try:
         cells = nbformat.read(notebook, 4).cells
-        tagged = [c.source for c in cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
+        tagged = [
+            c.source
+            for c in cells
+            if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])
+        ]
         parameters = parse(tagged[0]) if tagged else {}
     except Exception as error:  # whatever JSON, nbformat or the parser find wrong with it
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{notebook} cannot be read as a notebook: {reason}") from error
     if "out" not in parameters:
-        raise ValueError(f'{notebook.name} has no parameter `out`: tag a cell "parameters", with `out: str = ""` in it')
+        raise ValueError(
+            f'{notebook.name} has no parameter `out`: tag a cell "parameters", with `out: str = '
+            '""` in it'
+        )
     return parameters
 
 
 def parse(source: str) -> dict[str, Parameter]:
-    """The parameters that a cell's source assigns, one name a statement, IPython's commands left out.
+    """The parameters that a cell's source assigns, one name a statement, IPython's commands left
+    out.
 
     Raises:
         SyntaxError: it is no Python.
@@ -92,7 +117,11 @@ def parse(source: str) -> dict[str, Parameter]:
     # A command's place is kept, so that comments stay beside their lines.
     plain = "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in source.splitlines())
     tokens = tokenize.generate_tokens(io.StringIO(plain + "\n").readline)
-    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
     found: dict[str, Parameter] = {}
     targets: list[ast.expr]
     for statement in ast.parse(plain).body:
@@ -116,7 +145,9 @@ def parse(source: str) -> dict[str, Parameter]:
 
 
 def _kind(annotation: ast.expr | None, default: ast.expr) -> Kind:
-    """A parameter's kind by its annotation; where that is none or of unknown names, by its default."""
+    """A parameter's kind by its annotation; where that is none or of unknown names, by its
+    default.
+    """
     given = _annotated(annotation) if annotation is not None else Kind()
     if given.names:
         # A default of None makes None a value, whatever the annotation says.
@@ -143,7 +174,9 @@ def _annotated(node: ast.expr) -> Kind:
         return Kind((_CONTAINERS.get(name, name),)) if name in (*SCALARS, *_CONTAINERS) else Kind()
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name in ("Optional", "Union"):
-        return _either([_annotated(part) for part in parts] + [Kind(optional=True)] * (name == "Optional"))
+        return _either(
+            [_annotated(part) for part in parts] + [Kind(optional=True)] * (name == "Optional")
+        )
     if name in ("Annotated", "Final", "ClassVar"):
         return _annotated(parts[0])
     if name == "Literal":
@@ -151,7 +184,11 @@ def _annotated(node: ast.expr) -> Kind:
         kinds = tuple(dict.fromkeys(type(value).__name__ for value in values if value is not None))
         return Kind(kinds, None in values, tuple(value for value in values if value is not None))
     if name in _CONTAINERS:
-        inside = [_annotated(part) for part in parts if not (isinstance(part, ast.Constant) and part.value is ...)]
+        inside = [
+            _annotated(part)
+            for part in parts
+            if not (isinstance(part, ast.Constant) and part.value is ...)
+        ]
         return Kind((_CONTAINERS[name],), inside=tuple(inside))
     return Kind()
 
@@ -168,7 +205,13 @@ def _either(kinds: list[Kind]) -> Kind:
 
 def _last_name(node: ast.expr) -> str:
     node = node.value if isinstance(node, ast.Subscript) else node
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return (
+        node.attr
+        if isinstance(node, ast.Attribute)
+        else node.id
+        if isinstance(node, ast.Name)
+        else ""
+    )
 
 
 def _folded(node: ast.expr) -> Any:
@@ -183,13 +226,22 @@ def _folded(node: ast.expr) -> Any:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = _folded(node.left), _folded(node.right)
         numbers = all(
-            isinstance(side, int | float) and math.isfinite(side) and abs(side) < 1e9 for side in (left, right)
+            isinstance(side, int | float) and math.isfinite(side) and abs(side) < 1e9
+            for side in (left, right)
         )
         if numbers and not (isinstance(node.op, ast.Pow) and abs(right) > 64):
             try:
                 return _OPERATORS[type(node.op)](left, right)
             except (ArithmeticError, ValueError):
                 return ...
-    if isinstance(node, ast.Call) and _last_name(node.func) in (*SCALARS, "list", "tuple", "set", "dict"):
-        return getattr(builtins, _last_name(node.func))()  # an empty one: only its type is asked for
+    if isinstance(node, ast.Call) and _last_name(node.func) in (
+        *SCALARS,
+        "list",
+        "tuple",
+        "set",
+        "dict",
+    ):
+        return getattr(
+            builtins, _last_name(node.func)
+        )()  # an empty one: only its type is asked for
     return ...

@@ -1,4 +1,6 @@
-"""Presets: parameters for all notebooks together, what has to be downloaded for them, and how long they may take."""
+"""Presets: parameters for all notebooks together, what has to be downloaded for them, and how
+long they may take.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -31,14 +33,19 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises:
         ValueError: no such preset, or not lines of `parameter: value`.
     """
-    place = next((path for path in (FOLDER / f"{name}.yaml", Path(name).expanduser()) if path.is_file()), None)
+    place = next(
+        (path for path in (FOLDER / f"{name}.yaml", Path(name).expanduser()) if path.is_file()),
+        None,
+    )
     if place is None:
         known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
         raise ValueError(f"no preset {name!r}, and no such file; there are {known}")
     try:
         values = yaml.safe_load(place.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{place} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"{place} cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{place}: wanted lines of `parameter: value`")
     return {str(key): value for key, value in values.items()}
@@ -47,11 +54,14 @@ def read_preset(name: str) -> dict[str, Any]:
 def parts_of(preset: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a preset's values that a notebook has parameters for.
 
-    A notebook of several `checkpoints` gets the baseline and the checkpoint, where the preset names none for it.
+    A notebook of several `checkpoints` gets the baseline and the checkpoint, where the preset names
+    none for it.
     """
     given = dict(preset)
     if {"checkpoint", "baseline"} <= given.keys():
-        given.setdefault("checkpoints", list(dict.fromkeys([given["baseline"], given["checkpoint"]])))
+        given.setdefault(
+            "checkpoints", list(dict.fromkeys([given["baseline"], given["checkpoint"]]))
+        )
     return {name: value for name, value in given.items() if name in known and name != "out"}
 
 
@@ -67,7 +77,8 @@ class Weights:
 
 
 def survey(preset: Mapping[str, Any], device: str = "auto") -> list[Weights]:
-    """The networks of a preset: what is to be downloaded, and how fast such a network is on this device.
+    """The networks of a preset: what is to be downloaded, and how fast such a network is on this
+    device.
 
     Nothing is downloaded: servers are asked for sizes, and two steps are timed on random weights.
 
@@ -84,14 +95,18 @@ def survey(preset: Mapping[str, Any], device: str = "auto") -> list[Weights]:
         size, exact, address = 0, True, ""
         if published:
             tried = addresses(file, published)
-            size, address = next(((n, url) for url in tried if (n := remote_size(url))), (0, tried[0]))
+            size, address = next(
+                ((n, url) for url in tried if (n := remote_size(url))), (0, tried[0])
+            )
             size, exact = size or weight, bool(size)
         found.append(Weights(name, size, exact, address, seconds))
     return found
 
 
 def obtain(name: str) -> None:
-    """Download a network of `survey` with a bar: size, time left, going on where an earlier call broke off."""
+    """Download a network of `survey` with a bar: size, time left, going on where an earlier call
+    broke off.
+    """
     if name in manifest():
         fetch(name)
     elif name.startswith("torchvision:"):
@@ -105,13 +120,19 @@ def _torchvision(name: str) -> str:
 
 
 def _source(name: str) -> tuple[str, list[str], str]:
-    """A network's file, where it is published ([] where it is here already), and its architecture."""
+    """A network's file, where it is published ([] where it is here already), and its
+    architecture.
+    """
     known = manifest()
     if name in known:
         about, cache = known[name], files.cache_folder()
         places = (files.CHECKPOINTS / about.file, cache / f"{name}.safetensors", cache / about.file)
         here = any(place.exists() for place in places)
-        return about.file, [] if here else list(about.urls), f"{about.architecture} {dict(about.arguments)}"
+        return (
+            about.file,
+            [] if here else list(about.urls),
+            f"{about.architecture} {dict(about.arguments)}",
+        )
     if name.startswith("torchvision:"):
         place = library_place(_torchvision(name))
         return place.name, [] if place.exists() else [_torchvision(name)], f"{name} {{}}"
@@ -119,18 +140,24 @@ def _source(name: str) -> tuple[str, list[str], str]:
 
 
 def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
-    """Seconds for one image and step, over two steps of a network with random weights, and the weights' bytes."""
+    """Seconds for one image and step, over two steps of a network with random weights, and the
+    weights' bytes.
+    """
     place = pick_device(device)
     if name in manifest():
         known = entry(name)
         size: Any = known.image_size or 32
-        network = build_network(known.architecture, len(known.classes) or None, dict(known.arguments))
+        network = build_network(
+            known.architecture, len(known.classes) or None, dict(known.arguments)
+        )
         model = Model(network, image_size=size)
     elif name.startswith("torchvision:"):
         size = dataset_facts("imagenet")["image_size"]
         model = Model(build_network(name, None, {}), image_size=size)
     else:
-        from nbhelpers.networks.load import load_model  # a file of the user's own: what it is only loading tells
+        from nbhelpers.networks.load import (
+            load_model,
+        )  # a file of the user's own: what it is only loading tells
 
         model = load_model(name, device="cpu")
         size = model.image_size or 32
@@ -138,7 +165,11 @@ def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
     model = model.to(place)
     few = 2 if max(two_sides(size)) > 64 else 8
     images = noise(few, size=size, channels=model.channels, seed=0).to(place)
-    goal = match(model.representation(noise(few, size=size, channels=model.channels, seed=1).to(place)).detach())
+    goal = match(
+        model.representation(
+            noise(few, size=size, channels=model.channels, seed=1).to(place)
+        ).detach()
+    )
     minimize(model.representation, goal, images, steps=1)  # the first one sets things up
     began = time.perf_counter()
     minimize(model.representation, goal, images, steps=2, keep="last")
@@ -167,7 +198,9 @@ def estimate(notebook: str, values: Mapping[str, Any], seconds: Mapping[str, flo
 
 def _series(v: Mapping[str, Any]) -> float:
     n, steps = min(v["n_images"], v["total"]), min(v["steps"], 100)
-    return n * v["attack_steps"] * 2 * len(v["radii"]) + 6 * v["steps"] + 6 * v["attack_steps"] + steps
+    return (
+        n * v["attack_steps"] * 2 * len(v["radii"]) + 6 * v["steps"] + 6 * v["attack_steps"] + steps
+    )
 
 
 def _brittleness(v: Mapping[str, Any]) -> float:
@@ -177,12 +210,16 @@ def _brittleness(v: Mapping[str, Any]) -> float:
 
 def _inversion(v: Mapping[str, Any]) -> float:
     n, steps = v["n_images"], v["steps"]
-    return 2 * ((n + min(v["n_shown"], 6) + 3) * steps + 2 * v["n_starts"] * (steps // 2)) + 9 * min(steps, 100)
+    return 2 * (
+        (n + min(v["n_shown"], 6) + 3) * steps + 2 * v["n_starts"] * (steps // 2)
+    ) + 9 * min(steps, 100)
 
 
 def _visualization(v: Mapping[str, Any]) -> float:
     drawn = 0.75 * v["n_components"] * (2 + v["n_images"]) * v["steps"] + 48 * (v["steps"] // 2)
-    return drawn + 5 * min(v["steps"], 60) + 1.2 * v["total"]  # a pass without gradient is a third of a step
+    return (
+        drawn + 5 * min(v["steps"], 60) + 1.2 * v["total"]
+    )  # a pass without gradient is a third of a step
 
 
 def _manipulation(v: Mapping[str, Any]) -> float:
@@ -196,7 +233,11 @@ def _interpolation(v: Mapping[str, Any]) -> float:
 
 def _misclassification(v: Mapping[str, Any]) -> float:
     mistakes = min(32, max(1, v["total"] // 3))
-    return mistakes * (v["n_components"] + 1) * v["steps"] + 4 * min(v["steps"], 60) + 0.7 * min(v["total"], 2000)
+    return (
+        mistakes * (v["n_components"] + 1) * v["steps"]
+        + 4 * min(v["steps"], 60)
+        + 0.7 * min(v["total"], 2000)
+    )
 
 
 def _painting(v: Mapping[str, Any]) -> float:

@@ -68,7 +68,9 @@ def report(folder: str | Path, *, over: str = "seed") -> Path:
     records = read_runs(folder)
     if not records:
         raise ValueError(f"no run in {folder}; wanted the folder given to a sweep with -o")
-    varied = [key for key in _keys(r.parameters for r in records) if len(_groups(records, [key])) > 1]
+    varied = [
+        key for key in _keys(r.parameters for r in records) if len(_groups(records, [key])) > 1
+    ]
     try:
         records = [replace(record, page=_readable(folder, record)) for record in records]
         write_text(folder / "results.csv", _table(records))
@@ -98,7 +100,12 @@ def _read(place: Path) -> Record:
         result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         numbers, index = _flat(result.get("numbers") or {}, run["parameters"]), int(run["index"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        return Record(place.name, sys.maxsize, {}, error=f"its files cannot be read ({type(error).__name__}: {error})")
+        return Record(
+            place.name,
+            sys.maxsize,
+            {},
+            error=f"its files cannot be read ({type(error).__name__}: {error})",
+        )
     return Record(
         place.name,
         index,
@@ -116,13 +123,20 @@ def _read(place: Path) -> Record:
 
 
 def _flat(numbers: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Number, float]:
-    """Numbers by measure and network; a network that a parameter names goes by that parameter, to compare runs.
+    """Numbers by measure and network; a network that a parameter names goes by that parameter, to
+    compare runs.
 
     Where checkpoint and baseline are the same network, what compares it with itself is left out.
     """
-    names = {value: key for key, value in reversed([*parameters.items()]) if isinstance(value, str) and value}
+    names = {
+        value: key
+        for key, value in reversed([*parameters.items()])
+        if isinstance(value, str) and value
+    }
     names |= {role: key for role, key in ROLES.items() if parameters.get(key)}
-    alone = bool(parameters.get("checkpoint")) and parameters["checkpoint"] == parameters.get("baseline")
+    alone = bool(parameters.get("checkpoint")) and parameters["checkpoint"] == parameters.get(
+        "baseline"
+    )
     flat, subject = {}, ""
     for measure, value in numbers.items():
         if measure.startswith("…"):  # goes on from the measure above it
@@ -145,7 +159,9 @@ def _table(records: Sequence[Record]) -> str:
     rest = ["duration_s", "peak_memory_mib", "device", "error", "notebook"]
     rows.writerow(["run", *parameters, *map(_label, numbers), *rest])
     for record in records:
-        values = [record.parameters.get(key) for key in parameters] + [record.numbers.get(key) for key in numbers]
+        values = [record.parameters.get(key) for key in parameters] + [
+            record.numbers.get(key) for key in numbers
+        ]
         rows.writerow([record.name, *values, *(getattr(record, key) for key in rest)])
     return text.getvalue()
 
@@ -159,41 +175,73 @@ def _page(folder: Path, records: Sequence[Record], varied: Sequence[str], over: 
     if done:
         parts += ["<h2>Numbers</h2>", _summary(done, axes, over)]
         parts += [f"<h2>Over {_text(axis)}</h2>{_curves(done, axis, axes)}" for axis in axes]
-        parts += ["<h2>Pictures</h2>", _contact_sheet(folder, done, varied), "<h2>All runs</h2>", _runs(done, varied)]
+        parts += [
+            "<h2>Pictures</h2>",
+            _contact_sheet(folder, done, varied),
+            "<h2>All runs</h2>",
+            _runs(done, varied),
+        ]
     title = f"{folder.resolve().name}: {len(done)} runs"
     page = PAGE.read_text(encoding="utf-8").replace("TITLE", _text(title), 1)
     return page.replace("BODY", "\n".join(parts), 1)
 
 
-def _facts(records: Sequence[Record], done: Sequence[Record], failed: Sequence[Record], varied: Sequence[str]) -> str:
-    fixed = {key: value for record in records for key, value in record.parameters.items() if key not in varied}
-    devices, versions = _join(r.device for r in done), _join(f"{k} {v}" for r in done for k, v in r.versions.items())
+def _facts(
+    records: Sequence[Record],
+    done: Sequence[Record],
+    failed: Sequence[Record],
+    varied: Sequence[str],
+) -> str:
+    fixed = {
+        key: value
+        for record in records
+        for key, value in record.parameters.items()
+        if key not in varied
+    }
+    devices, versions = (
+        _join(r.device for r in done),
+        _join(f"{k} {v}" for r in done for k, v in r.versions.items()),
+    )
     seconds = [r.duration_s for r in done if r.duration_s is not None]
     memory = [r.peak_memory_mib for r in done if r.peak_memory_mib is not None]
     facts = {
         "notebook": _text(_join(Path(r.notebook).name for r in records)),
         "runs": f"{len(done)} done, {len(failed)} failed",
-        "swept": _text("; ".join(f"{key}: {_join(_shown(r, key) for r in records)}" for key in varied) or "–"),
+        "swept": _text(
+            "; ".join(f"{key}: {_join(_shown(r, key) for r in records)}" for key in varied) or "–"
+        ),
         "fixed": _text(", ".join(f"{key}={value}" for key, value in fixed.items()) or "–"),
         "one run": f"{statistics.median(seconds):.3g} s (median)" if seconds else "",
         "peak memory": f"{max(memory):.0f} MiB" if memory else "",
         "device, versions": _text(", ".join(filter(None, (devices, versions)))),
         "table": "<a href=results.csv>results.csv</a>",
     }
-    return "<dl>" + "".join(f"<dt>{key}<dd>{value}" for key, value in facts.items() if value) + "</dl>"
+    return (
+        "<dl>" + "".join(f"<dt>{key}<dd>{value}" for key, value in facts.items() if value) + "</dl>"
+    )
 
 
 def _summary(done: Sequence[Record], axes: Sequence[str], over: str) -> str:
     """Mean and spread of every number, for every combination of the other parameters."""
     numbers, groups = _keys(r.numbers for r in done), _groups(done, axes)
-    table = [[", ".join(axes), *(_text(_label(key)) for key in numbers), "n", f"notebooks, by {_text(over)}"]]
+    table = [
+        [
+            ", ".join(axes),
+            *(_text(_label(key)) for key in numbers),
+            "n",
+            f"notebooks, by {_text(over)}",
+        ]
+    ]
     for values, group in groups.items():
         links = " ".join(_link(r.page, r.parameters.get(over, r.name)) for r in group)
         means = (_mean([r.numbers[key] for r in group if key in r.numbers]) for key in numbers)
         table.append([_text(", ".join(map(str, values)) or "all"), *means, str(len(group)), links])
     if len(groups) < len(numbers):  # the longer side goes down the page
         table = [list(column) for column in zip(*table, strict=True)]
-    return _html_table(table) + f"<p class=note>Mean ± standard deviation over {_text(over)}, of n runs.</p>"
+    return (
+        _html_table(table)
+        + f"<p class=note>Mean ± standard deviation over {_text(over)}, of n runs.</p>"
+    )
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -201,13 +249,23 @@ def _mean(values: Sequence[float]) -> str:
     if not finite:
         return _join(map(_short, values))
     spread = f" ± {statistics.stdev(finite):.2g}" if len(finite) > 1 else ""
-    spread += f" ({len(values) - len(finite)} of {len(values)} not finite)" if len(finite) < len(values) else ""
-    return f"{_short(statistics.fmean(finite))}<small>{spread}</small>" if spread else _short(finite[0])
+    spread += (
+        f" ({len(values) - len(finite)} of {len(values)} not finite)"
+        if len(finite) < len(values)
+        else ""
+    )
+    return (
+        f"{_short(statistics.fmean(finite))}<small>{spread}</small>"
+        if spread
+        else _short(finite[0])
+    )
 
 
 def _is_finite(value: Any) -> bool:
     """Whether a value has a place on an axis."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # false for NaN too
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    )  # false for NaN too
 
 
 def _runs(done: Sequence[Record], varied: Sequence[str]) -> str:
@@ -215,7 +273,10 @@ def _runs(done: Sequence[Record], varied: Sequence[str]) -> str:
     table = [[", ".join(varied), *(_text(_label(key)) for key in numbers), "seconds", "MiB"]]
     for record in done:
         values = [_short(record.numbers[key]) if key in record.numbers else "" for key in numbers]
-        values += ["" if value is None else f"{value:.0f}" for value in (record.duration_s, record.peak_memory_mib)]
+        values += [
+            "" if value is None else f"{value:.0f}"
+            for value in (record.duration_s, record.peak_memory_mib)
+        ]
         table.append([_text(_join(_shown(record, key) for key in varied) or record.name)])
         table[-1] += [_link(record.page, value) for value in values]
     return _html_table(table)
@@ -231,7 +292,9 @@ def _curves(done: Sequence[Record], axis: str, axes: Sequence[str]) -> str:
     numeric = all(map(_is_finite, ticks))
     columns = min(3, len(measures))
     rows = -(-len(measures) // columns)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nbhelpers", "font.size": 9}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "nbhelpers", "font.size": 9}
+    ):
         figure = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for panel, measure in itertools.zip_longest(panels, measures):
@@ -240,10 +303,14 @@ def _curves(done: Sequence[Record], axis: str, axes: Sequence[str]) -> str:
                 continue
             lines = [
                 (network, values, group)
-                for network in dict.fromkeys(key[1] for r in done for key in r.numbers if key[0] == measure)
+                for network in dict.fromkeys(
+                    key[1] for r in done for key in r.numbers if key[0] == measure
+                )
                 for values, group in _groups(done, others).items()
             ]
-            for color, (network, values, group) in zip(itertools.cycle(PALETTE), lines, strict=False):
+            for color, (network, values, group) in zip(
+                itertools.cycle(PALETTE), lines, strict=False
+            ):
                 points = []
                 for runs in _groups(group, [axis]).values():
                     seen = [r.numbers.get((measure, network)) for r in runs]
@@ -251,16 +318,27 @@ def _curves(done: Sequence[Record], axis: str, axes: Sequence[str]) -> str:
                     if finite:
                         spread = statistics.stdev(finite) if len(finite) > 1 else 0.0
                         tick = runs[0].parameters.get(axis, MISSING)
-                        place = tick if numeric else [_frozen(one) for one in ticks].index(_frozen(tick))
+                        place = (
+                            tick
+                            if numeric
+                            else [_frozen(one) for one in ticks].index(_frozen(tick))
+                        )
                         points.append((place, statistics.fmean(finite), spread))
                 if points:
                     x, y, spread = zip(*sorted(points), strict=True)
                     label = _verbatim(", ".join(filter(None, (network, *values))))
-                    panel.errorbar(x, y, spread, color=color, marker="o", markersize=4, capsize=3, label=label)
+                    panel.errorbar(
+                        x, y, spread, color=color, marker="o", markersize=4, capsize=3, label=label
+                    )
             panel.set_title(_verbatim(measure), color=INK, fontsize=9.5)
             panel.set_xlabel(_verbatim(axis), color=INK)
             if not numeric:
-                panel.set_xticks(range(len(ticks)), [_verbatim(str(tick)) for tick in ticks], rotation=20, ha="right")
+                panel.set_xticks(
+                    range(len(ticks)),
+                    [_verbatim(str(tick)) for tick in ticks],
+                    rotation=20,
+                    ha="right",
+                )
                 panel.margins(x=0.15)
             elif all(isinstance(tick, int) for tick in ticks):
                 panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -284,21 +362,29 @@ def _contact_sheet(folder: Path, done: Sequence[Record], varied: Sequence[str]) 
             try:
                 with PIL.Image.open(folder / picture) as image:
                     small = image.convert("RGB")
-            except Exception:  # whatever damaged files make Pillow raise; the run's numbers count all the same
+            except (
+                Exception
+            ):  # whatever damaged files make Pillow raise; the run's numbers count all the same
                 continue
             small.thumbnail((640, 640), PIL.Image.Resampling.LANCZOS)
             encoded = io.BytesIO()
             small.save(encoded, "WEBP", quality=80)
             source = "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode()
             name = Path(picture).stem
-            tag = f'<img src="{source}" width={small.width} height={small.height} alt="{_text(f"{name}, {caption}")}">'
+            tag = (
+                f'<img src="{source}" width={small.width} height={small.height} '
+                f'alt="{_text(f"{name}, {caption}")}">'
+            )
             sheets.setdefault(name, []).append(
                 f'<figure><a href="{_quote(picture)}">{tag}</a>'
                 f"<figcaption>{_link(record.page, caption)}</figcaption></figure>"
             )
     if not sheets:
         return "<p class=note>The runs saved no picture.</p>"
-    return "".join(f"<h3>{_text(name)}</h3><div class=sheet>{''.join(each)}</div>" for name, each in sheets.items())
+    return "".join(
+        f"<h3>{_text(name)}</h3><div class=sheet>{''.join(each)}</div>"
+        for name, each in sheets.items()
+    )
 
 
 def _failure(record: Record) -> str:
@@ -307,7 +393,9 @@ def _failure(record: Record) -> str:
 
 
 def _groups(records: Iterable[Record], keys: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
-    """The records by their values of some parameters, as shown; 1 and 1.0 are one value, and so are two NaN."""
+    """The records by their values of some parameters, as shown; 1 and 1.0 are one value, and so
+    are two NaN.
+    """
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         frozen = tuple(_frozen(record.parameters.get(key, MISSING)) for key in keys)
@@ -317,7 +405,11 @@ def _groups(records: Iterable[Record], keys: Sequence[str]) -> dict[tuple[str, .
 
 def _frozen(value: Any) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(float(value)) if number and abs(value) < 1e300 else json.dumps(value, sort_keys=True, default=str)
+    return (
+        str(float(value))
+        if number and abs(value) < 1e300
+        else json.dumps(value, sort_keys=True, default=str)
+    )
 
 
 def _shown(record: Record, key: str) -> str:
@@ -335,7 +427,9 @@ def _keys(mappings: Iterable[Mapping[Any, Any]]) -> list[Any]:
 def _html_table(table: Sequence[Sequence[str]]) -> str:
     """From cells that are HTML already; the first row and the first column are headings."""
     head = "".join(f"<th>{cell}" for cell in table[0])
-    rows = "".join(f"<tr><th>{row[0]}" + "".join(f"<td>{cell}" for cell in row[1:]) for row in table[1:])
+    rows = "".join(
+        f"<tr><th>{row[0]}" + "".join(f"<td>{cell}" for cell in row[1:]) for row in table[1:]
+    )
     return f"<div class=wide><table><thead><tr>{head}<tbody>{rows}</table></div>"
 
 

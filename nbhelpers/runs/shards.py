@@ -1,10 +1,12 @@
-"""A whole data set inverted, or all components visualized, in shards that any executor makes and a crash keeps.
+"""A whole data set inverted, or all components visualized, in shards that any executor makes and a
+crash keeps.
 
     nbhelpers invert --dataset cifar10-test --checkpoint cifar10-l2-0.5 -o runs/inverted
     nbhelpers visualize --checkpoint cifar10-l2-0.5 --starts 4 -o runs/components
 
-An item's start image depends on the seed and on its own index alone, and batches are cut at multiples of the batch
-size, so the shards hold, together, exactly what one shard of all items would.
+An item's start image depends on the seed and on its own index alone, and batches are cut at
+multiples of the batch size, so the shards hold, together, exactly what one shard of all items
+would.
 """
 
 import functools
@@ -66,8 +68,9 @@ def make_shards(
 ) -> dict[str, Any]:
     """Make all shards that are missing, then the index.
 
-    A shard is a safetensors file with `images` (uint8, n × 3 × h × w), `indices`, `loss` and `start_loss`, and
-    `labels` for inversions or `components` for visualizations (whose loss is minus the activation).
+    A shard is a safetensors file with `images` (uint8, n × 3 × h × w), `indices`, `loss` and
+    `start_loss`, and `labels` for inversions or `components` for visualizations (whose loss is
+    minus the activation).
 
     Args:
         settings: what to make.
@@ -81,11 +84,13 @@ def make_shards(
         The index: settings, totals, and the shards in order.
 
     Raises:
-        ValueError: wrong settings, or a folder that holds shards of others.
-        RuntimeError: some shards failed; the rest is done, and the same call makes those that are missing.
+        ValueError: wrong settings, or a folder that holds shards of others. RuntimeError: some
+            shards failed; the rest is done, and the same call makes those that are missing.
     """
     if settings.batch_size < 1 or shard_size < 1 or shard_size % settings.batch_size:
-        raise ValueError(f"shard_size: got {shard_size}, wanted a multiple of batch_size, {settings.batch_size}")
+        raise ValueError(
+            f"shard_size: got {shard_size}, wanted a multiple of batch_size, {settings.batch_size}"
+        )
     if settings.starts < 1 or (limit is not None and limit < 1):
         raise ValueError(f"starts and limit: got {settings.starts} and {limit}, wanted at least 1")
     count = min(limit or sys.maxsize, _count(settings))
@@ -101,25 +106,35 @@ def make_shards(
             try:
                 future.result()
             except Exception as error:  # of the shard, or a worker that died
-                failures.append(f"images {span[0]} to {span[1] - 1}: {type(error).__name__}: {error}")
+                failures.append(
+                    f"images {span[0]} to {span[1] - 1}: {type(error).__name__}: {error}"
+                )
                 bar.write(f"failed: {failures[-1]}", file=sys.stderr)
             bar.update()
     if failures:
-        raise RuntimeError(f"{len(failures)} of {len(spans)} shards failed, first {failures[0]}; run again to resume")
+        raise RuntimeError(
+            f"{len(failures)} of {len(spans)} shards failed, first {failures[0]}; run again to "
+            "resume"
+        )
     return _write_index(settings, made_from, out, spans)
 
 
-def make_shard(settings: Settings, made_from: Sources, out: Path, span: tuple[int, int], device: str = "auto") -> None:
+def make_shard(
+    settings: Settings, made_from: Sources, out: Path, span: tuple[int, int], device: str = "auto"
+) -> None:
     """Make the shard of the items of a span, the last one excluded, unless it is there.
 
-    Submitted to executors, hence picklable. What the driver found the images and weights to be goes into the file.
+    Submitted to executors, hence picklable. What the driver found the images and weights to be goes
+    into the file.
     """
     first, end = span
     with FileLock(out / ".locks" / _file(first, end)):
         if _is_made(settings, made_from, out, first, end):
             return
         if weights_sha256(settings.checkpoint) != made_from["checkpoint"]:
-            raise ValueError(f"{settings.checkpoint} is another file here than where the shards were begun")
+            raise ValueError(
+                f"{settings.checkpoint} is another file here than where the shards were begun"
+            )
         model = _model(settings.checkpoint, device, settings.precision)
         batches = [
             _items(settings, model, torch.arange(i, min(i + settings.batch_size, end)))
@@ -140,7 +155,9 @@ def read_shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"no index.json in {folder}: nothing made here, or not yet complete") from error
+        raise ValueError(
+            f"no index.json in {folder}: nothing made here, or not yet complete"
+        ) from error
     return (_read(folder / shard["file"]) for shard in index["shards"])
 
 
@@ -148,7 +165,9 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
     """Invert or visualize a batch of items."""
     seeds = [(settings.seed << 32) + int(index) for index in indices]
     if settings.kind == "invert":
-        images, labels = load_images(settings.dataset, indices=indices, size=model.image_size, channels=model.channels)
+        images, labels = load_images(
+            settings.dataset, indices=indices, size=model.image_size, channels=model.channels
+        )
         with torch.no_grad():
             objective = match(model.representation(images.to(model.device)))
         size, extra = (images.shape[-2], images.shape[-1]), {"labels": labels}
@@ -156,15 +175,22 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
         components = indices // settings.starts
         objective, extra = activate(components), {"components": components}
         size = two_sides(model.image_size or 32)
-    start = torch.cat([noise(1, size=size, channels=model.channels, seed=seed) for seed in seeds]).to(model.device)
-    result = minimize(model.representation, objective, start, steps=settings.steps, step_size=settings.step_size)
+    start = torch.cat(
+        [noise(1, size=size, channels=model.channels, seed=seed) for seed in seeds]
+    ).to(model.device)
+    result = minimize(
+        model.representation, objective, start, steps=settings.steps, step_size=settings.step_size
+    )
     pixels = (result.images * 255).round().to(torch.uint8).cpu()
     losses = {"loss": result.loss.cpu(), "start_loss": result.losses[0].cpu()}
     return {"indices": indices, "images": pixels, **losses, **extra}
 
 
 def _submit(
-    executor: Executor | None, what: tuple[Settings, Sources, Path], spans: Sequence[tuple[int, int]], device: str
+    executor: Executor | None,
+    what: tuple[Settings, Sources, Path],
+    spans: Sequence[tuple[int, int]],
+    device: str,
 ) -> Iterator[tuple[tuple[int, int], Future[None]]]:
     if executor is not None:
         futures = {executor.submit(make_shard, *what, span, device): span for span in spans}
@@ -199,25 +225,43 @@ def _is_made(settings: Settings, made_from: Sources, out: Path, first: int, end:
     try:
         with safe_open(path, "pt") as file:
             note = json.loads(file.metadata()["nbhelpers"])
-        made, sources = note["settings"], note.get("made_from", made_from)  # earlier versions did not tell
+        made, sources = (
+            note["settings"],
+            note.get("made_from", made_from),
+        )  # earlier versions did not tell
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no shard of ours ({error}); delete it or choose another folder") from error
+        raise ValueError(
+            f"{path} is no shard of ours ({error}); delete it or choose another folder"
+        ) from error
     if made != asdict(settings):
-        changed = [f"{key} {made.get(key)!r}" for key, value in asdict(settings).items() if made.get(key) != value]
+        changed = [
+            f"{key} {made.get(key)!r}"
+            for key, value in asdict(settings).items()
+            if made.get(key) != value
+        ]
         raise ValueError(f"{path} was made with {', '.join(changed)}; choose another folder")
-    if other := [getattr(settings, key) for key, value in made_from.items() if sources.get(key) != value]:
-        raise ValueError(f"{path} was made when {' and '.join(other)} held something else; choose another folder")
+    if other := [
+        getattr(settings, key) for key, value in made_from.items() if sources.get(key) != value
+    ]:
+        raise ValueError(
+            f"{path} was made when {' and '.join(other)} held something else; choose another folder"
+        )
     return True
 
 
-def _write_index(settings: Settings, made_from: Sources, out: Path, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _write_index(
+    settings: Settings, made_from: Sources, out: Path, spans: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
     loss = torch.cat([_read(out / _file(*span), "loss")["loss"] for span in spans])
     index = {
         "settings": asdict(settings),
         "made_from": dict(made_from),
         "count": spans[-1][1],
         "mean_loss": loss.double().mean().item(),
-        "shards": [{"file": _file(first, end), "first": first, "count": end - first} for first, end in spans],
+        "shards": [
+            {"file": _file(first, end), "first": first, "count": end - first}
+            for first, end in spans
+        ],
     }
     write_text(out / "index.json", json.dumps(index, indent=1))
     return index
@@ -236,6 +280,8 @@ def _model(checkpoint: str, device: str, precision: Precision) -> Model:
     return _loaded(checkpoint, weights_sha256(checkpoint), device, precision)
 
 
-@functools.lru_cache(maxsize=1)  # a worker makes many shards; a file that was replaced meanwhile is loaded anew
+@functools.lru_cache(
+    maxsize=1
+)  # a worker makes many shards; a file that was replaced meanwhile is loaded anew
 def _loaded(checkpoint: str, digest: str, device: str, precision: Precision) -> Model:
     return load_model(checkpoint, device=device, precision=precision)

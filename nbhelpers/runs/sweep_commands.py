@@ -16,37 +16,71 @@ from nbhelpers.runs.workers import dask_executor
 
 def sweep_command(argv: Sequence[str]) -> int:
     """Run a sweep; returns 0: all runs are done, 1: some failed."""
-    parser = command_parser("sweep", "Run a notebook once per parameter set. The same command again resumes.")
+    parser = command_parser(
+        "sweep", "Run a notebook once per parameter set. The same command again resumes."
+    )
     parser.add_argument("notebook", type=Path, help="with a cell tagged `parameters`")
     parser.add_argument(
-        "-p", dest="grid", action="append", default=[], metavar="NAME=VALUES", help="a,b or 0:5 or '[1, 2]'"
+        "-p",
+        dest="grid",
+        action="append",
+        default=[],
+        metavar="NAME=VALUES",
+        help="a,b or 0:5 or '[1, 2]'",
     )
-    parser.add_argument("-f", dest="presets", action="append", default=[], metavar="YAML", help="fixed parameters")
-    parser.add_argument("-o", dest="out", type=Path, required=True, metavar="FOLDER", help="for the runs")
-    parser.add_argument("--jobs", type=int, help="runs at a time here (default: one per GPU, or else per core)")
-    parser.add_argument("--dask", metavar="ADDRESS", help="a scheduler's address, tcp://…, or local")
+    parser.add_argument(
+        "-f", dest="presets", action="append", default=[], metavar="YAML", help="fixed parameters"
+    )
+    parser.add_argument(
+        "-o", dest="out", type=Path, required=True, metavar="FOLDER", help="for the runs"
+    )
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time here (default: one per GPU, or else per core)"
+    )
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="a scheduler's address, tcp://…, or local"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="run again what failed before")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
     given = parser.parse_args(argv)
 
     notebook = given.notebook.resolve()
     grid = from_words(given.grid, notebook)
-    runs = plan(given.notebook, grid, given.out, presets=given.presets, retry_failed=given.retry_failed)
-    check_named({name: [run.parameters[name] for run in runs] for name in runs[0].asked}, defaults(notebook), notebook)
+    runs = plan(
+        given.notebook, grid, given.out, presets=given.presets, retry_failed=given.retry_failed
+    )
+    check_named(
+        {name: [run.parameters[name] for run in runs] for name in runs[0].asked},
+        defaults(notebook),
+        notebook,
+    )
     states = [run.state for run in runs]
     open_runs = states.count("open") + given.retry_failed * states.count("failed")
-    print(f"{len(runs)} runs in {given.out}: {states.count('done')} done, {states.count('failed')} failed, ", end="")
+    print(
+        (
+            f"{len(runs)} runs in {given.out}: {states.count('done')} done, "
+            f"{states.count('failed')} failed, "
+        ),
+        end="",
+    )
     print(f"{open_runs} to do")
     _warn_of_changed_code(runs)
     if given.dry_run:
-        print(*(f"{state:6}  {run.name}" for run, state in zip(runs, states, strict=True)), sep="\n")
+        print(
+            *(f"{state:6}  {run.name}" for run, state in zip(runs, states, strict=True)), sep="\n"
+        )
         return 0
     options = {"presets": given.presets, "jobs": given.jobs, "retry_failed": given.retry_failed}
     try:
-        with dask_executor(given.dask, given.jobs) if given.dask else contextlib.nullcontext() as executor:
+        with (
+            dask_executor(given.dask, given.jobs)
+            if given.dask
+            else contextlib.nullcontext() as executor
+        ):
             outcomes = sweep(given.notebook, grid, given.out, executor, **options)
     except KeyboardInterrupt:
-        # Every state is on disk, so leaving at once is as safe as any kill; the kernels follow by themselves.
+        # Every state is on disk, so leaving at once is as safe as any kill; the kernels follow by
+        # themselves.
         os._exit(130)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     print(f"{len(outcomes) - len(failed)} done, {len(failed)} failed")
@@ -60,16 +94,25 @@ def sweep_command(argv: Sequence[str]) -> int:
 def _warn_of_changed_code(runs: list[Run]) -> None:
     now = code_digest(runs[0].notebook)
     done = [run.folder / "run.json" for run in runs if run.state == "done"]
-    changed = sum(json.loads(path.read_text(encoding="utf-8"))["code"] != now for path in done if path.exists())
+    changed = sum(
+        json.loads(path.read_text(encoding="utf-8"))["code"] != now
+        for path in done
+        if path.exists()
+    )
     if changed:
-        print(f"note: {changed} of them ran an earlier version of {runs[0].notebook.name}; delete those to run anew")
+        print(
+            f"note: {changed} of them ran an earlier version of {runs[0].notebook.name}; delete "
+            "those to run anew"
+        )
 
 
 def report_command(argv: Sequence[str]) -> int:
     """Report on a sweep; returns the exit status."""
     parser = command_parser("report", "Write report.html and results.csv into a sweep's folder.")
     parser.add_argument("folder", type=Path, help="of a sweep")
-    parser.add_argument("--over", default="seed", metavar="NAME", help="the parameter to average over")
+    parser.add_argument(
+        "--over", default="seed", metavar="NAME", help="the parameter to average over"
+    )
     given = parser.parse_args(argv)
     print(report(given.folder, over=given.over))
     return 0

@@ -3,8 +3,9 @@
     nbhelpers sweep notebooks/2_inversion.ipynb -p seed=0:5 -o runs/inversion
     nbhelpers report runs/inversion
 
-Files are the only state. A run works in `.running/`; its whole folder is then renamed to its place, so a kill at any
-moment leaves a run either absent or whole. A lock per run keeps two sweeps into one folder from doing a run twice.
+Files are the only state. A run works in `.running/`; its whole folder is then renamed to its place,
+so a kill at any moment leaves a run either absent or whole. A lock per run keeps two sweeps into
+one folder from doing a run twice.
 """
 
 import hashlib
@@ -48,8 +49,12 @@ class Run:
     parameters: Mapping[str, Any]  # complete, the notebook's defaults included
     retry: bool = False  # once more if it failed before
     environment: Environment = field(default_factory=dict)  # of the kernel, on top of the worker's
-    asked: tuple[str, ...] = ()  # parameters that the kernel is given; the others it has from the notebook
-    made_from: Mapping[str, str] = field(default_factory=dict)  # digests of what checkpoints and data sets hold
+    asked: tuple[
+        str, ...
+    ] = ()  # parameters that the kernel is given; the others it has from the notebook
+    made_from: Mapping[str, str] = field(
+        default_factory=dict
+    )  # digests of what checkpoints and data sets hold
 
     @property
     def folder(self) -> Path:
@@ -85,32 +90,38 @@ def sweep(
 ) -> list[Outcome]:
     """Run a notebook once per parameter set and keep each run in a folder of its own.
 
-    A run that is done is skipped, so the same call again completes what a crash has left. Ctrl-C ends after the runs
-    in flight.
+    A run that is done is skipped, so the same call again completes what a crash has left. Ctrl-C
+    ends after the runs in flight.
 
     Args:
-        notebook: has a cell tagged `parameters`, `out` among them, and saves with `save_result(out, …)`.
-        grid: parameter → value or values (list, tuple, range); all combinations are run, the last one fastest.
+        notebook: has a cell tagged `parameters`, `out` among them, and saves with `save_result(out,
+            …)`.
+        grid: parameter → value or values (list, tuple, range); all combinations are run, the last
+            one fastest.
         out: folder for the runs, shared by all workers.
-        executor: any `concurrent.futures.Executor`, such as Dask's `Client.get_executor()`; None for threads here,
-            each of which drives one kernel process.
-        presets: YAML files of parameters; later files override earlier ones, and `grid` overrides them all.
-        jobs: runs at a time without `executor`; None for one per GPU, or else per core and 2 GiB of memory. Cores
-            and GPUs are shared out among them.
+        executor: any `concurrent.futures.Executor`, such as Dask's `Client.get_executor()`; None
+            for threads here, each of which drives one kernel process.
+        presets: YAML files of parameters; later files override earlier ones, and `grid` overrides
+            them all.
+        jobs: runs at a time without `executor`; None for one per GPU, or else per core and 2 GiB of
+            memory. Cores and GPUs are shared out among them.
         retry_failed: run again what failed before.
 
     Returns:
         One outcome per run, in the order of the grid.
 
     Raises:
-        ValueError: an unknown parameter, a value of the wrong type, no such notebook, a folder that cannot be
-            written, or one that holds runs with other parameters. Nothing has been run then.
+        ValueError: an unknown parameter, a value of the wrong type, no such notebook, a folder that
+            cannot be written, or one that holds runs with other parameters. Nothing has been run
+            then.
     """
     runs = plan(notebook, grid, out, presets=presets, retry_failed=retry_failed)
     return run_all(runs, executor, jobs=jobs)
 
 
-def run_all(runs: Sequence[Run], executor: Executor | None = None, *, jobs: int | None = None) -> list[Outcome]:
+def run_all(
+    runs: Sequence[Run], executor: Executor | None = None, *, jobs: int | None = None
+) -> list[Outcome]:
     """Do planned runs, of one notebook or of several, and skip those that are done.
 
     Args, Returns, Raises: as in `sweep`.
@@ -142,13 +153,15 @@ def plan(
     presets: Sequence[str | Path] = (),
     retry_failed: bool = False,
 ) -> list[Run]:
-    """The runs of a sweep, checked against the notebook's parameters and against what is in the folder.
+    """The runs of a sweep, checked against the notebook's parameters and against what is in the
+    folder.
 
     Args, Raises: as in `sweep`.
     """
     notebook, out = Path(notebook).resolve(), Path(out).resolve()
     values = axes(notebook, grid, presets)
-    # Every name of the grid is part of a run's name even if it has one value, so that a grid can grow later.
+    # Every name of the grid is part of a run's name even if it has one value, so that a grid can
+    # grow later.
     named = [name for name in values if name in grid or len(values[name]) > 1]
     own = defaults(notebook)
     runs: dict[str, Run] = {}
@@ -159,13 +172,29 @@ def plan(
             digests[about] = content(key, value, notebook)
         return digests[about]
 
-    pairs = {key: [(value, located(key, value, notebook)) for value in typed] for key, typed in values.items()}
+    pairs = {
+        key: [(value, located(key, value, notebook)) for value in typed]
+        for key, typed in values.items()
+    }
     for combination in itertools.product(*pairs.values()):
-        chosen, whole = ({key: pair[i] for key, pair in zip(pairs, combination, strict=True)} for i in (0, 1))
+        chosen, whole = (
+            {key: pair[i] for key, pair in zip(pairs, combination, strict=True)} for i in (0, 1)
+        )
         name = run_name({key: chosen[key] for key in named})
         parameters = {**own, **whole}
-        held = {key: digest for key, value in parameters.items() if (digest := digest_of(key, value))}
-        run = Run(notebook, out, name, len(runs), parameters, retry_failed, asked=tuple(whole), made_from=held)
+        held = {
+            key: digest for key, value in parameters.items() if (digest := digest_of(key, value))
+        }
+        run = Run(
+            notebook,
+            out,
+            name,
+            len(runs),
+            parameters,
+            retry_failed,
+            asked=tuple(whole),
+            made_from=held,
+        )
         _check_same(run, chosen)
         runs.setdefault(name, run)
     return list(runs.values())
@@ -186,8 +215,12 @@ def execute(run: Run, wait: bool = False) -> Outcome:
             if run.state == "done" or (run.state == "failed" and not run.retry):
                 return known_outcome(run)
             working = run.out / ".running" / run.name
-            shutil.rmtree(working, ignore_errors=True)  # of a killed attempt: whoever holds the lock is alone
-            folder = working / uuid.uuid4().hex[:8]  # its own, for the kernel of a killed driver lives on for a second
+            shutil.rmtree(
+                working, ignore_errors=True
+            )  # of a killed attempt: whoever holds the lock is alone
+            folder = (
+                working / uuid.uuid4().hex[:8]
+            )  # its own, for the kernel of a killed driver lives on for a second
             folder.mkdir(parents=True)
             try:
                 message = _attempt(run, folder)
@@ -197,7 +230,10 @@ def execute(run: Run, wait: bool = False) -> Outcome:
             return Outcome(run, "failed" if message else "done", message)
     except Timeout:
         return Outcome(run, "busy")
-    except (OSError, ValueError) as error:  # the disk is full, say, so that not even the error could be kept
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # the disk is full, say, so that not even the error could be kept
         return Outcome(run, "failed", f"not recorded, {type(error).__name__}: {error}")
 
 
@@ -209,10 +245,14 @@ def known_outcome(run: Run) -> Outcome:
     return Outcome(run, "failed", lines[0] if lines else "", fresh=False)
 
 
-def _gather(executor: Executor, job: Callable[[Run, bool], Outcome], runs: Sequence[Run]) -> list[Outcome]:
+def _gather(
+    executor: Executor, job: Callable[[Run, bool], Outcome], runs: Sequence[Run]
+) -> list[Outcome]:
     """Submit what is open, show failures as they come, then wait for what other sweeps are at."""
     outcomes = {
-        run.folder: known_outcome(run) if run.state == "done" or (run.state == "failed" and not run.retry) else None
+        run.folder: known_outcome(run)
+        if run.state == "done" or (run.state == "failed" and not run.retry)
+        else None
         for run in runs
     }
     todo = [run for run in runs if outcomes[run.folder] is None]
@@ -225,8 +265,12 @@ def _gather(executor: Executor, job: Callable[[Run, bool], Outcome], runs: Seque
                     run = futures.pop(future)
                     try:
                         outcome = future.result()
-                    except Exception as error:  # the executor's own: a worker that died too often, a broken pool
-                        outcome = Outcome(run, "failed", f"not recorded, {type(error).__name__}: {error}")
+                    except (
+                        Exception
+                    ) as error:  # the executor's own: a worker that died too often, a broken pool
+                        outcome = Outcome(
+                            run, "failed", f"not recorded, {type(error).__name__}: {error}"
+                        )
                     if outcome.state == "busy":
                         todo.append(run)
                         continue
@@ -236,13 +280,18 @@ def _gather(executor: Executor, job: Callable[[Run, bool], Outcome], runs: Seque
                     bar.update()
             except KeyboardInterrupt:
                 flying = sum(not future.cancel() for future in futures)
-                bar.write(f"stopping after the {flying} runs in flight; Ctrl-C again drops them", file=sys.stderr)
+                bar.write(
+                    f"stopping after the {flying} runs in flight; Ctrl-C again drops them",
+                    file=sys.stderr,
+                )
                 raise
     return [outcome for outcome in outcomes.values() if outcome is not None]
 
 
 def _attempt(run: Run, folder: Path) -> str:
-    """Run the notebook in `folder` and complete the records there; the error in a line, or nothing."""
+    """Run the notebook in `folder` and complete the records there; the error in a line, or
+    nothing.
+    """
     record: dict[str, Any] = {
         "notebook": run.notebook.name,
         "code": code_digest(run.notebook),
@@ -260,7 +309,10 @@ def _attempt(run: Run, folder: Path) -> str:
         if saved.exists():
             result = json.loads(saved.read_text(encoding="utf-8"))
         else:
-            message = "the notebook saved no result.json; its last cell should call nb.save_result(out, …)"
+            message = (
+                "the notebook saved no result.json; its last cell should call "
+                "nb.save_result(out, …)"
+            )
     except papermill.PapermillExecutionError as error:
         message, details = f"{error.ename}: {error.evalue}", str(error)
     except Exception as error:  # a dead kernel, a full disk, a kernel that is not installed
@@ -284,18 +336,27 @@ def _attempt(run: Run, folder: Path) -> str:
 
 
 def _papermill(run: Run, folder: Path, executed: Path, record: dict[str, Any]) -> None:
-    """Execute the notebook in a kernel with its own environment, and record the kernel's peak memory."""
+    """Execute the notebook in a kernel with its own environment, and record the kernel's peak
+    memory.
+    """
     given = {name: run.parameters[name] for name in run.asked}
-    nbformat.write(injected(nbformat.read(run.notebook, 4), {**given, "out": str(folder)}), executed)
+    nbformat.write(
+        injected(nbformat.read(run.notebook, 4), {**given, "out": str(folder)}), executed
+    )
     path = str(executed).replace("{", "{{").replace("}", "}}")  # papermill fills in braces
-    with open(folder / "kernel.log", "wb") as log, kernel_manager(run.environment, log, record) as manager:
+    with (
+        open(folder / "kernel.log", "wb") as log,
+        kernel_manager(run.environment, log, record) as manager,
+    ):
         try:
             papermill.execute_notebook(
                 path,
                 path,
                 progress_bar=False,
                 kernel_manager_class=manager,
-                resources={"metadata": {"path": str(run.notebook.parent)}},  # papermill's `cwd` moves all threads
+                resources={
+                    "metadata": {"path": str(run.notebook.parent)}
+                },  # papermill's `cwd` moves all threads
             )
         finally:
             loop = ensure_event_loop()  # of this thread, made by nbclient, which leaves it open
@@ -304,14 +365,18 @@ def _papermill(run: Run, folder: Path, executed: Path, record: dict[str, Any]) -
 
 
 def _publish(folder: Path, place: Path) -> None:
-    """Put a complete folder in its place in one move; a failed attempt that stood there gives way."""
+    """Put a complete folder in its place in one move; a failed attempt that stood there gives
+    way.
+    """
     if place.exists():
         os.rename(place, folder.with_suffix(".old"))
     os.rename(folder, place)
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file of a folder that is not in its place yet; flushed, so that a full disk is noticed here."""
+    """Write a file of a folder that is not in its place yet; flushed, so that a full disk is
+    noticed here.
+    """
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -336,11 +401,15 @@ def _check_folder(out: Path) -> None:
         probe.write_text("room for a word")
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}; choose another folder with -o") from error
+        raise ValueError(
+            f"cannot write to {out}: {error.strerror}; choose another folder with -o"
+        ) from error
 
 
 def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
-    """Refuse a folder of that name with other parameters: a preset or a default has changed since."""
+    """Refuse a folder of that name with other parameters: a preset or a default has changed
+    since.
+    """
     if run.state == "open":
         return
     try:
@@ -350,14 +419,17 @@ def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
         return
     wanted = json.loads(json.dumps(run.parameters, default=str))
     typed = json.loads(json.dumps({**typed}, default=str))  # as earlier versions recorded a path
-    if changed := [n for n in wanted if n in before and before[n] != wanted[n] and before[n] != typed.get(n)]:
+    if changed := [
+        n for n in wanted if n in before and before[n] != wanted[n] and before[n] != typed.get(n)
+    ]:
         name = changed[0]
         raise ValueError(
-            f"{run.folder} was run with {name}={before[name]!r}, now wanted with {wanted[name]!r}; choose another "
-            f"folder, or sweep over {name} with -p"
+            f"{run.folder} was run with {name}={before[name]!r}, now wanted with "
+            f"{wanted[name]!r}; choose another folder, or sweep over {name} with -p"
         )
     held = record.get("made_from", {})  # which runs of earlier versions do not tell
     if other := [key for key, digest in run.made_from.items() if held.get(key, digest) != digest]:
         raise ValueError(
-            f"{run.folder} was run when {run.parameters[other[0]]} held something else; choose another folder"
+            f"{run.folder} was run when {run.parameters[other[0]]} held something else; choose "
+            "another folder"
         )

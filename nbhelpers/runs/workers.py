@@ -15,7 +15,9 @@ Environment = Mapping[str, str]
 
 
 def shares(jobs: int | None, runs: int | None = None) -> list[Environment]:
-    """An environment per job, which among themselves share out the cores and the GPUs; no more jobs than `runs`."""
+    """An environment per job, which among themselves share out the cores and the GPUs; no more
+    jobs than `runs`.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
     jobs = default_jobs(len(gpus)) if jobs is None else jobs
@@ -23,20 +25,29 @@ def shares(jobs: int | None, runs: int | None = None) -> list[Environment]:
         raise ValueError(f"jobs: got {jobs}, wanted at least 1")
     jobs = min(jobs, runs or jobs)
     threads = thread_environment(jobs)
-    return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})} for i in range(jobs)]
+    return [
+        {**threads, **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})}
+        for i in range(jobs)
+    ]
 
 
 def default_jobs(gpus: int = 0) -> int:
     """A job per GPU, or else per core, as far as memory allows (2 GiB each)."""
     if gpus:
         return gpus
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30 if hasattr(os, "sysconf") else 8
+    gib = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
+        if hasattr(os, "sysconf")
+        else 8
+    )
     return max(1, min(cores(), gib // 2))
 
 
 def cores() -> int:
     """Cores this process may use, a container's quota included."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, int(quota) // int(period)))
@@ -47,7 +58,8 @@ def thread_environment(jobs: int) -> Environment:
     """Cores over jobs; an OMP_NUM_THREADS that is set already stands."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    # Waiting threads would spin on the cores of other jobs. GNU's OpenMP goes by GOMP_SPINCOUNT, which jobs inherit.
+    # Waiting threads would spin on the cores of other jobs. GNU's OpenMP goes by GOMP_SPINCOUNT,
+    # which jobs inherit.
     return {"OMP_WAIT_POLICY": "PASSIVE", **counts}
 
 
@@ -69,7 +81,11 @@ def dask_executor(address: str, jobs: int | None = None) -> Iterator[Executor]:
             threads = dict(thread_environment(jobs))
             quiet = logging.ERROR  # a worker that is slow to end is no news
             cluster = LocalCluster(
-                n_workers=jobs, threads_per_worker=1, dashboard_address=None, env=threads, silence_logs=quiet
+                n_workers=jobs,
+                threads_per_worker=1,
+                dashboard_address=None,
+                env=threads,
+                silence_logs=quiet,
             )
             target = stack.enter_context(cluster)
         try:
@@ -81,7 +97,9 @@ def dask_executor(address: str, jobs: int | None = None) -> Iterator[Executor]:
 
 @contextlib.contextmanager
 def processes(jobs: int) -> Iterator[Executor | None]:
-    """A process per job, each with its share of cores and GPUs; None for one job, which this process does itself."""
+    """A process per job, each with its share of cores and GPUs; None for one job, which this
+    process does itself.
+    """
     if jobs == 1:
         yield None
         return

@@ -22,8 +22,11 @@ TEST_IMAGES_OF = {
 }
 
 
-def self_check(model: Model, images: Images, labels: Labels | Indices, *, expected: float | None = None) -> float:
-    """Accuracy on labelled images, if it is what it should be; for a network that was just imported.
+def self_check(
+    model: Model, images: Images, labels: Labels | Indices, *, expected: float | None = None
+) -> float:
+    """Accuracy on labelled images, if it is what it should be; for a network that was just
+    imported.
 
     Args:
         model: the classifier; its name in the manifest, if it has one, gives `expected`.
@@ -34,7 +37,8 @@ def self_check(model: Model, images: Images, labels: Labels | Indices, *, expect
         Accuracy in percent.
 
     Raises:
-        ValueError: accuracy is near chance, or more than three standard errors and one point from `expected`.
+        ValueError: accuracy is near chance, or more than three standard errors and one point from
+            `expected`.
     """
     if expected is None and (entry := manifest().get(model.name)):
         expected = _clean(entry)
@@ -50,11 +54,12 @@ def check_imported(
     n: int = 100,
     seed: int = 0,
 ) -> bool:
-    """Check networks that do not ship here, side by side in a notebook, before it draws conclusions from them.
+    """Check networks that do not ship here, side by side in a notebook, before it draws conclusions
+    from them.
 
-    Prints a line for each: its accuracy, or why that could not be checked. Networks that ship in checkpoints/ are
-    skipped silently. A network whose classes are bare numbers takes the data set's names, as its accuracy shows that
-    they fit.
+    Prints a line for each: its accuracy, or why that could not be checked. Networks that ship in
+    checkpoints/ are skipped silently. A network whose classes are bare numbers takes the data set's
+    names, as its accuracy shows that they fit.
 
     Args:
         models: the networks by label.
@@ -64,14 +69,20 @@ def check_imported(
         n, seed: so many images, drawn at random, or all there are.
 
     Returns:
-        Whether the labels of `dataset` are these networks' classes, or some of them are (`labels_for`).
+        Whether the labels of `dataset` are these networks' classes, or some of them are
+        (`labels_for`).
 
     Raises:
         ValueError: the networks differ in their number of classes, or one fails as in `self_check`.
     """
     if len({len(model.classes) for model in models.values()}) > 1:
-        counts = " and ".join(f"{len(m.classes)} of {name}" for name, m in zip(given, models.values(), strict=True))
-        raise ValueError(f"classes: got {counts}; give a checkpoint and a baseline that were trained for the same ones")
+        counts = " and ".join(
+            f"{len(m.classes)} of {name}" for name, m in zip(given, models.values(), strict=True)
+        )
+        raise ValueError(
+            f"classes: got {counts}; give a checkpoint and a baseline that were trained for the "
+            "same ones"
+        )
     known, names, total = manifest(), class_names(dataset), count_images(dataset)
     labelled = True
     for name, model in zip(given, models.values(), strict=True):
@@ -87,11 +98,18 @@ def check_imported(
             print(f"{name}: accuracy not checked, for {dataset} {reason}")
             continue
         picked = labelled_first(labels, n, seed=seed)
-        images, labels = load_images(dataset, indices=picked, size=size, channels=model.channels)[0], labels[picked]
+        images, labels = (
+            load_images(dataset, indices=picked, size=size, channels=model.channels)[0],
+            labels[picked],
+        )
         # A published accuracy is that on the data set's own test images.
         expected = _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == dataset else None
         found = _compare(model, images, labels, expected)
-        beside = f"chance {100 / len(model.classes):.2g} %" if expected is None else f"published {expected:.1f} %"
+        beside = (
+            f"chance {100 / len(model.classes):.2g} %"
+            if expected is None
+            else f"published {expected:.1f} %"
+        )
         print(f"{name}: {found:.1f} % of {len(labels)} images of {dataset} are right ({beside})")
         if _nameless(model):
             model.classes = names
@@ -99,21 +117,29 @@ def check_imported(
 
 
 def labels_for(model: Model, dataset: str | Path) -> Labels:
-    """The labels of a data set as a network's classes, int64 (n,), -1 where the network has no such class.
+    """The labels of a data set as a network's classes, int64 (n,), -1 where the network has no such
+    class.
 
-    Where there are as many classes on both sides and some names are equal, or the network's are bare numbers, the data
-    set's labels are the network's as they are: libraries spell a few of ImageNet's names differently. Of ImageNet's
-    classes, or a part of them, those that the network has under the same name or as a group (`class_places`).
+    Where there are as many classes on both sides and some names are equal, or the network's are
+    bare numbers, the data set's labels are the network's as they are: libraries spell a few of
+    ImageNet's names differently. Of ImageNet's classes, or a part of them, those that the network
+    has under the same name or as a group (`class_places`).
     """
     names = class_names(dataset)
-    if names and len(names) == len(model.classes) and (_nameless(model) or set(names) & set(model.classes)):
+    if (
+        names
+        and len(names) == len(model.classes)
+        and (_nameless(model) or set(names) & set(model.classes))
+    ):
         return labels_of(dataset)
     shared = model.classes if set(names) <= set(imagenet_classes()) else ()
     return labels_of(dataset, classes=shared)
 
 
 def labelled_first(labels: Labels, n: int, *, seed: int = 0) -> list[int]:
-    """At most `n` images whose class the network has (`labels_for`), drawn by the seed: their indices."""
+    """At most `n` images whose class the network has (`labels_for`), drawn by the seed: their
+    indices.
+    """
     order = torch.randperm(len(labels), generator=seeded(seed)).tolist()  # as in `random_indices`
     return [row for row in order if labels[row] >= 0][:n]
 
@@ -135,16 +161,26 @@ def _clean(entry: Entry) -> float | None:
     return entry.accuracy.get("clean", entry.published.get("clean"))
 
 
-def _compare(model: Model, images: Images, labels: Labels | Indices, expected: float | None) -> float:
+def _compare(
+    model: Model, images: Images, labels: Labels | Indices, expected: float | None
+) -> float:
     """Accuracy, where it is neither near chance nor far from what is expected."""
     n, found, chance = len(images), accuracy(model, images, labels), 100 / len(model.classes)
-    causes = "usual causes: the wrong normalisation (mean, std), another order of classes, or the wrong file"
+    causes = (
+        "usual causes: the wrong normalisation (mean, std), another order of classes, or the "
+        "wrong file"
+    )
     if expected is not None and abs(found - expected) <= _three_errors(expected, n) + 1:
         return found
     if found <= chance + _three_errors(chance, n):
-        raise ValueError(f"{model.name}: {found:.1f} % of {n} images right is near chance ({chance:.1f} %); {causes}")
+        raise ValueError(
+            f"{model.name}: {found:.1f} % of {n} images right is near chance ({chance:.1f} %); "
+            f"{causes}"
+        )
     if expected is not None:
-        raise ValueError(f"{model.name}: {found:.1f} % of {n} images right, expected {expected:.1f} %; {causes}")
+        raise ValueError(
+            f"{model.name}: {found:.1f} % of {n} images right, expected {expected:.1f} %; {causes}"
+        )
     return found
 
 

@@ -30,25 +30,42 @@ from nbhelpers.types import whole
 
 def train_command(argv: Sequence[str]) -> int:
     """Train a network; returns the exit status."""
-    parser = command_parser("train", "Robust optimisation: min over θ of E max over ‖δ‖ ≤ ε of the loss.")
+    parser = command_parser(
+        "train", "Robust optimisation: min over θ of E max over ‖δ‖ ≤ ε of the loss."
+    )
     for name, (kind, meaning) in options().items():
         default = getattr(Training, name)
-        flag, choices = f"--{name.replace('_', '-')}", get_args(kind) if get_origin(kind) is Literal else None
+        flag, choices = (
+            f"--{name.replace('_', '-')}",
+            get_args(kind) if get_origin(kind) is Literal else None,
+        )
         convert = size_from_text if name == "image_size" else type(default)
         parser.add_argument(flag, type=convert, default=default, choices=choices, help=meaning)
-    parser.add_argument("--output", type=Path, help="folder; where not given: runs/train/<data set>-<norm>-<eps>")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the output, if there is one")
+    parser.add_argument(
+        "--output", type=Path, help="folder; where not given: runs/train/<data set>-<norm>-<eps>"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in the output, if there is one"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--workers", type=int, default=2, help="threads that read a data set too large for memory")
-    parser.add_argument("--publish", metavar="NAME", help="put the weights into checkpoints/ and its manifest too")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="threads that read a data set too large for memory"
+    )
+    parser.add_argument(
+        "--publish", metavar="NAME", help="put the weights into checkpoints/ and its manifest too"
+    )
     given = parser.parse_args(argv)
     config = Training(**{name: getattr(given, name) for name in options()})
     kind = f"{config.norm}-{config.eps:g}" if config.eps else "standard"
     if given.publish and int(os.environ.get("RANK", 0)) == 0:
         if "/" in given.publish or given.publish.endswith(".safetensors"):
-            raise ValueError(f"--publish: got {given.publish!r}, wanted a name, such as cifar10-mine")
+            raise ValueError(
+                f"--publish: got {given.publish!r}, wanted a name, such as cifar10-mine"
+            )
         check_writable(files.CHECKPOINTS)
-    output = given.output or Path("runs/train") / f"{Path(without_split(config.dataset)).name}-{kind}"
+    output = (
+        given.output or Path("runs/train") / f"{Path(without_split(config.dataset)).name}-{kind}"
+    )
     try:
         train(config, output, resume=given.resume, device=given.device, workers=given.workers)
     except KeyboardInterrupt:
@@ -64,14 +81,28 @@ def train_command(argv: Sequence[str]) -> int:
 
 def evaluate_command(argv: Sequence[str]) -> int:
     """Evaluate a network; returns the exit status."""
-    parser = command_parser("evaluate", "Clean accuracy, accuracy under attack and local sensitivity of a network.")
-    parser.add_argument("checkpoint", help="name in the manifest, a path, torchvision:NAME or timm:NAME")
-    parser.add_argument("--quick", action="store_true", help="clean accuracy only, against the figure in the manifest")
-    parser.add_argument("--dataset", help="labelled images: a name or a folder; default: what the network is for")
-    parser.add_argument("--trained-on", help="data set whose normalisation a file without one gets, such as cifar10")
+    parser = command_parser(
+        "evaluate", "Clean accuracy, accuracy under attack and local sensitivity of a network."
+    )
+    parser.add_argument(
+        "checkpoint", help="name in the manifest, a path, torchvision:NAME or timm:NAME"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="clean accuracy only, against the figure in the manifest",
+    )
+    parser.add_argument(
+        "--dataset", help="labelled images: a name or a folder; default: what the network is for"
+    )
+    parser.add_argument(
+        "--trained-on", help="data set whose normalisation a file without one gets, such as cifar10"
+    )
     parser.add_argument("--architecture", help="of a file whose keys do not tell")
     parser.add_argument("--n", type=int, default=500, help="images, drawn at random")
-    parser.add_argument("--eps", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="L2 radii in pixel units")
+    parser.add_argument(
+        "--eps", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="L2 radii in pixel units"
+    )
     parser.add_argument("--steps", type=int, default=20, help="of the attack")
     parser.add_argument("--restarts", type=int, default=1, help="random starts of the attack")
     parser.add_argument("--seed", type=int, default=0, help="of the images and of the starts")
@@ -87,26 +118,44 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"--write: {args.checkpoint!r} is not in the manifest")
     if args.json:
         check_writable(args.json.parent)
-    model = load_model(args.checkpoint, device=args.device, architecture=args.architecture, dataset=args.trained_on)
+    model = load_model(
+        args.checkpoint, device=args.device, architecture=args.architecture, dataset=args.trained_on
+    )
     source = args.dataset or TEST_IMAGES_OF.get(args.trained_on or (entry.dataset if entry else ""))
     if source is None:
-        raise ValueError("--dataset: which labelled images? A name, such as cifar10-sample, or a folder per class")
+        raise ValueError(
+            "--dataset: which labelled images? A name, such as cifar10-sample, or a folder per "
+            "class"
+        )
     truth, n = labels_for(model, source), whole(args.n, "n", least=1)
     picked = labelled_first(truth, n, seed=args.seed)
     if not picked:  # none is of the network's own classes
         picked = random_indices(source, min(n, len(truth)), seed=args.seed)
-    images, labels = load_images(source, indices=picked, size=model.image_size, channels=model.channels)
+    images, labels = load_images(
+        source, indices=picked, size=model.image_size, channels=model.channels
+    )
     labels = torch.where(truth[picked] >= 0, truth[picked], labels)
     print(f"{model}\n{len(picked)} images of {source}, seed {args.seed}, {model.device}")
     if args.quick:
         print(f"accuracy {self_check(model, images, labels):.1f} %: as it should be")
         return 0
-    result = evaluate(model, images, labels, eps=args.eps, steps=args.steps, restarts=args.restarts, seed=args.seed) | {
+    result = evaluate(
+        model,
+        images,
+        labels,
+        eps=args.eps,
+        steps=args.steps,
+        restarts=args.restarts,
+        seed=args.seed,
+    ) | {
         "dataset": str(source),
         "seed": args.seed,
         "date": datetime.date.today().isoformat(),
     }
-    print(f"{result['attack']}\n{'eps':>6} {'accuracy':>9} {'sensitivity':>12}\n{0:>6} {result['clean']:>8.1f}%")
+    print(
+        f"{result['attack']}\n{'eps':>6} {'accuracy':>9} {'sensitivity':>12}\n{0:>6} "
+        f"{result['clean']:>8.1f}%"
+    )
     for radius, percent in result["l2"].items():
         print(f"{radius:>6} {percent:>8.1f}% {result['sensitivity'][radius]:>12.3f}")
     if args.json:

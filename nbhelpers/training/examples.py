@@ -14,12 +14,20 @@ HELD_BYTES = 4 * 2**30  # a larger data set stays on the disk
 
 
 class Examples:
-    """A labelled data set, as bytes on the device where it fits, else read from the disk ahead of its use."""
+    """A labelled data set, as bytes on the device where it fits, else read from the disk ahead
+    of its use.
+    """
 
-    def __init__(self, source: str, size: int | tuple[int, int], device: torch.device, workers: int):
+    def __init__(
+        self, source: str, size: int | tuple[int, int], device: torch.device, workers: int
+    ):
         self.source, self.device, self.workers = source, device, workers
         first, _ = load_images(source, indices=[0], size=size or None)
-        self.count, self.shape, self.size = count_images(source), tuple(first.shape[1:]), size or None
+        self.count, self.shape, self.size = (
+            count_images(source),
+            tuple(first.shape[1:]),
+            size or None,
+        )
         self.held: tuple[Tensor, Tensor] | None = None
         if self.count * first[0].numel() <= HELD_BYTES:
             pixels, labels = load_images(source, size=self.size)

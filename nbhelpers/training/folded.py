@@ -1,4 +1,6 @@
-"""The network as the attack of training sees it: batch norm folded, in the passes' own precision."""
+"""The network as the attack of training sees it: batch norm folded, in the passes' own
+precision.
+"""
 
 from collections import Counter
 from typing import Any
@@ -11,14 +13,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nbhelpers.types import Features, Images
 
-_FUSED = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}  # what `fuse` looks for
-# Share of the logits' length by which folding may change them: rounding, but none of a wrong copy's errors.
-# TF32, which a GPU may compute in, keeps ten bits.
+_FUSED = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+}  # what `fuse` looks for
+# Share of the logits' length by which folding may change them: rounding, but none of a wrong copy's
+# errors. TF32, which a GPU may compute in, keeps ten bits.
 _ROUNDING = {(torch.float32, "cpu"): 0.001, (torch.float32, "cuda"): 0.01}
 
 
 class FoldedCopy:
-    """The network in eval mode as the attack sees it: batch norm folded, in the passes' own precision.
+    """The network in eval mode as the attack sees it: batch norm folded, in the passes' own
+    precision.
 
     A network that cannot be traced is attacked as it is, and so is one from which its copy differs.
     """
@@ -45,19 +52,30 @@ class FoldedCopy:
             if node.op == "call_module"
             and node.args
             and isinstance(node.args[0], fx.Node)
-            and _FUSED.get(type(modules.get(str(node.args[0].target)))) is type(modules.get(str(node.target)))  # type: ignore[arg-type]
+            and _FUSED.get(type(modules.get(str(node.args[0].target))))
+            is type(modules.get(str(node.target)))  # type: ignore[arg-type]
             and len(node.args[0].users) == 1
             and modules[str(node.target)].track_running_stats
         ]
         if any(calls[name] > 1 for pair in names for name in pair):
             return  # a layer that is used twice would be folded twice
         twin = fuse(traced, no_trace=True).requires_grad_(False)
-        folded = {id(parameter) for conv, _ in names for parameter in twin.get_submodule(conv).parameters()}
-        if any(id(p) not in folded and name not in self._own() for name, p in twin.named_parameters()):
+        folded = {
+            id(parameter)
+            for conv, _ in names
+            for parameter in twin.get_submodule(conv).parameters()
+        }
+        if any(
+            id(p) not in folded and name not in self._own() for name, p in twin.named_parameters()
+        ):
             return  # nothing to keep it up to date from
         if any(isinstance(module, _BatchNorm) for module in twin.modules()):
-            return  # norms that stand before their convolution cannot be folded, and then a copy gains nothing
-        self.pairs = [(modules[conv], modules[norm], twin.get_submodule(conv)) for conv, norm in names]
+            # norms that stand before their convolution cannot be folded, and then a copy gains
+            # nothing
+            return
+        self.pairs = [
+            (modules[conv], modules[norm], twin.get_submodule(conv)) for conv, norm in names
+        ]
         self.twin = twin.to(self.mean.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _own(self) -> dict[str, Tensor]:
@@ -71,7 +89,13 @@ class FoldedCopy:
             return
         for conv, norm, folded in self.pairs:
             weight, bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                conv.weight,
+                conv.bias,
+                norm.running_mean,
+                norm.running_var,
+                norm.eps,
+                norm.weight,
+                norm.bias,
             )
             folded.weight.copy_(weight)
             folded.bias.copy_(bias)
@@ -83,7 +107,8 @@ class FoldedCopy:
 
     @torch.no_grad()
     def check(self, images: Images) -> bool:
-        """Whether logits of these images are the network's own; where not, the network itself is attacked from now on.
+        """Whether logits of these images are the network's own; where not, the network itself is
+        attacked from now on.
 
         Called after `refresh`.
         """
@@ -92,7 +117,9 @@ class FoldedCopy:
         try:
             found, wanted = self(images), self._uncopied(images)
             bound = _ROUNDING.get((self.dtype, images.device.type), 0.1)
-            far = torch.linalg.vector_norm(found - wanted) <= bound * torch.linalg.vector_norm(wanted)
+            far = torch.linalg.vector_norm(found - wanted) <= bound * torch.linalg.vector_norm(
+                wanted
+            )
             same = found.shape == wanted.shape and bool(far)
         except Exception:  # a trace may hold what one batch's size or kind made of it
             same = False

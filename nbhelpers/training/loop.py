@@ -31,22 +31,30 @@ from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.settings import Training, arguments_of, warn_of_radius, without_split
 from nbhelpers.types import square
 
-STEPS_BETWEEN_LOSS_CHECKS = 20  # steps between looks at the loss, each of which waits for the device
+STEPS_BETWEEN_LOSS_CHECKS = (
+    20  # steps between looks at the loss, each of which waits for the device
+)
 
 
 def train(
-    config: Training, output: str | os.PathLike[str], *, resume: bool = False, device: str = "auto", workers: int = 2
+    config: Training,
+    output: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    workers: int = 2,
 ) -> list[dict[str, float]]:
     """Train a network; after each epoch all that is needed to go on stands in `output`.
 
-    There are written: `state.safetensors` (to go on from), `metrics.jsonl` (a line per epoch), and at the end
-    `weights.safetensors` (half precision, the averaged weights; `load_model` takes it) and `curve.png`. Under
-    `torchrun` each process takes its share of every batch.
+    There are written: `state.safetensors` (to go on from), `metrics.jsonl` (a line per epoch), and
+    at the end `weights.safetensors` (half precision, the averaged weights; `load_model` takes it)
+    and `curve.png`. Under `torchrun` each process takes its share of every batch.
 
     Args:
         config: what is trained, and how.
         output: a folder.
-        resume: continue the run in `output`, if there is one; the result is that of an uninterrupted run.
+        resume: continue the run in `output`, if there is one; the result is that of an
+            uninterrupted run.
         device: auto, cpu, cuda or mps.
         workers: threads that read images ahead, for a data set too large for memory.
 
@@ -54,7 +62,8 @@ def train(
         Per epoch: loss, clean and robust accuracy of held-out images in percent, images/s, seconds.
 
     Raises:
-        ValueError: settings that do not fit the data, an output of other settings, or a loss that is not a number.
+        ValueError: settings that do not fit the data, an output of other settings, or a loss that
+            is not a number.
         FileExistsError: `output` holds a run already, and `resume` is not set.
         OSError: the disk is full, say; the last epoch's files are whole.
 
@@ -79,26 +88,38 @@ class Run:
         self.config, self.output = config, output
         self.state_file = output / "state.safetensors"
         if self.state_file.exists() and not resume:
-            raise FileExistsError(f"{output} holds a run already; resume it, or name another output")
+            raise FileExistsError(
+                f"{output} holds a run already; resume it, or name another output"
+            )
         if self.rank == 0:
             check_writable(output)  # here rather than after an epoch
         labels = labels_of(config.dataset)
         if int(labels.min()) < 0:
-            raise ValueError(f"dataset: {config.dataset} has images without a label; wanted one folder per class")
+            raise ValueError(
+                f"dataset: {config.dataset} has images without a label; wanted one folder per class"
+            )
         if len(present := labels.unique()) < 2:
             only = (class_names(config.dataset) or ("?",) * (int(present) + 1))[int(present)]
-            raise ValueError(f"dataset: all images of {config.dataset} are of one class ({only}); wanted at least two")
+            raise ValueError(
+                f"dataset: all images of {config.dataset} are of one class ({only}); wanted at "
+                "least two"
+            )
         self.examples = Examples(config.dataset, config.image_size, self.device, workers)
-        order = torch.randperm(self.examples.count, generator=torch.Generator().manual_seed(config.seed))
+        order = torch.randperm(
+            self.examples.count, generator=torch.Generator().manual_seed(config.seed)
+        )
         self.held_out, self.rows = order[: config.held_out], order[config.held_out :].sort().values
         if len(self.rows) < config.batch_size or config.batch_size % self.world:
             raise ValueError(
-                f"batch_size: got {config.batch_size}, wanted at most the {len(self.rows)} images that "
-                f"{config.held_out} held-out ones leave, and a multiple of the {self.world} processes"
+                f"batch_size: got {config.batch_size}, wanted at most the {len(self.rows)} images "
+                f"that {config.held_out} held-out ones leave, and a multiple of the {self.world} "
+                "processes"
             )
         warn_of_radius(config, self.examples.shape)
         self.classes, mean, std = _facts(config, self.examples)
-        self.mean, self.std = (torch.tensor(v, device=self.device)[:, None, None] for v in (mean, std))
+        self.mean, self.std = (
+            torch.tensor(v, device=self.device)[:, None, None] for v in (mean, std)
+        )
         torch.manual_seed(config.seed)
         network = build_network(config.architecture, len(self.classes), arguments_of(config))
         if config.start:
@@ -106,7 +127,10 @@ class Run:
         self.network: Any = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.network.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
+            {
+                "params": [p for p in self.network.parameters() if p.ndim > 1],
+                "weight_decay": config.weight_decay,
+            },
             {"params": [p for p in self.network.parameters() if p.ndim == 1]},
         ]
         self.optimizer = torch.optim.SGD(
@@ -128,7 +152,12 @@ class Run:
     def epochs(self) -> list[dict[str, float]]:
         per_epoch = len(self.rows) // self.config.batch_size
         total = self.config.epochs * per_epoch
-        bar = tqdm(total=total, initial=len(self.history) * per_epoch, unit="step", disable=self.rank > 0 or None)
+        bar = tqdm(
+            total=total,
+            initial=len(self.history) * per_epoch,
+            unit="step",
+            disable=self.rank > 0 or None,
+        )
         with bar:
             for epoch in range(len(self.history), self.config.epochs):
                 record = self._epoch(epoch, total, bar)
@@ -149,10 +178,14 @@ class Run:
         mine = order[: len(order) // config.batch_size * config.batch_size][self.rank :: self.world]
         drawn = torch.Generator(self.device).manual_seed(hash((config.seed, epoch, self.rank)))
         losses = torch.zeros((), device=self.device)
-        failed = torch.full((), total, device=self.device)  # the first step whose loss is not a number
+        failed = torch.full(
+            (), total, device=self.device
+        )  # the first step whose loss is not a number
         first = epoch * (len(self.rows) // config.batch_size)
         self.network.train()
-        for index, (images, labels) in enumerate(self.examples.batches(mine, config.batch_size // self.world), first):
+        for index, (images, labels) in enumerate(
+            self.examples.batches(mine, config.batch_size // self.world), first
+        ):
             images = augment(images, drawn)
             if config.eps:
                 self.attacked.refresh()
@@ -170,7 +203,9 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = config.learning_rate * one_cycle((index + 1) / total)
             x = ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+            ):
                 logits = self.parallel(x)
             loss = functional.cross_entropy(logits.float(), labels)
             self.optimizer.zero_grad()
@@ -179,11 +214,15 @@ class Run:
             _mix(self.average, self.network, 1 - min(config.average, (1 + index) / (10 + index)))
             losses += loss.detach()
             failed = torch.where(loss.isfinite(), failed, failed.clamp(max=index))
-            if index % STEPS_BETWEEN_LOSS_CHECKS == 0 or index + 1 == first + len(self.rows) // config.batch_size:
+            if (
+                index % STEPS_BETWEEN_LOSS_CHECKS == 0
+                or index + 1 == first + len(self.rows) // config.batch_size
+            ):
                 if int(failed) < total:
                     raise ValueError(
-                        f"the loss is not a number at step {int(failed) - first} of epoch {epoch + 1}; lower "
-                        f"learning_rate; {self.output} holds the network after epoch {epoch}"
+                        f"the loss is not a number at step {int(failed) - first} of epoch "
+                        f"{epoch + 1}; lower learning_rate; {self.output} holds the network after "
+                        f"epoch {epoch}"
                     )
                 bar.set_postfix_str(f"loss {float(loss.detach()):.3f}")
             bar.update()
@@ -214,17 +253,28 @@ class Run:
                 right += int((self.scored(images).argmax(1) == labels).sum())
             if config.eps:
                 images = perturb(
-                    self.scored, images, labels, eps=config.eps, norm=config.norm, steps=10, generator=drawn
+                    self.scored,
+                    images,
+                    labels,
+                    eps=config.eps,
+                    norm=config.norm,
+                    steps=10,
+                    generator=drawn,
                 )
             with torch.no_grad():
                 stood += int((self.scored(images).argmax(1) == labels).sum())
         return 100 * right / len(self.held_out), 100 * stood / len(self.held_out)
 
     def _check(self, copy: FoldedCopy, images: Tensor) -> None:
-        """Once an epoch: whether a folded copy still is the network; where not, say so once and do without."""
+        """Once an epoch: whether a folded copy still is the network; where not, say so once and
+        do without.
+        """
         if not copy.check(images) and not self.told and self.rank == 0:
             kind = self.config.architecture
-            tqdm.write(f"the folded copy of {kind} differs from it: the network itself is attacked, which is slower")
+            tqdm.write(
+                f"the folded copy of {kind} differs from it: the network itself is attacked, which "
+                "is slower"
+            )
             self.told = True
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -236,7 +286,9 @@ class Run:
             if state.get("momentum_buffer") is not None
         }
         networks = {"network": self.network, "average": self.average}
-        return momenta | {f"{key}.{n}": t for key, net in networks.items() for n, t in net.state_dict().items()}
+        return momenta | {
+            f"{key}.{n}": t for key, net in networks.items() for n, t in net.state_dict().items()
+        }
 
     def _save(self) -> None:
         note = {"config": dataclasses.asdict(self.config), "history": self.history}
@@ -248,20 +300,28 @@ class Run:
             write_text(self.output / "metrics.jsonl", lines)
         except OSError as error:
             what = error.strerror or error
-            raise OSError(f"{self.output}: cannot write ({what}); the files there are the last good ones") from error
+            raise OSError(
+                f"{self.output}: cannot write ({what}); the files there are the last good ones"
+            ) from error
 
     def _restore(self) -> None:
         try:
             with safe_open(self.state_file, "pt") as file:
                 note = json.loads(file.metadata()["nbhelpers"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             before, self.history = note["config"], note["history"]
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"{self.state_file} is damaged ({error}); name another output") from error
-        now = json.loads(json.dumps(dataclasses.asdict(self.config)))  # as it was written: a pair as a list
+            raise ValueError(
+                f"{self.state_file} is damaged ({error}); name another output"
+            ) from error
+        now = json.loads(
+            json.dumps(dataclasses.asdict(self.config))
+        )  # as it was written: a pair as a list
         before = {"start": ""} | before  # which states of earlier versions do not tell
         if other := {name: value for name, value in now.items() if before.get(name) != value}:
-            told = ", ".join(f"{name} {before.get(name)!r}, not {value!r}" for name, value in other.items())
+            told = ", ".join(
+                f"{name} {before.get(name)!r}, not {value!r}" for name, value in other.items()
+            )
             raise ValueError(f"{self.output} holds a run of other settings: {told}")
         check_data(note, self.data, self.classes, f"{self.output}: {self.config.dataset}")
         for key, network in (("network", self.network), ("average", self.average)):
@@ -271,12 +331,15 @@ class Run:
                 network.load_state_dict(state)
             except RuntimeError as error:  # a state of before classes were recorded
                 raise ValueError(
-                    f"{self.output} holds a network of other outputs than the {len(self.classes)} classes that "
-                    f"{self.config.dataset} has now; put its classes back, or name another output"
+                    f"{self.output} holds a network of other outputs than the {len(self.classes)} "
+                    f"classes that {self.config.dataset} has now; put its classes back, or name "
+                    "another output"
                 ) from error
         for name, parameter in self.network.named_parameters():
             if (momentum := tensors.get(f"momentum.{name}")) is not None:
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device).clone()
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(
+                    parameter.device
+                ).clone()
 
     def _finish(self) -> None:
         config = self.config
@@ -290,9 +353,13 @@ class Run:
             mean=tuple(round(float(v), 4) for v in self.mean.flatten()),
             std=tuple(round(float(v), 4) for v in self.std.flatten()),
             image_size=square(self.examples.shape[1:]),
-            training=dataclasses.asdict(config) | {"code": code_version(), "torch": torch.__version__.split("+")[0]},
+            training=dataclasses.asdict(config)
+            | {"code": code_version(), "torch": torch.__version__.split("+")[0]},
         )
-        half = {k: t.half() if t.is_floating_point() else t for k, t in self.average.state_dict().items()}
+        half = {
+            k: t.half() if t.is_floating_point() else t
+            for k, t in self.average.state_dict().items()
+        }
         save_checkpoint(self.output / "weights.safetensors", half, about)
         try:
             from nbhelpers.figures.plots import curves
@@ -300,44 +367,65 @@ class Run:
             print("no curve.png: matplotlib is not installed")
             return
         measures = {"clean": "clean", "robust": f"under PGD-10, ε = {config.eps:g}"}
-        lines = {text: torch.tensor([record[key] for record in self.history]) for key, text in measures.items()}
+        lines = {
+            text: torch.tensor([record[key] for record in self.history])
+            for key, text in measures.items()
+        }
         figure = curves(
-            [record["epoch"] for record in self.history], lines, xlabel="epoch", ylabel="held-out accuracy (%)"
+            [record["epoch"] for record in self.history],
+            lines,
+            xlabel="epoch",
+            ylabel="held-out accuracy (%)",
         )
         figure.savefig(self.output / "curve.png", dpi=figure.dpi)
 
 
 def check_data(note: Mapping[str, Any], data: str, classes: Sequence[str], what: str) -> None:
-    """Refuse to go on with other images than a run began with; states of earlier versions do not tell.
+    """Refuse to go on with other images than a run began with; states of earlier versions do not
+    tell.
 
     Raises:
         ValueError: classes, or images and labels, are not those in the run's note.
     """
     before = note.get("classes", list(classes))
     if before != list(classes):
-        gone, new = (", ".join(sorted(set(a) - set(b))) for a, b in ((before, classes), (classes, before)))
-        changes = "; ".join(filter(None, (new and f"new: {new}", gone and f"gone: {gone}"))) or "another order"
+        gone, new = (
+            ", ".join(sorted(set(a) - set(b))) for a, b in ((before, classes), (classes, before))
+        )
+        changes = (
+            "; ".join(filter(None, (new and f"new: {new}", gone and f"gone: {gone}")))
+            or "another order"
+        )
         raise ValueError(
-            f"{what} has {len(classes)} classes, the run began with {len(before)} ({changes}); put them back, or name "
-            "another output"
+            f"{what} has {len(classes)} classes, the run began with {len(before)} ({changes}); "
+            "put them back, or name another output"
         )
     if note.get("data", data) != data:
-        raise ValueError(f"{what} has other images than the run began with; put them back, or name another output")
+        raise ValueError(
+            f"{what} has other images than the run began with; put them back, or name another "
+            "output"
+        )
 
 
 def one_cycle(progress: float) -> float:
-    """Learning rate as a share of its peak: up in a straight line for a fifth of the steps, then a cosine to zero."""
+    """Learning rate as a share of its peak: up in a straight line for a fifth of the steps, then
+    a cosine to zero.
+    """
     if progress < 0.2:
         return progress / 0.2
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.2) / 0.8))
 
 
 def code_version() -> str:
-    """The commit of the source, with "+" where it was altered since; without git the version, where installed."""
+    """The commit of the source, with "+" where it was altered since; without git the version,
+    where installed.
+    """
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            git, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         try:
             return version("nbhelpers")
@@ -345,8 +433,12 @@ def code_version() -> str:
             return "unknown"
 
 
-def _facts(config: Training, examples: Examples) -> tuple[tuple[str, ...], list[float], list[float]]:
-    """Class names, and each channel's mean and standard deviation: the manifest's, else of 1,000 images."""
+def _facts(
+    config: Training, examples: Examples
+) -> tuple[tuple[str, ...], list[float], list[float]]:
+    """Class names, and each channel's mean and standard deviation: the manifest's, else of 1,000
+    images.
+    """
     names = class_names(config.dataset)
     try:
         known = dataset_facts(without_split(config.dataset))
@@ -366,16 +458,26 @@ def _begin_with(network: nn.Module, start: str) -> None:
     given = read_weights(fetch(start) if start in manifest() else start).state
     own = network.state_dict()
     given, _ = choose_prefix(given, [key for key in own if not key.endswith("num_batches_tracked")])
-    fitting = {key: tensor for key, tensor in given.items() if key in own and tensor.shape == own[key].shape}
-    if len(missing := [key for key in own if key not in fitting]) > 2:  # more than weight and bias of a head
-        raise ValueError(f"start: {start} does not fit this architecture; it lacks {', '.join(missing[:4])}, …")
+    fitting = {
+        key: tensor
+        for key, tensor in given.items()
+        if key in own and tensor.shape == own[key].shape
+    }
+    if (
+        len(missing := [key for key in own if key not in fitting]) > 2
+    ):  # more than weight and bias of a head
+        raise ValueError(
+            f"start: {start} does not fit this architecture; it lacks {', '.join(missing[:4])}, …"
+        )
     network.load_state_dict(fitting, strict=False)
 
 
 @torch.no_grad()
 def _mix(average: nn.Module, network: nn.Module, share: float) -> None:
     """Move `average` towards `network`, weights and running statistics."""
-    kinds = [(*net.parameters(), *net.buffers()) for net in (average, network)]  # a shared tensor counts once
+    kinds = [
+        (*net.parameters(), *net.buffers()) for net in (average, network)
+    ]  # a shared tensor counts once
     pairs = list(zip(*kinds, strict=True))
     kept, new = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
     torch._foreach_lerp_(kept, new, share)  # on a GPU a few launches in place of one per tensor

@@ -44,14 +44,20 @@ class Atlas:
         start = noise_like(images, 1, seed).expand(len(self.components), -1, -1, -1)
         made = {}
         for label, model in models.items():
-            *_, last = raised(model, torch.tensor(self.components), start, settings=settings, steps=steps)
+            *_, last = raised(
+                model, torch.tensor(self.components), start, settings=settings, steps=steps
+            )
             made[f"{label} network"] = last.images.cpu()
         names = [f"{i}" for _ in models for i in self.components]
         columns = min(8, len(self.components))
-        self.picker = ImagePicker(made, captions=names, label="Choose a component", selected=0, columns=columns)
+        self.picker = ImagePicker(
+            made, captions=names, label="Choose a component", selected=0, columns=columns
+        )
 
     def chosen(self, index: int) -> dict[str, tuple[int, str]]:
-        """For each network its component, the picked one or the one most like it, and how to call it."""
+        """For each network its component, the picked one or the one most like it, and how to
+        call it.
+        """
         place, k = divmod(index, len(self.components))
         own, i = list(self.models)[place], self.components[k]
         wanted = _standard(self.features[own][:, i : i + 1])
@@ -59,13 +65,17 @@ class Atlas:
         for label, features in self.features.items():
             alike = (_standard(features) * wanted).mean(0)
             best = i if label == own else int(alike.argmax())
-            text = f"component {best}" + ("" if label == own else f", most similar (r {alike[best]:.2f})")
+            text = f"component {best}" + (
+                "" if label == own else f", most similar (r {alike[best]:.2f})"
+            )
             chosen[label] = (best, text)
         return chosen
 
 
 def chosen_components(components: Indices, width: int, seed: int) -> list[int]:
-    """Indices of components as they are given, or as many of `width` as a single number says, drawn by the seed."""
+    """Indices of components as they are given, or as many of `width` as a single number says,
+    drawn by the seed.
+    """
     if numpy.ndim(components):
         return indices(components, "components", below=width).tolist() if len(components) else []  # type: ignore[arg-type]
     count = whole(components, "components", least=0)  # type: ignore[arg-type]
@@ -82,12 +92,16 @@ def raised(
     ceiling: Tensor | None = None,
     radius: float | None = None,
 ) -> Iterable[Step]:
-    """From `start`, one component of the averaged representation up; one for all images, or one each."""
+    """From `start`, one component of the averaged representation up; one for all images, or one
+    each.
+    """
     start = start.to(model.device)
     project = box if radius is None else l2_ball(start, radius)
     goal, step_size = activate(component, ceiling=ceiling), settings.step(steps, start)
     yield from previewed(start, steps)
-    yield from descend(model.representation, goal, start, steps=steps, step_size=step_size, project=project)
+    yield from descend(
+        model.representation, goal, start, steps=steps, step_size=step_size, project=project
+    )
 
 
 def _standard(features: Features) -> Features:

@@ -9,14 +9,23 @@ from nbhelpers.widgets.page import export_page
 
 def gallery_command(argv: Sequence[str]) -> int:
     """Write all demos into one HTML file; returns the exit status."""
-    parser = command_parser("gallery", "Write all demos into one HTML file that needs no kernel. Resumes.")
+    parser = command_parser(
+        "gallery", "Write all demos into one HTML file that needs no kernel. Resumes."
+    )
     parser.add_argument("path", nargs="?", default="runs/gallery.html", help="HTML file to write")
     parser.add_argument("--dataset", default="cifar10-sample", help="images, by name")
-    parser.add_argument("--work", help="folder of results, to go on after a break (in the cache where not given)")
     parser.add_argument(
-        "--networks", nargs="+", metavar="NAME", help="networks by name, standard and robust if not given"
+        "--work", help="folder of results, to go on after a break (in the cache where not given)"
     )
-    parser.add_argument("--precomputed", action="store_true", help="leave out what computes in the browser")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        metavar="NAME",
+        help="networks by name, standard and robust if not given",
+    )
+    parser.add_argument(
+        "--precomputed", action="store_true", help="leave out what computes in the browser"
+    )
     parser.add_argument("--notebooks", default="", help="address of the notebooks, to link to")
     given = parser.parse_args(argv)
     models = {name: load_model(name, device="cpu") for name in given.networks or ()}

@@ -1,7 +1,8 @@
 """The blog's demos, alive: pick, and see every network's answer form. No priors anywhere.
 
-Each takes the networks by name, such as {"robust": …, "standard": …}, and images with their classes; the robust
-network comes first. Where nothing else is given, numbers are those of the notebooks (`settings`).
+Each takes the networks by name, such as {"robust": …, "standard": …}, and images with their
+classes; the robust network comes first. Where nothing else is given, numbers are those of the
+notebooks (`settings`).
 Source: the interactive figures of Engstrom et al., arXiv:1906.00945.
 """
 
@@ -72,12 +73,13 @@ def brittleness(
     positions: bool = True,
     steps: int | None = None,
 ) -> Demo:
-    """Pick a source and a target; see how near each network's source can be moved to the target's representation.
+    """Pick a source and a target; see how near each network's source can be moved to the target's
+    representation.
 
     Args:
         models, images, labels, positions, steps: as in `inversion`.
-        radius: bound on the source's change, L2 over the image, pixel units; None is 1 for 32-pixel images, and
-            grows with the side.
+        radius: bound on the source's change, L2 over the image, pixel units; None is 1 for 32-pixel
+            images, and grows with the side.
     """
     models, steps = robust_first(models), BRITTLENESS.steps_for(images, steps)
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a target")
@@ -88,11 +90,23 @@ def brittleness(
         runs = []
         for model in models.values():
             f, begin = form(model, mode), source.to(model.device)
-            runs.append(matched(f, target.to(model.device), begin, settings=BRITTLENESS, steps=steps, radius=bound))
+            runs.append(
+                matched(
+                    f,
+                    target.to(model.device),
+                    begin,
+                    settings=BRITTLENESS,
+                    steps=steps,
+                    radius=bound,
+                )
+            )
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             moved = [float(torch.linalg.vector_norm(step.images.cpu() - source)) for step in now]
-            texts = [f"{text}\nmoved by {far:.2f}" for text, far in zip(matches(models, now), moved, strict=True)]
+            texts = [
+                f"{text}\nmoved by {far:.2f}"
+                for text, far in zip(matches(models, now), moved, strict=True)
+            ]
             return sheet([source, *(step.images for step in now), target]), [["", *texts, ""]]
 
         return runs, draw
@@ -101,7 +115,9 @@ def brittleness(
     note = note_of(steps, f"the source, inside an L2 ball of radius {bound:.3g}")
     live = live_of(plan, [""], columns, about=BRITTLENESS.about, note=note)
     recipe = Recipe("brittleness", models, BRITTLENESS, steps, {"radius": bound})
-    return Demo("Brittleness", [sources, targets], switched(live, models, sources.pixels, positions), recipe)
+    return Demo(
+        "Brittleness", [sources, targets], switched(live, models, sources.pixels, positions), recipe
+    )
 
 
 def interpolation(
@@ -113,7 +129,8 @@ def interpolation(
     positions: bool = True,
     steps: int | None = None,
 ) -> Demo:
-    """Pick a source and a destination; see images on the straight line between their representations.
+    """Pick a source and a destination; see images on the straight line between their
+    representations.
 
     Args:
         models, images, labels, positions, steps: as in `inversion`.
@@ -127,13 +144,27 @@ def interpolation(
         mixes = interpolate(sources.pixels[first], targets.pixels[second], amounts)
         runs: list[Iterable[Step]] = []
         for model in models.values():
-            runs.append(mixed(form(model, mode), mixes.to(model.device), amounts, settings=INTERPOLATION, steps=steps))
+            runs.append(
+                mixed(
+                    form(model, mode),
+                    mixes.to(model.device),
+                    amounts,
+                    settings=INTERPOLATION,
+                    steps=steps,
+                )
+            )
         says: list[str] = []
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
-            texts = [matches({label: models[label]}, [step]) for label, step in zip(models, now, strict=True)]
+            texts = [
+                matches({label: models[label]}, [step])
+                for label, step in zip(models, now, strict=True)
+            ]
             if not says and not preview(now[0]):
-                names = [[f"{label}: {name}" for name in seen(model, mixes)] for label, model in models.items()]
+                names = [
+                    [f"{label}: {name}" for name in seen(model, mixes)]
+                    for label, model in models.items()
+                ]
                 says.extend("\n".join(column) for column in zip(*names, strict=True))
             return sheet([mixes], *([step.images] for step in now)), [says or [""] * points, *texts]
 
@@ -144,7 +175,12 @@ def interpolation(
     live = live_of(plan, rows, columns, slider="λ =", about=INTERPOLATION.about, note=note)
     live.at = points // 2
     recipe = Recipe("interpolation", models, INTERPOLATION, steps, {"amounts": amounts.tolist()})
-    return Demo("Interpolation", [sources, targets], switched(live, models, sources.pixels, positions), recipe)
+    return Demo(
+        "Interpolation",
+        [sources, targets],
+        switched(live, models, sources.pixels, positions),
+        recipe,
+    )
 
 
 def feature_visualization(
@@ -157,15 +193,18 @@ def feature_visualization(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick a component; see images made to activate it, and those of the set that do so most and least.
+    """Pick a component; see images made to activate it, and those of the set that do so most and
+    least.
 
-    Beside a network's component stands the one of each other network that correlates with it most over the set.
+    Beside a network's component stands the one of each other network that correlates with it most
+    over the set.
 
     Args:
         models, labels, steps: as in `inversion`.
         images: (n, c, h, w), the set to rank.
         components: their indices, or how many to draw by the seed, for each network.
-        k: images of each kind, if the set has so many; of the starts all but the last (an image of the set) are noise.
+        k: images of each kind, if the set has so many; of the starts all but the last (an image of
+            the set) are noise.
         seed: of noise and components.
     """
     models, images, k = robust_first(models), fitted(models, images), min(k, len(images))
@@ -176,11 +215,17 @@ def feature_visualization(
 
     def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
         chosen = atlas.chosen(index)
-        rank = {label: atlas.features[label][:, i].argsort(stable=True) for label, (i, _) in chosen.items()}
+        rank = {
+            label: atlas.features[label][:, i].argsort(stable=True)
+            for label, (i, _) in chosen.items()
+        }
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             # Row by row, the networks beside each other: made, highest, lowest.
-            texts = [["" if preview(step) else f"{-loss:.2f}" for loss in step.losses.tolist()] for step in now]
+            texts = [
+                ["" if preview(step) else f"{-loss:.2f}" for loss in step.losses.tolist()]
+                for step in now
+            ]
             for (_, text), line in zip(chosen.values(), texts, strict=True):
                 line[0] += "\n" + text
             rows = [step.images for step in now]
@@ -188,22 +233,37 @@ def feature_visualization(
                 for label, (i, _) in chosen.items():
                     which = (rank[label].flip(0) if end else rank[label])[:k]
                     values = atlas.features[label][which, i].tolist()
-                    texts.append([f"{v:.2f}\n{names[n]}".strip() for v, n in zip(values, which.tolist(), strict=True)])
+                    texts.append(
+                        [
+                            f"{v:.2f}\n{names[n]}".strip()
+                            for v, n in zip(values, which.tolist(), strict=True)
+                        ]
+                    )
                     rows.append(images[which])
             return sheet(*([row] for row in rows)), texts
 
         runs = [
-            raised(models[label], i, starts, settings=VISUALIZATION, steps=steps) for label, (i, _) in chosen.items()
+            raised(models[label], i, starts, settings=VISUALIZATION, steps=steps)
+            for label, (i, _) in chosen.items()
         ]
         return runs, draw
 
-    rows = [f"{label}: {what}" for what in ("made", "highest in the set", "lowest in the set") for label in models]
+    rows = [
+        f"{label}: {what}"
+        for what in ("made", "highest in the set", "lowest in the set")
+        for label in models
+    ]
     note = note_of(steps, "noise and an image")
-    live = live_of(plan, rows, [""] * k, about=VISUALIZATION.about, note=note + " Numbers are activations.")
+    live = live_of(
+        plan, rows, [""] * k, about=VISUALIZATION.about, note=note + " Numbers are activations."
+    )
     chosen = chosen_of(atlas.chosen, len(atlas.picker.pixels))
     numbers = {"starts": starts, "chosen": chosen, "seeded": True}
     return Demo(
-        "Feature visualization", [atlas.picker], live, Recipe("visualization", models, VISUALIZATION, steps, numbers)
+        "Feature visualization",
+        [atlas.picker],
+        live,
+        Recipe("visualization", models, VISUALIZATION, steps, numbers),
     )
 
 
@@ -217,7 +277,8 @@ def feature_manipulation(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick a component and a source image; see the feature added to it, with a slider over the amount.
+    """Pick a component and a source image; see the feature added to it, with a slider over the
+    amount.
 
     Args:
         models, labels, components, steps, seed: as in `feature_visualization`.
@@ -225,7 +286,10 @@ def feature_manipulation(
         sources: the first so many images can be picked.
     """
     models, images = robust_first(models), fitted(models, images)
-    steps, names = MANIPULATION.steps_for(images, steps), captions_of(models, labels, len(images))[:sources]
+    steps, names = (
+        MANIPULATION.steps_for(images, steps),
+        captions_of(models, labels, len(images))[:sources],
+    )
     atlas = Atlas(models, images, components, settings=MANIPULATION, steps=steps, seed=seed)
     picker = picker_of(models, images[:sources], names, label="Choose a source", columns=6)
 
@@ -238,24 +302,33 @@ def feature_manipulation(
         start = picker.pixels[source : source + 1].expand(len(PERCENTILES), -1, -1, -1)
         for label, (i, _) in chosen.items():
             end = ceiling(label, i)
-            runs.append(raised(models[label], i, start, settings=MANIPULATION, steps=steps, ceiling=end))
+            runs.append(
+                raised(models[label], i, start, settings=MANIPULATION, steps=steps, ceiling=end)
+            )
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             texts = [
                 said(
                     models[label],
                     step,
-                    lambda _, loss, name, text=text: f"activation {-loss:.2f}\n{SAYS}{name}\n{text}",
+                    lambda _, loss, name, text=text: (
+                        f"activation {-loss:.2f}\n{SAYS}{name}\n{text}"
+                    ),
                 )
                 for (label, (_, text)), step in zip(chosen.items(), now, strict=True)
             ]
-            return sheet([start], *([step.images] for step in now)), [[""] * len(PERCENTILES), *texts]
+            return sheet([start], *([step.images] for step in now)), [
+                [""] * len(PERCENTILES),
+                *texts,
+            ]
 
         return runs, draw
 
     columns, note = [f"{p:g}" for p in PERCENTILES], note_of(steps, "the source")
     slider = "activation raised to the set's percentile"
-    live = live_of(plan, ["source", *models], columns, slider=slider, about=MANIPULATION.about, note=note)
+    live = live_of(
+        plan, ["source", *models], columns, slider=slider, about=MANIPULATION.about, note=note
+    )
     live.at, live.fixed = len(columns) - 1, 1
     recipe = {"chosen": chosen_of(atlas.chosen, len(atlas.picker.pixels), ceiling)}
     return Demo(
@@ -276,31 +349,44 @@ def misclassification(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick an image that the networks get wrong; see the components that speak most for the error turned up.
+    """Pick an image that the networks get wrong; see the components that speak most for the error
+    turned up.
 
     Images that every network gets wrong; where there is none, those that any of them does.
 
     Args:
         models, steps: as in `inversion`.
-        images, labels: (n, c, h, w) and (n,), among which errors are looked for; none where the label is −1.
+        images, labels: (n, c, h, w) and (n,), among which errors are looked for; none where the
+            label is −1.
         top: components, by their contribution to the wrong class's logit.
-        radius: bound on the image's change, L2 over the image, pixel units; None is 5.7 for 32-pixel images, and
-            grows with the side.
+        radius: bound on the image's change, L2 over the image, pixel units; None is 5.7 for
+            32-pixel images, and grows with the side.
         seed: of the random component beside them, the control.
 
     Raises:
         ValueError: no image is wrong for any network, or a label beyond the classes.
     """
-    models, images, labels = robust_first(models), fitted(models, images), torch.as_tensor(labels).cpu()
+    models, images, labels = (
+        robust_first(models),
+        fitted(models, images),
+        torch.as_tensor(labels).cpu(),
+    )
     captions_of(models, labels, len(images))
     steps = MISCLASSIFICATION.steps_for(images, steps)
-    errs = torch.stack([(predict(model, images) != labels) & (labels >= 0) for model in models.values()])
+    errs = torch.stack(
+        [(predict(model, images) != labels) & (labels >= 0) for model in models.values()]
+    )
     all_err = errs.all(0)
     wrong = (all_err if all_err.any() else errs.any(0)).nonzero()[:SHOWN, 0]
     if not len(wrong):
         known = int((labels >= 0).sum())
-        told = f"every one of the {known} with a label is seen rightly by all of {list(models)}; give more images"
-        raise ValueError(f"images: {told if known else 'none has a known label; give some with labels'}")
+        told = (
+            f"every one of the {known} with a label is seen rightly by all of {list(models)}; "
+            "give more images"
+        )
+        raise ValueError(
+            f"images: {told if known else 'none has a known label; give some with labels'}"
+        )
     picker = picker_of(models, images[wrong], labels[wrong], label="Choose a misclassified image")
     bound = MISCLASSIFICATION.ball(images, radius)
 
@@ -309,29 +395,63 @@ def misclassification(
         start = image.expand(top + 1, -1, -1, -1)
         chosen, runs = [], []
         for model in models.values():
-            best = contributions(model, image.to(model.device), predict(model, image))[0].topk(top).indices.cpu()
-            control = torch.randint(model.components, (1,), generator=torch.Generator().manual_seed(seed))
+            best = (
+                contributions(model, image.to(model.device), predict(model, image))[0]
+                .topk(top)
+                .indices.cpu()
+            )
+            control = torch.randint(
+                model.components, (1,), generator=torch.Generator().manual_seed(seed)
+            )
             chosen.append(torch.cat([best, control]))
-            runs.append(raised(model, chosen[-1], start, settings=MISCLASSIFICATION, steps=steps, radius=bound))
+            runs.append(
+                raised(
+                    model, chosen[-1], start, settings=MISCLASSIFICATION, steps=steps, radius=bound
+                )
+            )
         true = f"true: {picker.captions[index]}" if index < len(wrong) else ""
         says = [f"{label} says: {seen(model, image)[0]}" for label, model in models.items()]
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             first = f"{true} · " * bool(true)
             texts = [
-                said(m, step, lambda k, loss, name, of=of: f"{first}{SAYS}{name}\ncomponent {of[k]} at {-loss:.2f}")
+                said(
+                    m,
+                    step,
+                    lambda k, loss, name, of=of: (
+                        f"{first}{SAYS}{name}\ncomponent {of[k]} at {-loss:.2f}"
+                    ),
+                )
                 for m, of, step in zip(models.values(), chosen, now, strict=True)
             ]
             original = "\n".join(filter(None, [true, *says]))
-            return sheet([start], *([step.images] for step in now)), [[original] * (top + 1), *texts]
+            return sheet([start], *([step.images] for step in now)), [
+                [original] * (top + 1),
+                *texts,
+            ]
 
         return runs, draw
 
     columns = [*(f"top {k + 1}" for k in range(top)), "random"]
     note = note_of(steps, f"the image, inside an L2 ball of radius {bound:.3g}")
-    live = live_of(plan, ["original", *models], columns, slider="component", about=MISCLASSIFICATION.about, note=note)
+    live = live_of(
+        plan,
+        ["original", *models],
+        columns,
+        slider="component",
+        about=MISCLASSIFICATION.about,
+        note=note,
+    )
     live.buttons, live.fixed = True, 1
-    numbers = {"top": top, "controls": controls_of(list(models.values()), seed), "radius": bound, "known": len(wrong)}
+    numbers = {
+        "top": top,
+        "controls": controls_of(list(models.values()), seed),
+        "radius": bound,
+        "known": len(wrong),
+    }
     return Demo(
-        "Misclassification", [picker], live, Recipe("misclassification", models, MISCLASSIFICATION, steps, numbers)
+        "Misclassification",
+        [picker],
+        live,
+        Recipe("misclassification", models, MISCLASSIFICATION, steps, numbers),
     )

@@ -42,14 +42,16 @@ def distances(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick an image; see changes of it that have one L2 length, the nearest first in each network's eyes.
+    """Pick an image; see changes of it that have one L2 length, the nearest first in each network's
+    eyes.
 
-    Among them, changes that are looked for against each network while you look; and another picture, of the same class
-    where there is one, which is no change at all.
+    Among them, changes that are looked for against each network while you look; and another
+    picture, of the same class where there is one, which is no change at all.
 
     Args:
         models, images, labels, positions: as in `inversion`.
-        length: L2 length of all changes, pixel units; None is 2 for 32-pixel images, and grows with the side.
+        length: L2 length of all changes, pixel units; None is 2 for 32-pixel images, and grows with
+            the side.
         steps: gradient steps of the changes against a network; None is 30, and 25 above 64 pixels.
         seed: of noise, and of what is covered.
     """
@@ -70,19 +72,27 @@ def distances(
         """The changes that no network has a part in, and the other picture."""
         image = picker.pixels[index : index + 1]
         coloured = image.expand(-1, 3, -1, -1)
-        plain = [distort_to(coloured, kind, far, seed=seed)[:, : image.shape[1]] for kind in DISTORTIONS]
+        plain = [
+            distort_to(coloured, kind, far, seed=seed)[:, : image.shape[1]] for kind in DISTORTIONS
+        ]
         return torch.cat([*plain, another(index)])
 
     def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
         image = picker.pixels[index : index + 1]
         fixed = changed(index)
-        begin = (image + noise_like(image, 1, seed) - 0.5).clamp(0, 1)  # at the image itself there is no way to go
+        begin = (image + noise_like(image, 1, seed) - 0.5).clamp(
+            0, 1
+        )  # at the image itself there is no way to go
         runs: list[Iterable[Step]] = []
         for model in models.values():
             f, center = form(model, mode), image.to(model.device)
             with torch.no_grad():
                 goal = leave(f(center))
-            options = {"steps": steps, "step_size": DISTANCE.step(steps, image), "project": l2_ball(center, far)}
+            options = {
+                "steps": steps,
+                "step_size": DISTANCE.step(steps, image),
+                "project": l2_ball(center, far),
+            }
             runs.append(descend(f, goal, l2_ball(center, far)(begin.to(model.device)), **options))  # type: ignore[arg-type]
         own = {label: seen(model, image)[0] for label, model in models.items()}
 
@@ -92,7 +102,10 @@ def distances(
             for label, model in models.items():
                 f, says = form(model, mode), seen(model, pictures)
                 with torch.no_grad():
-                    found = distance(f(pictures.to(model.device)), f(image.to(model.device)).expand(len(pictures), -1))
+                    found = distance(
+                        f(pictures.to(model.device)),
+                        f(image.to(model.device)).expand(len(pictures), -1),
+                    )
                 order = found.argsort(stable=True).tolist()
                 rows.append([image, pictures[order]])
                 told = [f"{kinds[k]}\n{found[k]:.2f}\n{says[k]}" for k in order]
@@ -102,11 +115,23 @@ def distances(
         return runs, draw
 
     note = (
-        f"Every change has the L2 length {far:.3g}, but the other picture. Under each: what it is, its distance in the "
-        f"representation's own length, and the class that this network sees. Against a network: {steps} steps of "
-        "normalised gradient descent, away from the image."
+        f"Every change has the L2 length {far:.3g}, but the other picture. Under each: what it "
+        "is, its distance in the representation's own length, and the class that this network "
+        f"sees. Against a network: {steps} steps of normalised gradient descent, away from the "
+        "image."
     )
     live = live_of(plan, [*models], [""] * (len(kinds) + 1), about=DISTANCE.about, note=note)
-    numbers = {"radius": far, "kinds": kinds, "starts": noise_like(picker.pixels, 1, seed), "seeded": True}
-    recipe = Recipe("distances", models, DISTANCE, steps, numbers | {"changes": lambda: [*map(changed, range(n))]})
+    numbers = {
+        "radius": far,
+        "kinds": kinds,
+        "starts": noise_like(picker.pixels, 1, seed),
+        "seeded": True,
+    }
+    recipe = Recipe(
+        "distances",
+        models,
+        DISTANCE,
+        steps,
+        numbers | {"changes": lambda: [*map(changed, range(n))]},
+    )
     return Demo("Distance", [picker], switched(live, models, picker.pixels, positions), recipe)

@@ -1,4 +1,6 @@
-"""A network for the exported page: its traced, folded graph as a list of operations, its weights in half precision."""
+"""A network for the exported page: its traced, folded graph as a list of operations, its weights
+in half precision.
+"""
 
 import zlib
 from collections.abc import Sequence
@@ -21,28 +23,39 @@ def export_network(model: Model) -> dict[str, Any]:
         model: traced, with a linear head and maps of channels first.
 
     Returns:
-        `nodes`, operations in order, each with the indices of its inputs (node 0 is the normalised image);
-        `map` and `features`, the nodes of both forms of the representation; `tensors`, where each tensor lies among
-        `floats` numbers of float32 and `halves` of half precision; `weights`, these numbers, see `packed`; `mean`,
-        `std`, `classes`, `sides`, `components`.
+        `nodes`, operations in order, each with the indices of its inputs (node 0 is the normalised
+        image); `map` and `features`, the nodes of both forms of the representation; `tensors`,
+        where each tensor lies among `floats` numbers of float32 and `halves` of half precision;
+        `weights`, these numbers, see `packed`; `mean`, `std`, `classes`, `sides`, `components`.
 
     Raises:
-        ValueError: the network was not traced, or has an operation that the page does not know; the message names it.
+        ValueError: the network was not traced, or has an operation that the page does not know; the
+            message names it.
     """
     parts = model._cut
     if not isinstance(parts, Traced):
-        raise ValueError(f"{model.name}: was not traced ({model.note}), so the page cannot compute it")
+        raise ValueError(
+            f"{model.name}: was not traced ({model.note}), so the page cannot compute it"
+        )
     if parts.head is None:
-        raise ValueError(f"{model.name}: the representation is layer {model.layer!r}, without a head; load it without")
+        raise ValueError(
+            f"{model.name}: the representation is layer {model.layer!r}, without a head; load it "
+            "without"
+        )
     if parts.batch != 0 or (parts.mapped is not None and parts.order != (0, 1, 2, 3)):
-        raise ValueError(f"{model.name}: its representation is made of tokens; the page knows maps of channels only")
+        raise ValueError(
+            f"{model.name}: its representation is made of tokens; the page knows maps of channels "
+            "only"
+        )
     graph = parts.faked if parts.faked is not None else parts.trunk
     mapped = parts.mapped_faked if parts.mapped_faked is not None else parts.mapped
     writer = _Writer(model, graph)
     features = writer.write()
     source = None if mapped is None else writer.places[_output(mapped).name]
     head = parts.head
-    writer.nodes.append({"op": "linear", "from": [features], **writer.linear(head.weight, head.bias)})
+    writer.nodes.append(
+        {"op": "linear", "from": [features], **writer.linear(head.weight, head.bias)}
+    )
     return {
         "nodes": writer.nodes,
         "map": features if source is None else source,
@@ -63,9 +76,10 @@ def export_network(model: Model) -> dict[str, Any]:
 def stored(tensor: Tensor) -> tuple[numpy.ndarray, numpy.ndarray]:
     """A weight (…, out) in half precision, and for each output the float32 that one is worth.
 
-    Folding multiplies a checkpoint's half-precision weights with one number for each output. Where that number can be
-    found again, nothing is lost by storing halves; else they are rounded. It matters: hundreds of steps amplify a
-    weight's rounding until the pictures of the standard network are others.
+    Folding multiplies a checkpoint's half-precision weights with one number for each output. Where
+    that number can be found again, nothing is lost by storing halves; else they are rounded. It
+    matters: hundreds of steps amplify a weight's rounding until the pictures of the standard
+    network are others.
     """
     values = tensor.detach().cpu().double().numpy()
     flat = values.reshape(-1, values.shape[-1])
@@ -78,20 +92,28 @@ def stored(tensor: Tensor) -> tuple[numpy.ndarray, numpy.ndarray]:
 
 
 def packed(floats: numpy.ndarray, halves: numpy.ndarray) -> str:
-    """Numbers as text for a page: float32, then the low and the high bytes of half precision, deflated (the high ones
-    become smaller), seven bits a letter. Three letters that a page would change stand for themselves further up."""
+    """Numbers as text for a page: float32, then the low and the high bytes of half precision,
+    deflated (the high ones
+    become smaller), seven bits a letter. Three letters that a page would change stand for
+    themselves further up."""
     split = halves.astype("<f2").view(numpy.uint8).reshape(-1, 2)
-    content = zlib.compress(floats.astype("<f4").tobytes() + split[:, 0].tobytes() + split[:, 1].tobytes(), 9)
+    content = zlib.compress(
+        floats.astype("<f4").tobytes() + split[:, 0].tobytes() + split[:, 1].tobytes(), 9
+    )
     bits = numpy.unpackbits(numpy.frombuffer(content, numpy.uint8))
     sevens = numpy.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
-    letters = numpy.packbits(numpy.pad(sevens, ((0, 0), (1, 0))), axis=1)[:, 0].tobytes().decode("ascii")
+    letters = (
+        numpy.packbits(numpy.pad(sevens, ((0, 0), (1, 0))), axis=1)[:, 0].tobytes().decode("ascii")
+    )
     return letters.translate({rare: 256 + rare for rare in map(ord, "\0\r<")})
 
 
 def _divisor(values: numpy.ndarray) -> float | None:
     """The number that all of these are a half-precision number times; None where there is none."""
     largest = numpy.abs(values).argmax()
-    candidates = numpy.abs(values[largest]) / numpy.arange(1024, 2048)  # all mantissas that the largest may have
+    candidates = numpy.abs(values[largest]) / numpy.arange(
+        1024, 2048
+    )  # all mantissas that the largest may have
     spread = values[numpy.linspace(0, len(values) - 1, min(len(values), 12)).astype(int)]
     candidates = candidates[_are_halves(spread[:, None] / candidates).all(0)]
     for candidate in candidates:
@@ -144,7 +166,11 @@ class _Writer:
         assert shape is not None
         if len(shape) == 2:
             return place
-        if len(shape) != 4 or (self.model._positions != (2, 3) and shape[2:] != (1, 1)) or self.model._pool != "mean":
+        if (
+            len(shape) != 4
+            or (self.model._positions != (2, 3) and shape[2:] != (1, 1))
+            or self.model._pool != "mean"
+        ):
             self._refuse(node, f"a representation of shape {shape[1:]}")
         self.nodes.append({"op": "mean", "from": [place]})
         return len(self.nodes) - 1
@@ -162,8 +188,14 @@ class _Writer:
             self._add(node, self._convolution(node, module))
         elif isinstance(module, nn.Linear) and len(_shape(node) or ()) == 2:
             inputs = self._inputs(node)
-            self._add(node, {"op": "linear", "from": inputs, **self.linear(module.weight, module.bias)})
-        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training:
+            self._add(
+                node, {"op": "linear", "from": inputs, **self.linear(module.weight, module.bias)}
+            )
+        elif (
+            isinstance(module, nn.BatchNorm2d)
+            and module.running_mean is not None
+            and not module.training
+        ):
             self._add(node, self._norm(node, module))
         elif kind in IDENTITIES:
             self.places[node.name] = self._inputs(node)[0]
@@ -207,14 +239,21 @@ class _Writer:
         scale = (layer.running_var.double() + layer.eps).rsqrt()
         scale = scale if layer.weight is None else scale * layer.weight
         shift = -layer.running_mean * scale + (0 if layer.bias is None else layer.bias)
-        return {"op": "affine", "from": self._inputs(node), "scale": self._vector(scale), "shift": self._vector(shift)}
+        return {
+            "op": "affine",
+            "from": self._inputs(node),
+            "scale": self._vector(scale),
+            "shift": self._vector(shift),
+        }
 
     def _constant(self, node: fx.Node) -> None:
         shape = _shape(node) or ()
         value: Any = self.graph
         for name in str(node.target).split("."):
             value = getattr(value, name)
-        if not isinstance(value, Tensor) or not ((len(shape) == 4 and shape[0] == 1) or len(shape) == 3):
+        if not isinstance(value, Tensor) or not (
+            (len(shape) == 4 and shape[0] == 1) or len(shape) == 3
+        ):
             self._refuse(node, f"a constant of shape {shape}")
         if shape[-2:] != (1, 1):
             self._refuse(node, f"a constant of shape {shape}, not one number a channel")
@@ -269,8 +308,8 @@ class _Writer:
 
     def _refusal(self, node: fx.Node, what: str) -> ValueError:
         return ValueError(
-            f"{self.model.name}: the page cannot compute {what} (at {node.name!r}); leave this network out of it, "
-            "or write the page with live=False"
+            f"{self.model.name}: the page cannot compute {what} (at {node.name!r}); leave this "
+            "network out of it, or write the page with live=False"
         )
 
 

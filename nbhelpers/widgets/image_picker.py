@@ -21,17 +21,23 @@ YOUR_OWN = "your own"
 
 
 def front_end(*names: str) -> str:
-    """Files beside this one as one: a browser gets a widget's module, or its style sheet, as a single text."""
+    """Files beside this one as one: a browser gets a widget's module, or its style sheet, as a
+    single text.
+    """
     return "".join((HERE / name).read_text(encoding="utf-8") for name in names)
 
 
 def encode(sheet: Tensor) -> bytes:
     """One PNG file of a sheet of images, (rows, columns, 3, h, w) in [0, 1]."""
     rows, columns, _, h, w = sheet.shape
-    pixels = (sheet.detach().cpu() * 255).round().clamp(0, 255).byte().expand(rows, columns, 3, h, w)
+    pixels = (
+        (sheet.detach().cpu() * 255).round().clamp(0, 255).byte().expand(rows, columns, 3, h, w)
+    )
     pixels = pixels.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, 3)
     buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels.numpy()).save(buffer, "PNG", compress_level=1)  # fast: frames are not kept
+    PIL.Image.fromarray(pixels.numpy()).save(
+        buffer, "PNG", compress_level=1
+    )  # fast: frames are not kept
     return buffer.getvalue()
 
 
@@ -39,23 +45,28 @@ def compress(file: bytes) -> bytes:
     """The same picture as lossless WebP, which is smaller."""
     buffer = io.BytesIO()
     with PIL.Image.open(io.BytesIO(file)) as picture:
-        picture.save(buffer, "WEBP", lossless=True, quality=75, method=4)  # more effort: 1 % smaller, seconds each
+        picture.save(
+            buffer, "WEBP", lossless=True, quality=75, method=4
+        )  # more effort: 1 % smaller, seconds each
     return buffer.getvalue()
 
 
 class ImagePicker(anywidget.AnyWidget):
     """Thumbnails to pick one from: click, or arrow keys with Enter.
 
-    `selected` is the index of the picked image, −1 for none; `picker.observe(f, "selected")` reports picks.
+    `selected` is the index of the picked image, −1 for none; `picker.observe(f, "selected")`
+    reports picks.
 
     Args:
-        images: (n, 3, h, w) in [0, 1], or several such batches of one size under their group titles.
+        images: (n, 3, h, w) in [0, 1], or several such batches of one size under their group
+            titles.
         captions: a text per image, in order.
         label: what is asked for; a screen reader says it.
         selected: index of the image picked at first.
         columns: thumbnails beside each other, fewer where the window is narrow.
         thumb: width of a thumbnail on the screen, in pixels.
-        upload: let the user add pictures of their own, by a button, dropped or pasted, and remove them.
+        upload: let the user add pictures of their own, by a button, dropped or pasted, and remove
+            them.
 
     Raises:
         TypeError, ValueError: images of the wrong kind or size, or captions that do not fit.
@@ -95,7 +106,9 @@ class ImagePicker(anywidget.AnyWidget):
             raise ValueError(f"images: got {shapes}, wanted one size; see load_images(…, size=)")
         self.pixels: Images = torch.cat([batch.detach().cpu() for batch in batches.values()])
         if captions and len(captions) != len(self.pixels):
-            raise ValueError(f"captions: got {len(captions)} for {len(self.pixels)} images, wanted one each")
+            raise ValueError(
+                f"captions: got {len(captions)} for {len(self.pixels)} images, wanted one each"
+            )
         super().__init__(
             label=label,
             thumbnails=[encode(image[None, None]) for image in self.pixels],
@@ -119,8 +132,11 @@ class ImagePicker(anywidget.AnyWidget):
             raise ValueError("nothing is picked yet; click an image or set `selected`")
         return self.pixels[self.selected : self.selected + 1]
 
-    def add(self, source: str | os.PathLike[str] | numpy.ndarray | Tensor, *, caption: str = "") -> None:
-        """Append images of the user's own, resized and cropped to the others' size, and pick the first of them.
+    def add(
+        self, source: str | os.PathLike[str] | numpy.ndarray | Tensor, *, caption: str = ""
+    ) -> None:
+        """Append images of the user's own, resized and cropped to the others' size, and pick the
+        first of them.
 
         Args:
             source: a path or an array, as in `load_images`.
@@ -134,7 +150,9 @@ class ImagePicker(anywidget.AnyWidget):
         height, width = self.pixels.shape[2:]
         new = load_images(source, size=height if height == width else (height, width))[0]
         if self.pixels.shape[1] == 1:
-            new = (new * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)  # ITU-R BT.601
+            new = (new * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(
+                1, keepdim=True
+            )  # ITU-R BT.601
         first = len(self.pixels)
         self.pixels = torch.cat([self.pixels, new])
         groups = [list(group) for group in self.groups]
@@ -169,7 +187,10 @@ class ImagePicker(anywidget.AnyWidget):
     @validate("selected")
     def _check_selected(self, proposal) -> int:
         if not -1 <= proposal["value"] < len(self.pixels):
-            raise TraitError(f"selected: got {proposal['value']}, wanted 0 to {len(self.pixels) - 1}, or -1 for none")
+            raise TraitError(
+                f"selected: got {proposal['value']}, wanted 0 to {len(self.pixels) - 1}, or -1 for "
+                "none"
+            )
         return proposal["value"]
 
     def _on_message(self, _, content: dict, buffers: list) -> None:

@@ -1,4 +1,6 @@
-"""Two demos of inversion: in networks beside each other, and in a series of networks trained at several ε."""
+"""Two demos of inversion: in networks beside each other, and in a series of networks trained at
+several ε.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -41,24 +43,29 @@ def inversion(
 ) -> Demo:
     """Pick an image; see it rebuilt, from noise, from its representation in each network.
 
-    Below each reconstruction of a small image stands the mean of sixteen, from as many starts, which follow when the
-    single one is there: what they share is what the representation determines.
+    Below each reconstruction of a small image stands the mean of sixteen, from as many starts,
+    which follow when the single one is there: what they share is what the representation
+    determines.
 
     Args:
         models: networks by name.
         images: (n, c, h, w) of the test set, pixels in [0, 1].
         labels: (n,) their classes, −1 where unknown; or a text for each.
-        others: more images of the same size under their titles, such as "out of distribution"; alone, or with a
-            text for each.
+        others: more images of the same size under their titles, such as "out of distribution";
+            alone, or with a text for each.
         positions: begin with the representation that keeps its positions; a switch changes it.
-        steps: gradient steps, half as many for each of the sixteen; None is 100, and 25 above 64 pixels.
+        steps: gradient steps, half as many for each of the sixteen; None is 100, and 25 above 64
+            pixels.
         seed: of the noise to start from.
 
     Raises:
         ValueError: a label beyond the classes, images that do not fit the networks.
     """
     models = robust_first(models)
-    picker, steps = picker_of(models, images, labels, others=others), INVERSION.steps_for(images, steps)
+    picker, steps = (
+        picker_of(models, images, labels, others=others),
+        INVERSION.steps_for(images, steps),
+    )
     starts = noise_like(picker.pixels, STARTS if max(images.shape[-2:]) <= LARGE else 1, seed)
     means = len(starts) > 1
 
@@ -78,18 +85,31 @@ def inversion(
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             singles = now[: len(models)]
-            rows, texts = [[target, *(step.images for step in singles)]], [["", *matches(models, singles)]]
+            rows, texts = (
+                [[target, *(step.images for step in singles)]],
+                [["", *matches(models, singles)]],
+            )
             if means:
-                rows.append([target, *(step.images.mean(0, keepdim=True) for step in now[len(models) :])])
+                rows.append(
+                    [target, *(step.images.mean(0, keepdim=True) for step in now[len(models) :])]
+                )
                 texts.append([""] * (1 + len(models)))
             return sheet(*rows), texts
 
         return runs, draw
 
-    rows = ["from one start", f"what the solutions from {STARTS} starts share: their mean"] if means else [""]
-    note = note_of(steps, "noise") + (f" Then the means: {(steps + 1) // 2} steps each." if means else "")
+    rows = (
+        ["from one start", f"what the solutions from {STARTS} starts share: their mean"]
+        if means
+        else [""]
+    )
+    note = note_of(steps, "noise") + (
+        f" Then the means: {(steps + 1) // 2} steps each." if means else ""
+    )
     live = live_of(plan, rows, ["original", *models], about=INVERSION.about, note=note)
-    recipe = Recipe("inversion", models, INVERSION, steps, {"starts": starts, "means": means, "seeded": True})
+    recipe = Recipe(
+        "inversion", models, INVERSION, steps, {"starts": starts, "means": means, "seeded": True}
+    )
     return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions), recipe)
 
 
@@ -106,17 +126,27 @@ def epsilon_series(
     """Pick an image; see it rebuilt by networks trained at several ε, with a slider over them.
 
     Args:
-        models: by ε in rising order, such as {"0": …, "0.25": …, "0.5": …}; or the name of one, for its `series`.
+        models: by ε in rising order, such as {"0": …, "0.25": …, "0.5": …}; or the name of one, for
+            its `series`.
         images, labels, others, positions, steps, seed: as in `inversion`.
     """
     networks = series(models) if isinstance(models, str) else models
-    picker, steps = picker_of(networks, images, labels, others=others), SERIES.steps_for(images, steps)
+    picker, steps = (
+        picker_of(networks, images, labels, others=others),
+        SERIES.steps_for(images, steps),
+    )
     start = noise_like(picker.pixels, 1, seed)
 
     def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
         target = picker.pixels[index : index + 1]
         runs = [
-            matched(form(model, mode), target.to(model.device), start.to(model.device), settings=SERIES, steps=steps)
+            matched(
+                form(model, mode),
+                target.to(model.device),
+                start.to(model.device),
+                settings=SERIES,
+                steps=steps,
+            )
             for model in networks.values()
         ]
 
@@ -127,14 +157,23 @@ def epsilon_series(
         return runs, draw
 
     rows, note = ["original", "reconstruction"], note_of(steps, "noise")
-    live = live_of(plan, rows, list(networks), slider="trained at ε =", about=SERIES.about, note=note)
+    live = live_of(
+        plan, rows, list(networks), slider="trained at ε =", about=SERIES.about, note=note
+    )
     live.at, live.fixed = len(networks) - 1, 1
     recipe = Recipe("series", networks, SERIES, steps, {"starts": start, "seeded": True})
-    return Demo("Inversion by training radius ε", [picker], switched(live, networks, picker.pixels, positions), recipe)
+    return Demo(
+        "Inversion by training radius ε",
+        [picker],
+        switched(live, networks, picker.pixels, positions),
+        recipe,
+    )
 
 
 def _among(run: Iterable[Step], *, before: int = 0, after: int = 0) -> Iterator[Step]:
-    """A run that stays at its start for so many steps of the others, and at its end for so many more."""
+    """A run that stays at its start for so many steps of the others, and at its end for so many
+    more.
+    """
     for step in run:
         total = before + step.total + after
         first = 0 if step.index == 0 else before + step.index

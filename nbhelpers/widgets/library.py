@@ -1,4 +1,6 @@
-"""TensorFlow.js for the exported page: from the npm registry by name and version, checked, kept in the cache."""
+"""TensorFlow.js for the exported page: from the npm registry by name and version, checked, kept
+in the cache.
+"""
 
 import hashlib
 import shutil
@@ -26,12 +28,14 @@ SECONDS = 120  # for one package
 
 
 def library() -> dict[str, bytes]:
-    """TensorFlow.js and its WebAssembly, by file name: `tf-core.min.js`, `tf-backend-wasm.min.js` and the `.wasm`.
+    """TensorFlow.js and its WebAssembly, by file name: `tf-core.min.js`, `tf-backend-wasm.min.js`
+    and the `.wasm`.
 
     The archives are kept in the cache and checked at every use.
 
     Raises:
-        ValueError: there is no `npm`, the packages cannot be had, or they are not those that were tested.
+        ValueError: there is no `npm`, the packages cannot be had, or they are not those that were
+            tested.
     """
     folder, found = cache_folder() / f"tfjs-{VERSION}", {}
     for package, (digest, names) in PACKAGES.items():
@@ -51,17 +55,33 @@ def _fetch(package: str, digest: str, archive: Path) -> None:
     if npm is None:
         raise ValueError(f"no npm to get {package} with; install Node.js")
     with tempfile.TemporaryDirectory() as scratch:
-        command = [npm, "pack", f"{package}@{VERSION}", "--fetch-retries=0", "--ignore-scripts", "--silent"]
+        command = [
+            npm,
+            "pack",
+            f"{package}@{VERSION}",
+            "--fetch-retries=0",
+            "--ignore-scripts",
+            "--silent",
+        ]
         try:
-            run = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=SECONDS)
+            run = subprocess.run(
+                command, cwd=scratch, capture_output=True, text=True, timeout=SECONDS
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ValueError(f"npm could not get {package} {VERSION} ({type(error).__name__})") from error
+            raise ValueError(
+                f"npm could not get {package} {VERSION} ({type(error).__name__})"
+            ) from error
         packed = list(Path(scratch).glob("*.tgz"))
         if not packed:
             said = (run.stderr or run.stdout).strip().splitlines()
-            raise ValueError(f"npm could not get {package} {VERSION}: {said[0] if said else 'it said nothing'}")
+            raise ValueError(
+                f"npm could not get {package} {VERSION}: {said[0] if said else 'it said nothing'}"
+            )
         if _digest(packed[0]) != digest:
-            raise ValueError(f"{package} {VERSION} is not the one that was tested: its sha256 is {_digest(packed[0])}")
+            raise ValueError(
+                f"{package} {VERSION} is not the one that was tested: its sha256 is "
+                f"{_digest(packed[0])}"
+            )
         archive.parent.mkdir(parents=True, exist_ok=True)
         with replacing(archive) as temporary:
             shutil.copyfile(packed[0], temporary)

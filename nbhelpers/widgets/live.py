@@ -33,7 +33,9 @@ class Frame:
 
     step: int
     total: int
-    draw: Callable[[], tuple[Tensor, Captions]]  # (rows, columns, 3, h, w) in [0, 1] and its captions
+    draw: Callable[
+        [], tuple[Tensor, Captions]
+    ]  # (rows, columns, 3, h, w) in [0, 1] and its captions
 
 
 class Live(anywidget.AnyWidget):
@@ -47,7 +49,8 @@ class Live(anywidget.AnyWidget):
         about: what one sees, in a sentence or two.
         note: how the pictures were computed.
 
-    Where `switch` names ways to compute, the job is given the chosen one's index too, after the pick.
+    Where `switch` names ways to compute, the job is given the chosen one's index too, after the
+    pick.
     """
 
     _esm, _css = ImagePicker._esm, ImagePicker._css
@@ -58,7 +61,9 @@ class Live(anywidget.AnyWidget):
     about = Unicode().tag(sync=True)
     note = Unicode().tag(sync=True)
     buttons = Bool(False).tag(sync=True)  # one for each column, in place of the slider
-    fixed = Int(0).tag(sync=True)  # so many first rows are the same in all columns: with a slider, shown once
+    fixed = Int(0).tag(
+        sync=True
+    )  # so many first rows are the same in all columns: with a slider, shown once
     switch = List(Unicode()).tag(sync=True)  # ways to compute, to choose from
     mode = Int(0).tag(sync=True)  # the chosen one's index
     at = Int(0).tag(sync=True)  # the slider's column
@@ -80,12 +85,16 @@ class Live(anywidget.AnyWidget):
         about: str = "",
         note: str = "",
     ):
-        super().__init__(rows=list(rows), columns=list(columns), slider=slider, about=about, note=note)
+        super().__init__(
+            rows=list(rows), columns=list(columns), slider=slider, about=about, note=note
+        )
         self._job = job
         self._newest, self._stopped, self._finished = 0, 0, 0  # numbers of runs
         self._turn, self._state = threading.Lock(), threading.RLock()
         self._memory: OrderedDict[tuple[int, ...], dict] = OrderedDict()
-        self.on_msg(lambda _, content, buffers: self.stop() if content.get("type") == "stop" else None)
+        self.on_msg(
+            lambda _, content, buffers: self.stop() if content.get("type") == "stop" else None
+        )
 
     @property
     def finished(self) -> int:
@@ -93,7 +102,8 @@ class Live(anywidget.AnyWidget):
         return self._finished
 
     def request(self, pick: tuple[int, ...]) -> threading.Thread | None:
-        """Run the job on a pick in the background, in place of what runs now; a remembered result is shown at once.
+        """Run the job on a pick in the background, in place of what runs now; a remembered result
+        is shown at once.
 
         Returns:
             The thread, to be joined; None where nothing has to run.
@@ -105,7 +115,9 @@ class Live(anywidget.AnyWidget):
                 self._show(self._newest, self._memory[pick], "done")
                 return None
             self.status = {"state": "running", "text": "", "run": self._newest}
-            thread = threading.Thread(target=self._work, args=(self._newest, pick), daemon=True, name="nb-live")
+            thread = threading.Thread(
+                target=self._work, args=(self._newest, pick), daemon=True, name="nb-live"
+            )
         thread.start()
         return thread
 
@@ -154,7 +166,11 @@ class Live(anywidget.AnyWidget):
                     if frame.step == frame.total or self._stopped == number:
                         break
                     if now >= due:
-                        self._stream(number, _picture(frame, now - began) | {"step": frame.step, "total": frame.total})
+                        self._stream(
+                            number,
+                            _picture(frame, now - began)
+                            | {"step": frame.step, "total": frame.total},
+                        )
                         # A slow machine should spend its time on the descent, not on showing it.
                         due = now + max(1 / self.FRAMES_PER_SECOND, 4 * (time.monotonic() - now))
                 assert frame is not None  # the start, at least
@@ -195,7 +211,11 @@ class Live(anywidget.AnyWidget):
 
 def _picture(frame: Frame, seconds: float) -> dict:
     sheet, captions = frame.draw()
-    text = f"step {frame.step} of {frame.total}, {seconds:.1f} s" if frame.total else f"{seconds:.1f} s"
+    text = (
+        f"step {frame.step} of {frame.total}, {seconds:.1f} s"
+        if frame.total
+        else f"{seconds:.1f} s"
+    )
     return {"sheet": encode(sheet), "captions": captions, "text": text}
 
 
@@ -203,8 +223,9 @@ def _picture(frame: Frame, seconds: float) -> dict:
 def threads(count: int) -> Iterator[None]:
     """So many threads for what this thread computes.
 
-    A second team of OpenMP's beside the main thread's has more threads than there are cores; they sleep at every wait,
-    and a small network waits all the time: two threads took 5.0 s where one takes 2.0 s.
+    A second team of OpenMP's beside the main thread's has more threads than there are cores; they
+    sleep at every wait, and a small network waits all the time: two threads took 5.0 s where one
+    takes 2.0 s.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -221,10 +242,13 @@ class Demo(ipywidgets.VBox):
         title: names the demo.
         pickers: each with an image selected; the job gets their indices.
         live: what to show.
-        recipe: the same for the exported page; None where it can only show what was computed beforehand.
+        recipe: the same for the exported page; None where it can only show what was computed
+            beforehand.
     """
 
-    def __init__(self, title: str, pickers: Sequence[ImagePicker], live: Live, recipe: Recipe | None = None):
+    def __init__(
+        self, title: str, pickers: Sequence[ImagePicker], live: Live, recipe: Recipe | None = None
+    ):
         row = ipywidgets.Box(list(pickers)).add_class("nb-pickers")
         # A box of its own inside: a style sheet asks only an outer box how wide it is.
         super().__init__([ipywidgets.Box([row, live]).add_class("nb-parts")])
@@ -250,7 +274,10 @@ class Demo(ipywidgets.VBox):
             pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1) / 255
         names = [textwrap.fill(row, 20) for row in live.rows]
         rows = pixels.chunk(len(names), dim=1)
-        sheets = {name: torch.stack(row.chunk(len(live.columns), dim=2)) for name, row in zip(names, rows, strict=True)}
+        sheets = {
+            name: torch.stack(row.chunk(len(live.columns), dim=2))
+            for name, row in zip(names, rows, strict=True)
+        }
         captions = dict(zip(names, live.result["captions"], strict=True))
         named = live.slider and not live.buttons
         heads = [f"{live.slider} {column}".strip() if named else column for column in live.columns]
@@ -268,17 +295,24 @@ class Demo(ipywidgets.VBox):
             self._go()
 
     def _ipython_display_(self) -> None:
-        """The widget, and beside it its still picture, which is seen only where the widget cannot live.
+        """The widget, and beside it its still picture, which is seen only where the widget cannot
+        live.
 
-        A notebook shows the widget of an output, or an error in its place, but never the same output's picture. So
-        the picture is an output of its own; the third one says how to make it live, and its style sheet hides what
-        does not apply.
+        A notebook shows the widget of an output, or an error in its place, but never the same
+        output's picture. So the picture is an output of its own; the third one says how to make it
+        live, and its style sheet hides what does not apply.
         """
-        text = f"{self.title}: {len(self.live.rows) * len(self.live.columns)} pictures of the first result"
+        text = (
+            f"{self.title}: {len(self.live.rows) * len(self.live.columns)} pictures of the "
+            "first result"
+        )
         widget = self._repr_mimebundle_()
         for bundle, about in (
             (widget | {"text/plain": repr(self)}, {}),
-            ({"image/png": self._still(), "text/plain": text}, {"image/png": {"alt": text}, "alt": text}),
+            (
+                {"image/png": self._still(), "text/plain": text},
+                {"image/png": {"alt": text}, "alt": text},
+            ),
             ({"text/html": STILL_NOTE, "text/plain": "Run all cells to make this live."}, {}),
         ):
             display(bundle, raw=True, metadata=about)
@@ -286,7 +320,9 @@ class Demo(ipywidgets.VBox):
     def _still(self) -> bytes:
         with PIL.Image.open(io.BytesIO(self.figure()._repr_png_())) as picture:
             still = io.BytesIO()
-            picture.convert("RGB").quantize(256).save(still, "PNG", optimize=True)  # a third of the bytes
+            picture.convert("RGB").quantize(256).save(
+                still, "PNG", optimize=True
+            )  # a third of the bytes
         return still.getvalue()
 
     def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs

@@ -1,4 +1,6 @@
-"""Which operations of PyTorch the page's engine knows, by what name, and how their options are written down."""
+"""Which operations of PyTorch the page's engine knows, by what name, and how their options are
+written down.
+"""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -20,7 +22,9 @@ class Rule:
     op: str  # its name in engine.js
     kinds: tuple  # modules, functions and names of methods
     names: dict[str, Any]  # options after the inputs, in the function's order, with their defaults
-    check: Callable[[dict, Shapes, Sequence[int]], Written]  # options, shapes of inputs, shape of the output
+    check: Callable[
+        [dict, Shapes, Sequence[int]], Written
+    ]  # options, shapes of inputs, shape of the output
     inputs: int = 1
 
     def options(self, node: fx.Node, module: nn.Module | None) -> dict[str, Any]:
@@ -28,9 +32,11 @@ class Rule:
         if module is not None:
             return {name: getattr(module, name, default) for name, default in self.names.items()}
         given = dict(zip(self.names, node.args[self.inputs :], strict=False))
-        return {**self.names, **given, **{key: node.kwargs[key] for key in self.names if key in node.kwargs}} | {
-            "args": node.args
-        }
+        return {
+            **self.names,
+            **given,
+            **{key: node.kwargs[key] for key in self.names if key in node.kwargs},
+        } | {"args": node.args}
 
     def write(self, options: dict[str, Any], inputs: Shapes, output: Sequence[int]) -> Written:
         """The options as the engine wants them, or what it cannot do."""
@@ -112,9 +118,19 @@ def _cat(options: dict, shapes: Shapes, output: Sequence[int]) -> Written:
 def _activations() -> list[Rule]:
     f, rules = functional, []
     table: list[tuple[str, tuple, dict[str, Any], Any]] = [
-        ("relu", (nn.ReLU, f.relu, f.relu_, torch.relu, torch.relu_, "relu", "relu_"), {}, _plain()),
+        (
+            "relu",
+            (nn.ReLU, f.relu, f.relu_, torch.relu, torch.relu_, "relu", "relu_"),
+            {},
+            _plain(),
+        ),
         ("relu6", (nn.ReLU6, f.relu6), {}, _plain()),
-        ("leaky_relu", (nn.LeakyReLU, f.leaky_relu, f.leaky_relu_), {"negative_slope": 0.01}, _plain("negative_slope")),
+        (
+            "leaky_relu",
+            (nn.LeakyReLU, f.leaky_relu, f.leaky_relu_),
+            {"negative_slope": 0.01},
+            _plain("negative_slope"),
+        ),
         ("elu", (nn.ELU, f.elu, f.elu_), {"alpha": 1.0}, _plain("alpha")),
         ("celu", (nn.CELU, f.celu, f.celu_), {"alpha": 1.0}, _plain("alpha")),
         ("selu", (nn.SELU, f.selu, f.selu_), {}, _plain()),
@@ -124,7 +140,12 @@ def _activations() -> list[Rule]:
         ("gelu", (nn.GELU, f.gelu), {"approximate": "none"}, _gelu),
         ("softplus", (nn.Softplus, f.softplus), {"beta": 1.0, "threshold": 20.0}, _softplus),
         ("mish", (nn.Mish, f.mish), {}, _plain()),
-        ("hardtanh", (nn.Hardtanh, f.hardtanh), {"min_val": -1.0, "max_val": 1.0}, _plain("min_val", "max_val")),
+        (
+            "hardtanh",
+            (nn.Hardtanh, f.hardtanh),
+            {"min_val": -1.0, "max_val": 1.0},
+            _plain("min_val", "max_val"),
+        ),
         ("hardsigmoid", (nn.Hardsigmoid, f.hardsigmoid), {}, _plain()),
         ("hardswish", (nn.Hardswish, f.hardswish), {}, _plain()),
     ]
@@ -148,7 +169,12 @@ _RULES = [
         {**_POOL, "dilation": 1, "ceil_mode": False, "return_indices": False},
         _pool,
     ),
-    Rule("avg_pool", (nn.AdaptiveAvgPool2d, functional.adaptive_avg_pool2d), {"output_size": 1}, _adaptive),
+    Rule(
+        "avg_pool",
+        (nn.AdaptiveAvgPool2d, functional.adaptive_avg_pool2d),
+        {"output_size": 1},
+        _adaptive,
+    ),
     Rule("mean", ("mean", torch.mean), {"dim": None, "keepdim": False}, _mean),
     Rule("add", (operator.add, operator.iadd, torch.add, "add", "add_"), {"alpha": 1}, _two, 2),
     Rule("sub", (operator.sub, operator.isub, torch.sub, "sub", "sub_"), {"alpha": 1}, _two, 2),
@@ -156,7 +182,15 @@ _RULES = [
     Rule("cat", (torch.cat, torch.concat), {"dim": 0}, _cat),
 ]
 _BY_KIND = {kind: rule for rule in _RULES for kind in rule.kinds}
-IDENTITIES = {nn.Identity, nn.Dropout, nn.Dropout2d, functional.dropout, "contiguous", "clone", "detach"}
+IDENTITIES = {
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    functional.dropout,
+    "contiguous",
+    "clone",
+    "detach",
+}
 RESHAPES = {
     nn.Flatten,
     torch.flatten,
@@ -170,4 +204,6 @@ RESHAPES = {
 }
 RESHAPES |= {torch.unsqueeze, operator.getitem}
 SKIPPED = {"size", "dim", getattr}  # numbers, not pictures
-KNOWN = sorted({rule.op for rule in _RULES} | {"conv", "linear", "affine", "fake_relu", "flatten", "constant"})
+KNOWN = sorted(
+    {rule.op for rule in _RULES} | {"conv", "linear", "affine", "fake_relu", "flatten", "constant"}
+)

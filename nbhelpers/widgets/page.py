@@ -1,4 +1,6 @@
-"""One HTML file with every demo: results computed beforehand, and an engine that computes others. No network."""
+"""One HTML file with every demo: results computed beforehand, and an engine that computes
+others. No network.
+"""
 
 import hashlib
 import itertools
@@ -31,7 +33,9 @@ from nbhelpers.widgets.paint import Paint, paint
 from nbhelpers.widgets.paint_recipe import for_page
 from nbhelpers.widgets.parts import robust_first
 
-PAINTED = 100  # images that give the canvas's amounts their meaning: the page brings their maps along
+PAINTED = (
+    100  # images that give the canvas's amounts their meaning: the page brings their maps along
+)
 
 
 def export_page(
@@ -44,29 +48,35 @@ def export_page(
     live: bool = True,
     notebooks: str = "",
 ) -> Path:
-    """Write demos, precomputed for all of their picks, into one HTML file that also computes other picks by itself.
+    """Write demos, precomputed for all of their picks, into one HTML file that also computes other
+    picks by itself.
 
-    Results are kept in a work folder by what they depend on, so that a run cut short goes on where it was.
+    Results are kept in a work folder by what they depend on, so that a run cut short goes on where
+    it was.
 
     Args:
         path: of the file.
         models: networks by name; None for the standard and the robust network shipped.
         dataset: name of the images, see `load_images`.
-        demos: by heading; None for all on `models` and `dataset`. Of a canvas only its opening stroke is computed.
+        demos: by heading; None for all on `models` and `dataset`. Of a canvas only its opening
+            stroke is computed.
         work: folder of results; None for one in the cache.
-        live: bring the networks and TensorFlow.js along (from the npm registry, kept in the cache). Where that cannot
-            be had, the page has precomputed results only, and a line says so.
+        live: bring the networks and TensorFlow.js along (from the npm registry, kept in the cache).
+            Where that cannot be had, the page has precomputed results only, and a line says so.
         notebooks: address of the folder of notebooks, to link to.
 
     Raises:
-        ValueError: the file cannot be written, or a network has an operation that the page does not know.
+        ValueError: the file cannot be written, or a network has an operation that the page does not
+            know.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     except OSError as error:
-        raise ValueError(f"path: cannot write {path} ({error.strerror}); name a file you may write") from error
+        raise ValueError(
+            f"path: cannot write {path} ({error.strerror}); name a file you may write"
+        ) from error
     if models is None:
         names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
         models = {label: load_model(name, device="cpu") for label, name in names.items()}
@@ -74,7 +84,9 @@ def export_page(
     folder.mkdir(parents=True, exist_ok=True)
     files, why = _library() if live else ({}, "so it was asked for")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # these networks are small: a core each for two picks beats two for one
+    torch.set_num_threads(
+        1
+    )  # these networks are small: a core each for two picks beats two for one
     try:
         if demos is None:
             name = list(models.values())[-1].name
@@ -101,7 +113,9 @@ def _library() -> tuple[Mapping[str, bytes], str]:
 def _compute(
     demos: Mapping[str, Demo], models: Mapping[str, Model], folder: Path, *, workers: int
 ) -> dict[str, dict[str, dict]]:
-    """The result of every pick, by demo and by the pickers' indices; from the folder where it is there."""
+    """The result of every pick, by demo and by the pickers' indices; from the folder where it is
+    there.
+    """
     about = hashlib.sha256(b"".join(digest(model) for model in models.values()))
     about.update(repr([model.classes for model in models.values()]).encode())
     for name in ("optimize", "passes", "objectives", "sites", "cut", "model", "representation"):
@@ -109,7 +123,10 @@ def _compute(
     for name in ("atlas", "demos", "distances", "inverting", "parts", "settings"):
         about.update((HERE / f"{name}.py").read_bytes())
     about.update((HERE.parent / "data" / "distortions.py").read_bytes())
-    recipes = {title: demo.recipe and demo.recipe.state(lambda model: model.name) for title, demo in demos.items()}
+    recipes = {
+        title: demo.recipe and demo.recipe.state(lambda model: model.name)
+        for title, demo in demos.items()
+    }
     tasks = [
         (title, pick)
         for title, demo in demos.items()
@@ -120,7 +137,14 @@ def _compute(
     def work_on(task: tuple[str, tuple[int, ...]]) -> dict:
         title, pick = task
         demo, key = demos[title], about.copy()
-        shown = (title, pick, demo.live.rows, demo.live.columns, demo.live.note, *(p.captions for p in demo.pickers))
+        shown = (
+            title,
+            pick,
+            demo.live.rows,
+            demo.live.columns,
+            demo.live.note,
+            *(p.captions for p in demo.pickers),
+        )
         key.update(f"{shown} {recipes[title]}".encode())
         for picker in demo.pickers:
             key.update(picker.pixels.numpy().tobytes())
@@ -135,11 +159,16 @@ def _compute(
     for title, demo in demos.items():
         if isinstance(demo.live, Paint):
             shown = demo.live.result
-            parts[title][""] = {"sheet": text_of(compress(shown["sheet"])), "captions": shown["captions"]}
+            parts[title][""] = {
+                "sheet": text_of(compress(shown["sheet"])),
+                "captions": shown["captions"],
+            }
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         runs = [pool.submit(work_on, task) for task in tasks]
         try:
-            for (title, pick), run in zip(tasks, tqdm(runs, desc="computing", unit="pick"), strict=True):
+            for (title, pick), run in zip(
+                tasks, tqdm(runs, desc="computing", unit="pick"), strict=True
+            ):
                 parts[title][",".join(map(str, pick))] = run.result()
         except BaseException:  # Ctrl-C among them: what is finished is kept, the rest is not begun
             pool.shutdown(cancel_futures=True)
@@ -168,6 +197,10 @@ def _all(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) 
         blog.interpolation(models, images[few], labels[few]),
         blog.misclassification(models, images, labels),
     ]
-    canvas = for_page(paint(models, images[:PAINTED], labels[:PAINTED], components=2), robust_first(models))
-    last = distances(models, images[:2], labels[:2])  # each brings its changes along, a tenth of a megabyte
+    canvas = for_page(
+        paint(models, images[:PAINTED], labels[:PAINTED], components=2), robust_first(models)
+    )
+    last = distances(
+        models, images[:2], labels[:2]
+    )  # each brings its changes along, a tenth of a megabyte
     return {**{demo.title: demo for demo in made}, "Paint with features": canvas, last.title: last}

@@ -1,4 +1,6 @@
-"""The exported page's text: its parts from files beside this one, filled with results, networks and the engine."""
+"""The exported page's text: its parts from files beside this one, filled with results, networks
+and the engine.
+"""
 
 import base64
 import hashlib
@@ -85,10 +87,19 @@ def html_page(
     weights = {name: network.pop("weights") for name, network in networks.items()}
     whole = {"sources": [ImagePicker._esm, Paint._esm], "demos": states, "networks": networks}
     state = json.dumps(whole, ensure_ascii=False).replace("</", "<\\/")
-    script, style = front_end("page.js", "page_paint.js", "page_start.js"), front_end("page.css") + Paint._css
+    script, style = (
+        front_end("page.js", "page_paint.js", "page_start.js"),
+        front_end("page.css") + Paint._css,
+    )
     credit = f"TensorFlow.js {VERSION}, © Google LLC, Apache License 2.0, computes in this page."
-    status = "The engine starts…" if files else f"This page holds precomputed results only: {html.escape(why)}."
-    named = "; ".join(f"{html.escape(label)}: <code>{html.escape(m.name)}</code>" for label, m in models.items())
+    status = (
+        "The engine starts…"
+        if files
+        else f"This page holds precomputed results only: {html.escape(why)}."
+    )
+    named = "; ".join(
+        f"{html.escape(label)}: <code>{html.escape(m.name)}</code>" for label, m in models.items()
+    )
     return Template(front_end("page.html")).substitute(
         policy=_policy(script, style, alive=bool(files)),
         style=style,
@@ -100,7 +111,10 @@ def html_page(
         dataset=f"<code>{html.escape(dataset)}</code>",
         credits=f"<p>{credit}</p>" if files else "",
         state=state,
-        weights="\n".join(f'<script type="text/plain" id="network-{k}">{text}</script>' for k, text in weights.items()),
+        weights="\n".join(
+            f'<script type="text/plain" id="network-{k}">{text}</script>'
+            for k, text in weights.items()
+        ),
         library=_engine(files) if files else "",
         script=script,
     )
@@ -117,13 +131,22 @@ def _engine(files: Mapping[str, bytes]) -> str:
     own = front_end("engine.js", "recipes.js", "worker.js").encode()
     code = b"\n".join([*(files[name] for name in names), own])
     wasm = files["tfjs-backend-wasm-simd.wasm"]
-    return json.dumps({"code": text_of(zlib.compress(code, 9)), "wasm": text_of(zlib.compress(wasm, 9))})
+    return json.dumps(
+        {"code": text_of(zlib.compress(code, 9)), "wasm": text_of(zlib.compress(wasm, 9))}
+    )
 
 
 def _policy(script: str, style: str, *, alive: bool) -> str:
     """What the page may do: run its own script and style, and nothing else; no request at all."""
-    hashes = [f"'sha256-{text_of(hashlib.sha256(text.encode()).digest())}'" for text in (script, style)]
-    rules = ["default-src 'none'", "img-src blob:", f"script-src {hashes[0]} blob:", f"style-src {hashes[1]}"]
+    hashes = [
+        f"'sha256-{text_of(hashlib.sha256(text.encode()).digest())}'" for text in (script, style)
+    ]
+    rules = [
+        "default-src 'none'",
+        "img-src blob:",
+        f"script-src {hashes[0]} blob:",
+        f"style-src {hashes[1]}",
+    ]
     if alive:
         rules[2] += " 'wasm-unsafe-eval'"
         rules.append("worker-src blob:")
@@ -131,7 +154,9 @@ def _policy(script: str, style: str, *, alive: bool) -> str:
 
 
 def _explanations() -> dict[str, str]:
-    found = re.findall(r'<template title="(.*?)">(.*?)</template>', front_end("explained.html"), re.DOTALL)
+    found = re.findall(
+        r'<template title="(.*?)">(.*?)</template>', front_end("explained.html"), re.DOTALL
+    )
     return {title: text.strip() for title, text in found}
 
 
@@ -140,7 +165,11 @@ def _notebook(title: str, address: str) -> str:
     if name is None:
         return ""
     file = f"{name}.ipynb"
-    shown = f"<a href='{html.escape(address.rstrip('/'))}/{file}'>{file}</a>" if address else f"<code>{file}</code>"
+    shown = (
+        f"<a href='{html.escape(address.rstrip('/'))}/{file}'>{file}</a>"
+        if address
+        else f"<code>{file}</code>"
+    )
     return f"<p class='more'>With numbers and their baselines: notebook {shown}.</p>"
 
 

@@ -20,9 +20,26 @@ from nbhelpers.types import Images, Indices
 from nbhelpers.widgets.atlas import chosen_components, raised
 from nbhelpers.widgets.image_picker import ImagePicker, encode, front_end
 from nbhelpers.widgets.live import Demo, Frame, Live, _picture
-from nbhelpers.widgets.parts import Models, Names, captions_of, fitted, noise_like, picker_of, robust_first
+from nbhelpers.widgets.parts import (
+    Models,
+    Names,
+    captions_of,
+    fitted,
+    noise_like,
+    picker_of,
+    robust_first,
+)
 from nbhelpers.widgets.settings import PAINTING, PERCENTILES
-from nbhelpers.widgets.strokes import ERASE, Stroke, as_text, follow, read_note, signed, strokes_of, write_note
+from nbhelpers.widgets.strokes import (
+    ERASE,
+    Stroke,
+    as_text,
+    follow,
+    read_note,
+    signed,
+    strokes_of,
+    write_note,
+)
 
 
 class Paint(Live):
@@ -31,8 +48,9 @@ class Paint(Live):
     Args:
         models: networks by name.
         picker: of the images to paint on.
-        palette: for each entry of it `label` of its network, `component`, `key` for names, `about`, a `thumbnail`, and
-            `maps`, (n, height, width), what a set of images has of it at each position.
+        palette: for each entry of it `label` of its network, `component`, `key` for names, `about`,
+            a `thumbnail`, and `maps`, (n, height, width), what a set of images has of it at each
+            position.
         steps: gradient steps of a stroke.
         radius: bound on what a stroke changes, L2 over the image, pixel units; infinite for none.
         note: how the pictures are computed.
@@ -44,7 +62,9 @@ class Paint(Live):
     _esm = front_end("elements.js", "paint.js")
     _css = front_end("image_picker.css", "paint.css")
     kind = Unicode("paint").tag(sync=True)
-    palette: List = List().tag(sync=True)  # label, component, about, thumbnail (base64 of a picture file)
+    palette: List = List().tag(
+        sync=True
+    )  # label, component, about, thumbnail (base64 of a picture file)
     names: Dict = Dict().tag(sync=True)  # "checkpoint:component" → what the user calls it
     chosen = Int(0).tag(sync=True)  # of the palette
     amounts = List(Unicode()).tag(sync=True)
@@ -63,8 +83,16 @@ class Paint(Live):
         note: str,
         seed: int,
     ):
-        super().__init__(self._paint, rows=[""], columns=["source", "painted"], about=PAINTING.about, note=note)
-        self._models, self._picker, self._steps, self._radius, self._seed = models, picker, steps, radius, seed
+        super().__init__(
+            self._paint, rows=[""], columns=["source", "painted"], about=PAINTING.about, note=note
+        )
+        self._models, self._picker, self._steps, self._radius, self._seed = (
+            models,
+            picker,
+            steps,
+            radius,
+            seed,
+        )
         self._pending: list[Stroke] = []
         self._opened: tuple[Images, list[Stroke]] | None = None  # of a note, to be painted next
         self._busy, self._discard, self._count, self._source = False, False, 0, 0
@@ -72,10 +100,14 @@ class Paint(Live):
         self._pictures: list[Images] = [_in_255ths(picker.pixels[:1])]
         self._now = self._pictures[0]
         self._maps = [entry["maps"] for entry in palette]
-        self.palette = [{key: value for key, value in entry.items() if key != "maps"} for entry in palette]
+        self.palette = [
+            {key: value for key, value in entry.items() if key != "maps"} for entry in palette
+        ]
         self.amounts = [*(f"{p:g} %" for p in PERCENTILES), "no end"]
         self.at, self.size = len(PERCENTILES), list(picker.pixels.shape[-2:])
-        self.names = {key: name for key, name in _kept().items() if key in {entry["key"] for entry in palette}}
+        self.names = {
+            key: name for key, name in _kept().items() if key in {entry["key"] for entry in palette}
+        }
         self.observe(lambda change: _keep_names(change["new"]), "names")
         self.on_msg(self._on_message)
 
@@ -85,7 +117,9 @@ class Paint(Live):
         return self._pictures[-1]
 
     def request(self, pick: tuple[int, ...]):
-        """As `Live.request`; nothing is remembered, since a result depends on the strokes before it."""
+        """As `Live.request`; nothing is remembered, since a result depends on the strokes before
+        it.
+        """
         with self._state:
             self._memory.clear()
             return super().request(pick)
@@ -95,7 +129,8 @@ class Paint(Live):
 
         Args:
             mask: (h, w), 0 to 1; the descent leaves what lies outside as it is, see `within`.
-            component: which of the palette, `ERASE` to put the source back; None for the chosen one.
+            component: which of the palette, `ERASE` to put the source back; None for the chosen
+                one.
             amount: which of the amounts; None for the slider's.
 
         Returns:
@@ -110,7 +145,9 @@ class Paint(Live):
         mask = (mask * 255).round() / 255  # as the note keeps it
         which = self.chosen if component is None else component
         if not ERASE <= which < len(self.palette):
-            raise IndexError(f"component: got {which}, wanted 0 to {len(self.palette) - 1} of the palette")
+            raise IndexError(
+                f"component: got {which}, wanted 0 to {len(self.palette) - 1} of the palette"
+            )
         entry = self.palette[max(which, 0)]
         made = Stroke(
             mask,
@@ -130,11 +167,17 @@ class Paint(Live):
             return self.request((self._source, self._count))
 
     def _ceiling(self, which: int, mask: Tensor, amount: int) -> float:
-        """The amount as an activation: the percentile, over the set, of the component in this region."""
+        """The amount as an activation: the percentile, over the set, of the component in this
+        region.
+        """
         if amount >= len(PERCENTILES):
             return float("inf")
         shares = region_shares(self._models[self.palette[which]["label"]], mask)
-        values = self._maps[which].sum((1, 2)) if shares is None else (self._maps[which] * shares[0].cpu()).sum((1, 2))
+        values = (
+            self._maps[which].sum((1, 2))
+            if shares is None
+            else (self._maps[which] * shares[0].cpu()).sum((1, 2))
+        )
         return values.quantile(PERCENTILES[amount] / 100).item()
 
     def undo(self) -> None:
@@ -153,13 +196,16 @@ class Paint(Live):
             self._show(self._newest, _picture(frame, 0) | {"text": f"{self.done} strokes"}, "done")
 
     def export(self) -> bytes:
-        """A PNG file of the picture, with the note of what was done among its texts; see `replay`."""
+        """A PNG file of the picture, with the note of what was done among its texts; see
+        `replay`.
+        """
         with self._state:
             note = write_note(self._models, self._pictures[0], self._strokes, seed=self._seed)
             return signed(encode(self.image[None]), note)
 
     def reopen(self, file: bytes, name: str):
-        """Paint again what a saved picture's note says, in place of what is there; it can be painted on.
+        """Paint again what a saved picture's note says, in place of what is there; it can be
+        painted on.
 
         Args:
             file: a PNG that `export` gave.
@@ -185,7 +231,9 @@ class Paint(Live):
         return torch.stack([self._pictures[0].cpu(), self._now.cpu()], 1), [["", ""]]
 
     def _paint(self, source: int, count: int = 0) -> Iterator[Frame]:
-        """Without a count: a new source. Else all strokes that wait, to their end or until the run is left."""
+        """Without a count: a new source. Else all strokes that wait, to their end or until the
+        run is left.
+        """
         with self._state:
             opened, self._opened = self._opened, None
             if not count:
@@ -228,7 +276,9 @@ class Paint(Live):
         self._now, self.done = source, 0
 
     def _commit(self, stroke: Stroke, step: Step) -> None:
-        self._strokes.append(replace(stroke, until=None if step.index == step.total else step.index))
+        self._strokes.append(
+            replace(stroke, until=None if step.index == step.total else step.index)
+        )
         self._pictures.append(step.images.cpu())
         self.done = len(self._strokes)
 
@@ -237,7 +287,10 @@ class Paint(Live):
         try:  # an exception in a message handler never reaches the page
             if kind == "stroke":
                 mask = numpy.frombuffer(bytes(buffers[0]), numpy.uint8).reshape(self.size)
-                self.stroke(torch.from_numpy(mask / numpy.float32(255)), ERASE if content.get("erase") else None)
+                self.stroke(
+                    torch.from_numpy(mask / numpy.float32(255)),
+                    ERASE if content.get("erase") else None,
+                )
             elif kind == "undo":
                 self.undo()
             elif kind == "export":
@@ -264,7 +317,8 @@ def paint(
 ) -> Demo:
     """Paint components of a network's representation into an image; the demo of notebook 7.
 
-    The palette has, for each network, one component for every class (up to ten) that `labels` know, and more by seed.
+    The palette has, for each network, one component for every class (up to ten) that `labels` know,
+    and more by seed.
 
     Args:
         models: networks by name.
@@ -272,20 +326,31 @@ def paint(
         labels: (n,) classes, −1 where unknown, or a text for each; None for what each network sees.
         components: more of them by their indices, or how many to draw by the seed.
         sources: the first so many images can be picked.
-        radius: bound on what a stroke changes, L2 over the image, pixel units; None is 5.7 for 32-pixel images, and
-            grows with the side.
+        radius: bound on what a stroke changes, L2 over the image, pixel units; None is 5.7 for
+            32-pixel images, and grows with the side.
         steps: gradient steps of a stroke; None is the notebook's, and 25 above 64 pixels.
         seed: of components and noise.
     """
     models, images = robust_first(models), fitted(models, images)
     names, steps = captions_of(models, labels, len(images)), PAINTING.steps_for(images, steps)
-    picker = picker_of(models, images[:sources], names[:sources], label="Choose an image to paint on", columns=6)
+    picker = picker_of(
+        models, images[:sources], names[:sources], label="Choose an image to paint on", columns=6
+    )
     palette = [
-        entry for label in models for entry in _entries(label, models[label], images, names, components, steps, seed)
+        entry
+        for label in models
+        for entry in _entries(label, models[label], images, names, components, steps, seed)
     ]
     bound = PAINTING.ball(images, radius) or math.inf
-    ball = f", inside it all pixels together by {bound:.3g} at most (L2)" if math.isfinite(bound) else ""
-    note = f"{steps} steps of normalised gradient descent for each stroke; outside the brush nothing changes{ball}."
+    ball = (
+        f", inside it all pixels together by {bound:.3g} at most (L2)"
+        if math.isfinite(bound)
+        else ""
+    )
+    note = (
+        f"{steps} steps of normalised gradient descent for each stroke; outside the brush "
+        f"nothing changes{ball}."
+    )
     live = Paint(models, picker, palette, steps=steps, radius=bound, note=note, seed=seed)
     demo = Demo("Paint", [picker], live)
     mask, (height, width) = torch.zeros(live.size), live.size
@@ -324,7 +389,11 @@ def _entries(
         maps = represent(model, images, positions=True).unflatten(1, model.positions)
     entries = []
     for component, drawn in zip(found, last.images.cpu(), strict=True):
-        top = [model.classes[k] for k in kinds[features[:, component].topk(min(10, len(images))).indices] if k >= 0]
+        top = [
+            model.classes[k]
+            for k in kinds[features[:, component].topk(min(10, len(images))).indices]
+            if k >= 0
+        ]
         often = sorted(set(top), key=lambda name: -top.count(name))[:2]
         entries.append(
             {
@@ -345,7 +414,10 @@ def _file() -> Path:
 
 def _kept() -> dict[str, str]:
     try:
-        return {str(key): str(name) for key, name in json.loads(_file().read_text(encoding="utf-8")).items()}
+        return {
+            str(key): str(name)
+            for key, name in json.loads(_file().read_text(encoding="utf-8")).items()
+        }
     except (OSError, ValueError, AttributeError):  # none yet, or not of our making
         return {}
 

@@ -11,7 +11,8 @@ from nbhelpers.widgets.strokes import read_note
 
 
 def for_page(demo: Demo, models: Models) -> Demo:
-    """The demo of `paint` with a recipe: per component what the set has of it at each position, in half precision.
+    """The demo of `paint` with a recipe: per component what the set has of it at each position, in
+    half precision.
 
     Args:
         demo: as `paint` made it, with the stroke that it opens on.
@@ -26,7 +27,11 @@ def for_page(demo: Demo, models: Models) -> Demo:
     order, note = list(models), read_note(live.export(), "painted.png")
     live.opens = False  # the page paints notes, and reads none
     palette = [
-        {"network": order.index(entry["label"]), "component": entry["component"], "maps": maps[:, None]}
+        {
+            "network": order.index(entry["label"]),
+            "component": entry["component"],
+            "maps": maps[:, None],
+        }
         for entry, maps in zip(live.palette, live._maps, strict=True)
     ]
     numbers: dict[str, Any] = {"palette": palette, "percentiles": list(PERCENTILES), "note": note}

@@ -1,4 +1,6 @@
-"""What the demos are made of: pickers with captions, runs in step, sheets of pictures, and what networks say."""
+"""What the demos are made of: pickers with captions, runs in step, sheets of pictures, and what
+networks say.
+"""
 
 import contextlib
 import math
@@ -42,7 +44,10 @@ def fitted(models: Models, images: Images) -> Images:
     if len(wanted) == 1 and images.ndim == 4 and images.shape[1] == 1:
         return images.expand(-1, *wanted, -1, -1)
     if wanted != {images.shape[1]}:
-        raise ValueError(f"images: got {images.shape[1]} channels, the networks take {sorted(wanted)}; convert them")
+        raise ValueError(
+            f"images: got {images.shape[1]} channels, the networks take {sorted(wanted)}; convert "
+            "them"
+        )
     return images
 
 
@@ -53,7 +58,8 @@ def noise_like(images: Images, n: int, seed: int) -> Images:
 
 
 def captions_of(models: Models, labels: Names, n: int) -> list[str]:
-    """A text for each of `n` images: its class's name, its own text, or nothing where the class is unknown.
+    """A text for each of `n` images: its class's name, its own text, or nothing where the class is
+    unknown.
 
     Raises:
         ValueError: not `n` labels, or one beyond the networks' classes.
@@ -69,7 +75,8 @@ def captions_of(models: Models, labels: Names, n: int) -> list[str]:
     for label in given:
         if not _is_label(label, len(classes)):
             raise ValueError(
-                f"labels: got {label!r}, wanted 0 to {len(classes) - 1}, the networks' classes, or -1 for unknown"
+                f"labels: got {label!r}, wanted 0 to {len(classes) - 1}, the networks' classes, or "
+                "-1 for unknown"
             )
     return ["" if int(label) < 0 else classes[int(label)] for label in given]
 
@@ -90,16 +97,22 @@ def picker_of(
     selected: int = 0,
     columns: int = 8,
 ) -> ImagePicker:
-    """Images to pick from, and more under their own titles, each group perhaps with its captions."""
+    """Images to pick from, and more under their own titles, each group perhaps with its
+    captions.
+    """
     groups, names = {"test set": fitted(models, images)}, captions_of(models, labels, len(images))
     for title, given in (others or {}).items():
         batch, texts = given if isinstance(given, tuple) else (given, None)
         groups[title] = fitted(models, batch)
         names += captions_of(models, texts, len(batch))
-    return ImagePicker(groups, captions=names, label=label, selected=selected, columns=columns, upload=True)
+    return ImagePicker(
+        groups, captions=names, label=label, selected=selected, columns=columns, upload=True
+    )
 
 
-def pair_of(models: Models, images: Images, labels: Names, first: str, second: str) -> tuple[ImagePicker, ImagePicker]:
+def pair_of(
+    models: Models, images: Images, labels: Names, first: str, second: str
+) -> tuple[ImagePicker, ImagePicker]:
     """Two pickers over the same images."""
     one, two = (
         picker_of(models, images, labels, label=label, selected=min(k, len(images) - 1), columns=6)
@@ -109,13 +122,23 @@ def pair_of(models: Models, images: Images, labels: Names, first: str, second: s
 
 
 def live_of(
-    plan: Plan, rows: Sequence[str], columns: Sequence[str], *, slider: str = "", about: str = "", note: str = ""
+    plan: Plan,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    slider: str = "",
+    about: str = "",
+    note: str = "",
 ) -> Live:
-    """A live table of a plan: given the picked indices it returns the runs, and how to draw a moment of them."""
+    """A live table of a plan: given the picked indices it returns the runs, and how to draw a
+    moment of them.
+    """
 
     def job(*pick: int) -> Iterator[Frame]:
         runs, draw = plan(*pick)
-        for now in zip(*runs, strict=True):  # in step, so that the networks' pictures form side by side
+        for now in zip(
+            *runs, strict=True
+        ):  # in step, so that the networks' pictures form side by side
             yield Frame(now[0].index, now[0].total, partial(draw, now))
 
     return Live(job, rows=rows, columns=columns, slider=slider, about=about, note=note)
@@ -123,14 +146,21 @@ def live_of(
 
 def note_of(steps: int, start: str) -> str:
     """How the pictures were computed, for the line under them."""
-    return f"{steps} steps of normalised gradient descent from {start}; momentum, decaying step size, no image prior."
+    return (
+        f"{steps} steps of normalised gradient descent from {start}; momentum, decaying step "
+        "size, no image prior."
+    )
 
 
 def switched(live: Live, models: Models, images: Images, positions: bool) -> Live:
-    """The table with a switch between both forms of the representation, where the networks have both for images."""
+    """The table with a switch between both forms of the representation, where the networks have
+    both for images.
+    """
     try:
         with torch.no_grad():
-            found = [form(model, 0)(images[:1].to(model.device)).shape[1] for model in models.values()]
+            found = [
+                form(model, 0)(images[:1].to(model.device)).shape[1] for model in models.values()
+            ]
     except ValueError:  # a network has positions for images of its own size only
         return live
     if found != [model.components for model in models.values()]:
@@ -158,13 +188,22 @@ def matched(
     with torch.no_grad():
         goal = match(f(target))
     project = box if radius is None else l2_ball(start, radius)
-    yield from descend(f, goal, start, steps=steps, step_size=settings.step(steps, start), project=project)
+    yield from descend(
+        f, goal, start, steps=steps, step_size=settings.step(steps, start), project=project
+    )
 
 
 def mixed(
-    f: Callable[[Images], Features], start: Images, amounts: Tensor, *, settings: Settings, steps: int
+    f: Callable[[Images], Features],
+    start: Images,
+    amounts: Tensor,
+    *,
+    settings: Settings,
+    steps: int,
 ) -> Iterable[Step]:
-    """From mixed pixels towards the mixes of the representations of both ends; all on the representation's device."""
+    """From mixed pixels towards the mixes of the representations of both ends; all on the
+    representation's device.
+    """
     yield from previewed(start, steps)
     with torch.no_grad():
         ends = f(start[[0, -1]])
@@ -173,7 +212,9 @@ def mixed(
 
 
 def previewed(start: Images, steps: int) -> Iterable[Step]:
-    """Large start images as a step of their own, without losses: there before the first pass has ended."""
+    """Large start images as a step of their own, without losses: there before the first pass has
+    ended.
+    """
     if max(start.shape[-2:]) > LARGE:
         yield Step(0, steps, start, start.new_full((len(start),), math.nan))
 
@@ -204,7 +245,9 @@ def matches(models: Models, now: Sequence[Step]) -> list[str]:
 
 
 def said(model: Model, step: Step, text: Callable[..., str]) -> list[str]:
-    """A text for every picture, out of its place, its loss and the class that the network gives it; "" in a preview."""
+    """A text for every picture, out of its place, its loss and the class that the network gives
+    it; "" in a preview.
+    """
     if preview(step):
         return [""] * len(step.images)
     pairs = zip(step.losses.tolist(), seen(model, step.images), strict=True)

@@ -1,4 +1,6 @@
-"""How each experiment is run, in its notebook and in its demo, and the sentence that says what one sees."""
+"""How each experiment is run, in its notebook and in its demo, and the sentence that says what
+one sees.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +10,9 @@ from nbhelpers.types import Images
 
 @dataclass(frozen=True)
 class Settings:
-    """An experiment's numbers. A test holds its notebook's parameters to them; lengths are for 32-pixel images."""
+    """An experiment's numbers. A test holds its notebook's parameters to them; lengths are for
+    32-pixel images.
+    """
 
     steps: int  # gradient steps in the notebook
     step_size: float  # L2 length of the first step, pixel units
@@ -17,83 +21,98 @@ class Settings:
     about: str = ""
 
     def steps_for(self, images: Images, steps: int | None) -> int:
-        """The steps that were given, or the demo's own: fewer for large images, while somebody waits."""
-        return steps if steps is not None else self.live if max(images.shape[-2:]) <= LARGE else min(self.live, FEWER)
+        """The steps that were given, or the demo's own: fewer for large images, while somebody
+        waits.
+        """
+        return (
+            steps
+            if steps is not None
+            else self.live
+            if max(images.shape[-2:]) <= LARGE
+            else min(self.live, FEWER)
+        )
 
     def step(self, steps: int, images: Images) -> float:
-        """Length of the first step of a run of so many steps: fewer steps are longer, as in `descend`."""
+        """Length of the first step of a run of so many steps: fewer steps are longer, as in
+        `descend`.
+        """
         return first_step(self.step_size, self.steps, steps=steps, shape=images.shape)
 
     def ball(self, images: Images, radius: float | None) -> float | None:
         """The radius that was given, or the experiment's own for images of this size."""
-        return radius if radius is not None or self.radius is None else self.radius * relative_diagonal(images.shape)
+        return (
+            radius
+            if radius is not None or self.radius is None
+            else self.radius * relative_diagonal(images.shape)
+        )
 
 
 BRITTLENESS = Settings(
     steps=100,
     step_size=0.2,
     radius=1.0,
-    about="A small change of the source, looked for by gradient descent, brings its representation as near to the "
-    "target's as it can. The standard network's comes close though the picture still shows the source; the robust "
-    "network's does not get far.",
+    about="A small change of the source, looked for by gradient descent, brings its representation "
+    "as near to the target's as it can. The standard network's comes close though the picture "
+    "still shows the source; the robust network's does not get far.",
 )
 INVERSION = Settings(
     steps=200,
     step_size=0.2,
-    about="The image is thrown away and only its representation is kept, the numbers before the network's last "
-    "layer. From noise, an image with the same representation is looked for.",
+    about="The image is thrown away and only its representation is kept, the numbers before the "
+    "network's last layer. From noise, an image with the same representation is looked for.",
 )
 SERIES = Settings(
     steps=200,
     step_size=0.2,
-    about="The same image, rebuilt from its representation in networks that were trained against perturbations up "
-    "to ε: the picture comes with robustness.",
+    about="The same image, rebuilt from its representation in networks that were trained against "
+    "perturbations up to ε: the picture comes with robustness.",
 )
 VISUALIZATION = Settings(
     steps=100,
     step_size=0.1,
-    about="Gradient descent from noise, and from an image in the last column, turns one component up. Below stand "
-    "the images of the set that activate it most and least. The seed draws the components, nobody chose them; the "
-    "other network's is the one that correlates with it most over the set (r).",
+    about="Gradient descent from noise, and from an image in the last column, turns one component "
+    "up. Below stand the images of the set that activate it most and least. The seed draws the "
+    "components, nobody chose them; the other network's is the one that correlates with it most "
+    "over the set (r).",
 )
 MANIPULATION = Settings(
     steps=100,
     step_size=0.1,
-    about="One component is raised in a source image, to a percentile of its activation over the set: 99 is as "
-    "strong as in the strongest of a hundred images.",
+    about="One component is raised in a source image, to a percentile of its activation over the "
+    "set: 99 is as strong as in the strongest of a hundred images.",
 )
 INTERPOLATION = Settings(
     steps=100,
     step_size=0.2,
-    about="Between two images: mixed pixels are a double exposure. Below, images whose representation is the mix of "
-    "the two representations.",
+    about="Between two images: mixed pixels are a double exposure. Below, images whose "
+    "representation is the mix of the two representations.",
 )
 MISCLASSIFICATION = Settings(
     steps=60,
     step_size=0.1,
     radius=5.7,
     live=60,
-    about="Each network gets this image wrong. A component that adds most to the wrong class is turned up, within a "
-    "ball in which the picture survives: what grows, and where, hints at what the network saw. A random component "
-    "is the control.",
+    about="Each network gets this image wrong. A component that adds most to the wrong class is "
+    "turned up, within a ball in which the picture survives: what grows, and where, hints at what "
+    "the network saw. A random component is the control.",
 )
 PAINTING = Settings(
     steps=30,
     step_size=0.8,
     radius=5.7,
     live=30,
-    about="Choose a component and paint: it is raised under the brush, as far as a ball lets it in which the picture "
-    "survives, or up to a percentile of what the set has there. No pixel elsewhere changes. Both networks' components "
-    "are there; paint the same place with each.",
+    about="Choose a component and paint: it is raised under the brush, as far as a ball lets it in "
+    "which the picture survives, or up to a percentile of what the set has there. No pixel "
+    "elsewhere changes. Both networks' components are there; paint the same place with each.",
 )
 DISTANCE = Settings(
     steps=30,
     step_size=0.4,
     radius=2.0,
     live=30,
-    about="Changes of one image that are all equally long in pixels, from left to right as far as each network finds "
-    "them. A change that was looked for against the standard network hardly shows, and is further away to it than "
-    "another picture.",
+    about="Changes of one image that are all equally long in pixels, from left to right as far as "
+    "each network finds them. A change that was looked for against the standard network hardly "
+    "shows, and is further away to it than another picture.",
 )
 
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set

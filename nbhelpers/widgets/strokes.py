@@ -1,4 +1,6 @@
-"""Strokes of the canvas, and the note that a saved picture carries: what was painted, so that it can be again."""
+"""Strokes of the canvas, and the note that a saved picture carries: what was painted, so that it
+can be again.
+"""
 
 import base64
 import functools
@@ -59,7 +61,10 @@ def follow(model: Model, stroke: Stroke, image: Images, source: Images) -> Itera
         yield Step(0, 0, torch.lerp(image, source.to(image), mask), image.new_zeros(1))
         return
     inside = l2_ball(image, stroke.radius) if math.isfinite(stroke.radius) else box
-    project, goal = within(mask, image, inside=inside), activate(stroke.component, ceiling=stroke.ceiling)
+    project, goal = (
+        within(mask, image, inside=inside),
+        activate(stroke.component, ceiling=stroke.ceiling),
+    )
     options = {"steps": stroke.steps, "step_size": stroke.step_size, "project": project}
     for step in descend(region(model, mask), goal, image, **options):  # type: ignore[arg-type]
         yield step
@@ -67,7 +72,9 @@ def follow(model: Model, stroke: Stroke, image: Images, source: Images) -> Itera
             return
 
 
-def write_note(models: Models, source: Images, strokes: Sequence[Stroke], *, seed: int) -> dict[str, Any]:
+def write_note(
+    models: Models, source: Images, strokes: Sequence[Stroke], *, seed: int
+) -> dict[str, Any]:
     """What was done, for `replay`: networks, components, amounts, masks and the source.
 
     Args:
@@ -86,7 +93,9 @@ def write_note(models: Models, source: Images, strokes: Sequence[Stroke], *, see
         "strokes": [
             {
                 **vars(stroke),
-                "ceiling": stroke.ceiling if math.isfinite(stroke.ceiling) else None,  # JSON has no infinity
+                "ceiling": stroke.ceiling
+                if math.isfinite(stroke.ceiling)
+                else None,  # JSON has no infinity
                 "radius": stroke.radius if math.isfinite(stroke.radius) else None,
                 "mask": as_text(encode(stroke.mask[None, None, None])),
             }
@@ -113,7 +122,9 @@ def read_note(file: bytes, name: str) -> dict[str, Any]:
     try:
         with PIL.Image.open(io.BytesIO(file)) as opened:
             note = json.loads(getattr(opened, "text", {})[KEY])
-    except Exception:  # no picture, no note in it, none of our making; damaged files make Pillow raise anything
+    except (
+        Exception
+    ):  # no picture, no note in it, none of our making; damaged files make Pillow raise anything
         note = None
     if not isinstance(note, dict):
         raise ValueError(f"note: {name} has none; give a PNG that the canvas saved")
@@ -121,7 +132,8 @@ def read_note(file: bytes, name: str) -> dict[str, Any]:
 
 
 def strokes_of(note: Mapping[str, Any], models: Models) -> tuple[Images, list[Stroke]]:
-    """The source, (1, c, h, w), and the strokes of a note, with the labels that these networks have here.
+    """The source, (1, c, h, w), and the strokes of a note, with the labels that these networks have
+    here.
 
     Args:
         note: as `write_note` gives it.
@@ -136,21 +148,33 @@ def strokes_of(note: Mapping[str, Any], models: Models) -> tuple[Images, list[St
         for kept in note["strokes"]:
             label = kept["network"]
             if label not in labels:
-                labels[label] = _among(models, note["networks"][label], note.get("weights", {}).get(label))
-            numbers = {key: math.inf if kept.get(key) is None else float(kept[key]) for key in ("ceiling", "radius")}
+                labels[label] = _among(
+                    models, note["networks"][label], note.get("weights", {}).get(label)
+                )
+            numbers = {
+                key: math.inf if kept.get(key) is None else float(kept[key])
+                for key in ("ceiling", "radius")
+            }
             mask = _pixels(kept["mask"])[0, 0]
             stroke = Stroke(**{**kept, **numbers, "mask": mask, "network": labels[label]})
             within(mask, source)  # of the source's size
             if not ERASE <= stroke.component < (most := models[stroke.network].components):
-                raise IndexError(f"component: got {stroke.component}, wanted 0 to {most - 1} of {label}")
+                raise IndexError(
+                    f"component: got {stroke.component}, wanted 0 to {most - 1} of {label}"
+                )
             strokes.append(stroke)
     except (KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(f"note: it is damaged ({type(error).__name__}: {error}); save the picture again") from None
+        raise ValueError(
+            f"note: it is damaged ({type(error).__name__}: {error}); save the picture again"
+        ) from None
     return source, strokes
 
 
 def replay(
-    note: str | os.PathLike[str] | Mapping, *, models: Models | None = None, device: str | torch.device = "auto"
+    note: str | os.PathLike[str] | Mapping,
+    *,
+    models: Models | None = None,
+    device: str | torch.device = "auto",
 ) -> Images:
     """Paint again what a note says, (1, c, h, w).
 
@@ -163,7 +187,9 @@ def replay(
         ValueError: a file without a note, or another network under a name of it.
         IndexError: a component that the network does not have.
     """
-    given = note if isinstance(note, Mapping) else read_note(Path(note).read_bytes(), Path(note).name)
+    given = (
+        note if isinstance(note, Mapping) else read_note(Path(note).read_bytes(), Path(note).name)
+    )
     if models is None:
         used = {stroke["network"] for stroke in given["strokes"]}
         load = functools.partial(load_model, device=device)

@@ -13,7 +13,14 @@ import torch
 
 warnings.simplefilter("ignore")
 # Imported by the package at once, and used by nothing here.
-for absent in ("pkg_resources", "autoattack", "autoattack.state", "gdown", "torchdiffeq", "geotorch"):
+for absent in (
+    "pkg_resources",
+    "autoattack",
+    "autoattack.state",
+    "gdown",
+    "torchdiffeq",
+    "geotorch",
+):
     sys.modules[absent] = MagicMock()
 
 from robustbench.model_zoo import cifar10  # noqa: E402
@@ -24,17 +31,27 @@ from robustbench.utils import rm_substr_from_state_dict  # noqa: E402
 # Its network, and how to save a state dict of it.
 CASES = {
     "Engstrom2019Robustness": (cifar10.Engstrom2019RobustnessNet, lambda state: state),
-    "Modas2021PRIMEResNet18": (cifar10.Modas2021PRIMEResNet18, lambda state: {f"module.{k}": state[k] for k in state}),
+    "Modas2021PRIMEResNet18": (
+        cifar10.Modas2021PRIMEResNet18,
+        lambda state: {f"module.{k}": state[k] for k in state},
+    ),
     "Sehwag2021Proxy_R18": (ResNet18, lambda state: {f"module.{k}": state[k] for k in state}),
     "Carmon2019Unlabeled": (
         lambda: WideResNet(depth=16, widen_factor=2, sub_block1=True),
-        lambda state: {"state_dict": {f"module.{k}": state[k] for k in state}, "epoch": 200, "num_classes": 10},
+        lambda state: {
+            "state_dict": {f"module.{k}": state[k] for k in state},
+            "epoch": 200,
+            "num_classes": 10,
+        },
     ),
     "Chen2020Efficient": (
         lambda: cifar10.Chen2020EfficientNet(depth=16, widen_factor=2),
         lambda state: {"state_dict": {f"module.model.{k}": state[k] for k in state}},
     ),
-    "Rade2021Helper": (lambda: WideResNet(depth=10, widen_factor=1), lambda state: {"last": state, "best": state}),
+    "Rade2021Helper": (
+        lambda: WideResNet(depth=10, widen_factor=1),
+        lambda state: {"last": state, "best": state},
+    ),
 }
 
 if __name__ == "__main__":

@@ -20,9 +20,13 @@ import dill  # noqa: E402  isort: skip
 from robustness import datasets, model_utils  # noqa: E402  isort: skip
 
 if __name__ == "__main__":
-    model, _ = model_utils.make_and_restore_model(arch=sys.argv[1], dataset=datasets.ImageNet("/nowhere"))
+    model, _ = model_utils.make_and_restore_model(
+        arch=sys.argv[1], dataset=datasets.ImageNet("/nowhere")
+    )
     for file in map(Path, sys.argv[2:]):
         with np.load(file.with_suffix(".npz")) as arrays:
-            model.model.load_state_dict({key: torch.from_numpy(arrays[key]) for key in arrays.files})
+            model.model.load_state_dict(
+                {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+            )
         saved = {"model": torch.nn.DataParallel(model).state_dict(), "epoch": 13, "nat_prec1": 57.9}
         torch.save(saved, file, pickle_module=dill)

@@ -55,8 +55,19 @@ def write(folder: Path, kind: type, arch: str, size: int) -> None:
             "attack_lr": 0.2,
             "attack_steps": 1,
         }
-        | {"epochs": 1, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "log_iters": 1, "save_ckpt_iters": 1}
-        | {"custom_lr_multiplier": "[(0, 1.0), (1, 0.5)]", "lr_interpolation": "linear", "random_start": 0}
+        | {
+            "epochs": 1,
+            "lr": 0.01,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "log_iters": 1,
+            "save_ckpt_iters": 1,
+        }
+        | {
+            "custom_lr_multiplier": "[(0, 1.0), (1, 0.5)]",
+            "lr_interpolation": "linear",
+            "random_start": 0,
+        }
         | {"use_best": 0, "random_restarts": 0, "adv_eval": 0}
     )
     args = defaults.check_and_fill_args(args, defaults.TRAINING_ARGS, kind)
@@ -68,7 +79,9 @@ def write(folder: Path, kind: type, arch: str, size: int) -> None:
     # The saved file, restored by the library itself: it knows its own format best.
     whole = torch.load
     torch.load = lambda *args, **options: whole(*args, **options, weights_only=False)
-    model, saved = model_utils.make_and_restore_model(arch=arch, dataset=dataset, resume_path=str(latest))
+    model, saved = model_utils.make_and_restore_model(
+        arch=arch, dataset=dataset, resume_path=str(latest)
+    )
     torch.load = whole
     model.eval()
     (logits, latent), _ = model(images, with_latent=True)
@@ -81,12 +94,24 @@ def write(folder: Path, kind: type, arch: str, size: int) -> None:
     _, attacked = model(images, labels, constraint="2", eps=0.3, step_size=0.5, **common)
     target = latent.roll(1, 0).detach()
     _, inverted = model(
-        images, target, constraint="2", eps=1000, step_size=1, targeted=True, custom_loss=inversion, **common
+        images,
+        target,
+        constraint="2",
+        eps=1000,
+        step_size=1,
+        targeted=True,
+        custom_loss=inversion,
+        **common,
     )
     np.savez(
         folder / "computed.npz",
         **{k: v.detach().numpy() for k, v in gradients.items()},
-        **{"images": images, "labels": labels, "logits": logits.detach(), "latent": latent.detach()},
+        **{
+            "images": images,
+            "labels": labels,
+            "logits": logits.detach(),
+            "latent": latent.detach(),
+        },
         **{"attacked": attacked.detach(), "inverted": inverted.detach(), "target": target},
         **{"mean": dataset.mean, "std": dataset.std},
     )

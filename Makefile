@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Two files at a time, a thread each: twice as fast on two cores as one after the other; three at a time are no faster.
 ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo imagenet test lab gallery bench notebooks format clean
+.PHONY: demo imagenet test lab gallery bench notebooks format pins clean
 
 demo: .venv/.installed  ## run the notebooks into runs/demo and show their numbers
 	$(BIN)/nbhelpers demo
@@ -38,11 +38,23 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/.installed: pyproject.toml
+# `make … PINS=` sets up the newest versions that pyproject.toml allows in place of the pinned ones.
+PINS ?= --constraint constraints.txt
+
+.venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PINS) uv
+	$(BIN)/uv pip install --python $(BIN)/python $(PINS) -e '.[dev]'
 	touch $@
+
+# One file for all systems and Pythons: markers say which line is for which. Without the index's address, or anything else
+# of this machine.
+pins:  ## pin the newest versions that pyproject.toml allows, into constraints.txt
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
+	@echo "# Written by \`make pins\`: what make and the workflows install. \`pip install nbhelpers\` keeps to pyproject.toml." > .pins
+	echo uv | $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml - >> .pins
+	@mv .pins constraints.txt
 
 # The peers' own old packages, for comparison in tests; apart, so that they cannot change ours.
 .peers/.installed: tests/peers/requirements.txt .venv/.installed

@@ -5,6 +5,7 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -69,3 +70,42 @@ def test_one_version_everywhere() -> None:
         *(f"## [{name}] - {day}" for name, day in dated),
     ]
     assert dated == sorted(dated, key=lambda one: [*map(int, one[0].split("."))], reverse=True)
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_may_do_little_and_ends(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"} and workflow["concurrency"]["group"]
+    for name, job in workflow["jobs"].items():
+        assert job["timeout-minutes"] <= 60, name
+        for step in job["steps"]:
+            if "uses" in step:
+                where, _, at = step["uses"].partition("@")
+                assert where.startswith("./") or re.fullmatch(r"v\d+|release/v\d+", at), step[
+                    "uses"
+                ]
+            # What others can name, such as a branch, must reach a shell as a variable only.
+            assert "${{" not in step.get("run", ""), step["run"]
+
+
+def test_every_target_that_a_workflow_makes_is_there() -> None:
+    targets = re.findall(r"^([a-z./]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    for path in WORKFLOWS:
+        jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()
+        lines = "\n".join(step.get("run", "") for job in jobs for step in job["steps"])
+        made = re.findall(r"\bmake ([a-z./]+)", lines)
+        assert {*made} <= {*targets, "check"}, path.name
+
+
+def test_windows_is_tested_with_the_lines_of_the_first_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```powershell\n(.*?)^```", readme, flags=re.M | re.S)
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    run = [step["run"] for step in workflow["jobs"]["windows"]["steps"] if "run" in step]
+    shown = [line.partition("  #")[0] for line in lines.splitlines()]
+    assert len(run) == len(shown)
+    for line, wanted in zip(run, shown, strict=True):
+        assert line.startswith(wanted), f"README has {wanted!r}"

@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Two files at a time, a thread each: twice as fast on two cores as one after the other; three at a time are no faster.
 ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo imagenet test lab gallery bench notebooks format pins clean
+.PHONY: demo imagenet test lab gallery api site bench notebooks format pins clean
 
 demo: .venv/.installed  ## run the notebooks into runs/demo and show their numbers
 	$(BIN)/nbhelpers demo
@@ -27,6 +27,12 @@ lab: .venv/.installed  ## open JupyterLab on the notebooks
 
 gallery: .venv/.installed  ## write all demos into one page that needs no kernel and computes by itself
 	$(BIN)/nbhelpers gallery
+
+api: .venv/.installed  ## write the API reference, out of the docstrings, into build/api
+	$(BIN)/python -m tools api
+
+site: gallery api  ## write README, docs, notebooks, demos and API reference as a web site into build/site
+	$(BIN)/python -m tools site
 
 bench: .venv/.installed  ## measure speed against the peer and the floor
 	$(BIN)/python -m benchmarks

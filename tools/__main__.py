@@ -5,13 +5,24 @@ picture       docs/speed.png out of what the benchmarks wrote, and a figure of e
 recording     one inversion in the exported page, docs/inversion.webp
 photographs   photographs inverted by the 64-pixel networks, docs/photographs64.png
 series        the model card's table, and docs/series.png, out of the manifest
+api           the API reference out of the docstrings, build/api
+site          the web site: README, docs, notebooks, demos and the reference, build/site
 autoattack    torchattacks' AutoAttack on a shipped network; `autoattack --help` tells more
 """
 
 import importlib
 import sys
 
-NAMES = ("screenshots", "picture", "recording", "photographs", "series", "autoattack")
+NAMES = (
+    "screenshots",
+    "picture",
+    "recording",
+    "photographs",
+    "series",
+    "api",
+    "site",
+    "autoattack",
+)
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import torch
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.resnets import resnet
 
 N, BATCHES, ROUNDS = 10_000, (64, 256), 11
 
@@ -27,9 +27,8 @@ def main() -> None:
     def bare(size: int) -> None:
         with torch.no_grad():
             for part in images.split(size):
-                model.representation(
-                    part.to(model.device).requires_grad_()
-                )  # which spares the check of the pixels
+                # which spares the check of the pixels
+                model.representation(part.to(model.device).requires_grad_())
 
     contenders = {
         f"bare, batches of {size}": lambda size=size: measure.laps(lambda: bare(size), 1)

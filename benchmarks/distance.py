@@ -100,9 +100,7 @@ def published(judge: Judge, name: str, seed: int) -> dict[int, dict[str, float]]
             nb.match(judge.target),
             judge.start(seed),
             steps=PUBLISHED,
-            step_size=1.0,
-            momentum=0.0,
-            schedule="constant",
+            solver=nb.PUBLISHED,
         )
         scores = {step.index: judge.scores(step.images) for step in loop if step.index in MARKS}
         measure.save(key, scores)

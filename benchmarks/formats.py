@@ -15,8 +15,8 @@ from torch import Tensor
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.networks.load import pick_device
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.resnets import resnet
+from nbhelpers.types import pick_device
 
 ROUNDS = 5
 CASES: list[tuple[str, int, int]] = [  # network, batch, pixels

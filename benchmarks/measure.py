@@ -22,9 +22,8 @@ FOLDER = ROOT / "runs" / "bench"
 COLOURS = {"ours": "#1769aa", "peer": "#d1571b", "floor": "#8a8a8a"}
 GREY = "#7d7d7d"  # readable on white and on black
 
-Contender = Callable[
-    [], Sequence[float]
-]  # runs a few units of work and returns the seconds of each
+# runs a few units of work and returns the seconds of each
+Contender = Callable[[], Sequence[float]]
 
 
 def header() -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.networks.series import series
-from nbhelpers.widgets import export_page
+from nbhelpers.networks.radii import series
+from nbhelpers.page import export_page
 from nbhelpers.widgets.inverting import epsilon_series, inversion
 from nbhelpers.widgets.settings import INVERSION
 from tests.browser_support import browser, chromium

@@ -30,9 +30,8 @@ def load(name: str) -> Any:
 def build(mean: Any, std: Any, *, width: int, downsample: str = "stride") -> Any:
     """Its ResNet-18 for CIFAR-10, with random weights; None where the package is not there."""
     sys.path.append(str(ROOT / ".peers"))
-    hub = types.ModuleType(
-        "torchvision.models.utils"
-    )  # gone from torchvision, imported and not used here
+    # gone from torchvision, imported and not used here
+    hub = types.ModuleType("torchvision.models.utils")
     hub.load_state_dict_from_url = torch.hub.load_state_dict_from_url  # type: ignore[attr-defined]
     # Its loggers; the attack itself needs none of them.
     absent = {"torchvision.models.utils": hub} | {
@@ -49,9 +48,8 @@ def build(mean: Any, std: Any, *, width: int, downsample: str = "stride") -> Any
         )
         return None
     network = ResNet(BasicBlock, [2, 2, 2, 2], wm=width / 64)
-    if (
-        downsample == "pool"
-    ):  # the mean of 2×2 pixels in place of its strides, as in nbhelpers.networks.resnet
+    # the mean of 2×2 pixels in place of its strides, as in nbhelpers.networks.resnets
+    if downsample == "pool":
         for layer in (network.layer2, network.layer3, network.layer4):
             layer[0].conv1.stride = layer[0].shortcut[0].stride = (1, 1)
             layer.register_forward_pre_hook(

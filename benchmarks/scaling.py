@@ -11,8 +11,8 @@ import torch
 
 import nbhelpers as nb
 from benchmarks import measure
-from nbhelpers.networks.load import pick_device
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.resnets import resnet
+from nbhelpers.types import pick_device
 
 ROUNDS, STEPS = 5, 2
 CASES = {

@@ -48,9 +48,9 @@ def main() -> None:
 
 def minimized(judge: Judge, start: Tensor, **changed: Any) -> nb.Result:
     """An inversion with some options changed."""
-    return nb.minimize(
-        judge.model.representation, nb.match(judge.target), start, **{"steps": STEPS, **changed}
-    )
+    steps = changed.pop("steps", STEPS)
+    f, goal = judge.model.representation, nb.match(judge.target)
+    return nb.minimize(f, goal, start, steps=steps, solver=nb.Solver(**changed))
 
 
 def changed(**options: Any) -> Run:
@@ -64,9 +64,9 @@ def directed(make: Callable[[], Callable[[Tensor], Tensor]], step_size: float = 
     """
 
     def run(judge: Judge, seed: int) -> Tensor:
-        options = {"steps": STEPS, "momentum": 0.0, "step_size": step_size, "direction": make()}
-        objective = nb.match(judge.target)
-        *_, last = nb.descend(judge.model.representation, objective, judge.start(seed), **options)
+        solver = nb.Solver(momentum=0.0, step_size=step_size, direction=make())
+        f, objective = judge.model.representation, nb.match(judge.target)
+        *_, last = nb.descend(f, objective, judge.start(seed), steps=STEPS, solver=solver)
         return last.images
 
     return run
@@ -180,12 +180,16 @@ def interpolations() -> list[dict[str, Any]]:
             nb.match(targets.flatten(0, 1)),
             mixes.flatten(0, 1),
             steps=steps,
-            keep="last",
+            solver=nb.Solver(keep="last"),
         )
         warm, start = [], mixes[0]
         for target in targets:
             found = nb.minimize(
-                model.representation, nb.match(target), start, steps=steps, keep="last"
+                model.representation,
+                nb.match(target),
+                start,
+                steps=steps,
+                solver=nb.Solver(keep="last"),
             )
             start = found.images
             warm.append(found.loss)
@@ -235,7 +239,11 @@ def large() -> list[dict[str, Any]]:
         row: dict[str, Any] = {"step / default": factor}
         for steps in (50, 100):
             found = nb.minimize(
-                model.representation, goal, start, steps=steps, step_size=factor * 0.2 * 7
+                model.representation,
+                goal,
+                start,
+                steps=steps,
+                solver=nb.Solver(step_size=factor * 0.2 * 7),
             )
             row[f"distance after {steps}"] = found.loss.mean().item()
         rows.append(row)

@@ -82,9 +82,16 @@ def their_loop(model: torch.nn.Module, batches: Sequence[tuple[Tensor, Tensor]])
     with patch.dict(sys.modules, apex):
         from robustness.train import _model_loop
     about = types.SimpleNamespace(
-        eps=EPS, constraint="2", attack_lr=2.5 * EPS / ATTACK_STEPS, attack_steps=ATTACK_STEPS, random_start=1,
-        random_restarts=0, use_best=0, mixed_precision=0, custom_eps_multiplier=None,
-    )  # fmt: skip
+        eps=EPS,
+        constraint="2",
+        attack_lr=2.5 * EPS / ATTACK_STEPS,
+        attack_steps=ATTACK_STEPS,
+        random_start=1,
+        random_restarts=0,
+        use_best=0,
+        mixed_precision=0,
+        custom_eps_multiplier=None,
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     with peer.on_this_device(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         started = time.perf_counter()

@@ -65,10 +65,8 @@ def resource_files(path: Path) -> Iterator[tuple[str, bytes]]:
         (at,) = struct.unpack_from(">I", content, start + 10)  # after country and language
         (length,) = struct.unpack_from(">I", content, data + at)
         stored = content[data + at + 4 : data + at + 4 + length]
-        yield (
-            str(here),
-            zlib.decompress(stored[4:]) if flags & 1 else stored,
-        )  # Qt puts the size before zlib's data
+        # Qt puts the size before zlib's data
+        yield (str(here), zlib.decompress(stored[4:]) if flags & 1 else stored)
 
     yield from walk(0, PurePosixPath())
 

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nbhelpers import checkpoints, data, figures, networks, runs, training, widgets
+    from nbhelpers import checkpoints, data, figures, networks, page, pair, runs, training, widgets
     from nbhelpers.attack import perturb
     from nbhelpers.data import (
         TopImages,
@@ -30,10 +30,21 @@ if TYPE_CHECKING:
         top_images,
     )
     from nbhelpers.figures import curves, distributions, image_grid, print_numbers, save_result
-    from nbhelpers.model import Model
-    from nbhelpers.networks import load_model, region
+    from nbhelpers.networks import Model, load_model, region
     from nbhelpers.objectives import activate, leave, match, misclassify
-    from nbhelpers.optimize import Result, Step, box, descend, l2_ball, linf_ball, minimize, within
+    from nbhelpers.optimize import (
+        PUBLISHED,
+        Result,
+        Solver,
+        Step,
+        box,
+        descend,
+        l2_ball,
+        linf_ball,
+        minimize,
+        within,
+    )
+    from nbhelpers.pair import load_pair
     from nbhelpers.representation import (
         contributions,
         distance,
@@ -42,7 +53,6 @@ if TYPE_CHECKING:
         predict,
         represent,
     )
-    from nbhelpers.training import load_pair
 
 # Threads of OpenMP that wait keep a core busy, which beside another kernel makes everything ten
 # times slower. They should soon sleep instead; the runtime reads this when torch loads it. What the
@@ -59,32 +69,34 @@ if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
 # The GNU C library gives a step's memory back to the system and asks for it again at the next step,
 # which takes a tenth of the time. It may keep up to a GiB. What the user has set stands.
 if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
-    with contextlib.suppress(
-        AttributeError, OSError
-    ):  # another C library, which has no such setting
-        for setting, size in (
-            (-1, 1 << 30),
-            (-3, 1 << 25),
-        ):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: the most it takes
+    # another C library, which has no such setting
+    with contextlib.suppress(AttributeError, OSError):
+        # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: the most it takes
+        for setting, size in ((-1, 1 << 30), (-3, 1 << 25)):
             ctypes.CDLL(None).mallopt(setting, size)
 
 # The core first, then the wings; each loaded at its first use, so that nobody needs a package that
 # they do not use.
 _NAMES = {
-    "optimize": ("Result", "Step", "box", "descend", "l2_ball", "linf_ball", "minimize", "within"),
+    "optimize": (
+        *("PUBLISHED", "Result", "Solver", "Step", "box", "descend", "l2_ball", "linf_ball"),
+        *("minimize", "within"),
+    ),
     "objectives": ("activate", "leave", "match", "misclassify"),
     "attack": ("perturb",),
-    "model": ("Model",),
     "representation": ("contributions", "distance", "interpolate", "noise", "predict", "represent"),
+    "networks": ("Model", "load_model", "region"),
     "figures": ("curves", "distributions", "image_grid", "print_numbers", "save_result"),
-    "networks": ("load_model", "region"),
-    "training": ("load_pair",),
+    "pair": ("load_pair",),
     "data": (
         *("TopImages", "class_names", "count_images", "iter_batches", "load_images", "psnr"),
         *("random_indices", "random_partners", "represent_set", "ssim", "top_images"),
     ),
 }
-_WINGS = ("checkpoints", "data", "figures", "networks", "runs", "training", "widgets")
+_WINGS = (
+    *("checkpoints", "networks", "data", "figures", "pair", "training", "runs", "widgets"),
+    "page",
+)
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [*_WHERE, *_WINGS]
@@ -95,6 +107,7 @@ def __getattr__(name: str) -> object:
         return importlib.import_module(f"nbhelpers.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'nbhelpers' has no attribute {name!r}")
+    importlib.import_module("nbhelpers.bars")  # the core's loops show a bar from now on
     found = globals()[name] = getattr(importlib.import_module(f"nbhelpers.{_WHERE[name]}"), name)
     return found
 

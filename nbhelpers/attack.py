@@ -2,6 +2,7 @@
 the representation.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -10,10 +11,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nbhelpers.model import Model
 from nbhelpers.objectives import leave, margin, misclassify
-from nbhelpers.optimize import descend, l2_ball, l2_direction, linf_ball, minimize
-from nbhelpers.types import Features, Images, Indices, Labels, PerImage, indices, seeded, whole
+from nbhelpers.optimize import Solver, descend, l2_ball, l2_direction, linf_ball, minimize
+from nbhelpers.types import (
+    Classifier,
+    Features,
+    Images,
+    Indices,
+    Labels,
+    PerImage,
+    Projection,
+    indices,
+    seeded,
+    whole,
+)
 
 Norm = Literal["l2", "linf"]
 
@@ -46,22 +57,28 @@ def perturb(
 
     Source: PGD of Madry et al., arXiv:1706.06083.
     """
-    options = _pgd(images, eps, steps, norm)
+    solver, project = _pgd(images, eps, steps, norm)
     noise = torch.empty_like(images)
     if norm == "l2":
         noise = l2_direction(noise.normal_(generator=generator)) * eps
     else:
         noise = noise.uniform_(-eps, eps, generator=generator)
-    start = options["project"](images + noise)
+    start = project(images + noise)
     # Training uses the last iterate unscored, so the pass that would score it is spared.
     *_, last = descend(
-        f, misclassify(labels), start, batch_size=len(images), score_last=False, **options
+        f,
+        misclassify(labels),
+        start,
+        steps=steps,
+        solver=dataclasses.replace(solver, score_last=False),
+        project=project,
+        batch_size=len(images),
     )
     return last.images
 
 
-def attack(
-    model: Model,
+def fooled(
+    model: Classifier,
     images: Images,
     labels: Labels | Indices,
     eps: float,
@@ -84,9 +101,9 @@ def attack(
     """
     generator = seeded(seed)
     labels = indices(labels, "labels").to(images.device)
-    fooled = _wrong(model, images, labels)  # these need no attack
+    known = _wrong(model, images, labels)  # these need no attack
     for restart in range(restarts):
-        rows = (~fooled).nonzero()[:, 0]
+        rows = (~known).nonzero()[:, 0]
         if not len(rows):
             break
         truth, center = labels[rows], images[rows]
@@ -98,13 +115,15 @@ def attack(
             else (-math.log(len(model.classes)), misclassify(truth))
         )
         start = _inside(center, eps, generator)
-        found = minimize(model, objective, start, stop_below=sure, **_pgd(center, eps, steps))
-        fooled[rows] = _wrong(model, found.images, truth)
-    return fooled
+        solver, project = _pgd(center, eps, steps)
+        solver = dataclasses.replace(solver, stop_below=sure)
+        found = minimize(model, objective, start, steps=steps, solver=solver, project=project)
+        known[rows] = _wrong(model, found.images, truth)
+    return known
 
 
 def sensitivity(
-    model: Model, images: Images, eps: float, *, steps: int = 20, seed: int = 0
+    model: Classifier, images: Images, eps: float, *, steps: int = 20, seed: int = 0
 ) -> PerImage:
     """The largest ‖R(x) − R(x′)‖ found within `eps` of each image, (n,).
 
@@ -114,19 +133,22 @@ def sensitivity(
         objective = leave(model.representation(images))
     true_relu = functools.partial(model.representation, fake_relu=False)
     start = _inside(images, eps, seeded(seed))
-    return -minimize(true_relu, objective, start, **_pgd(images, eps, steps)).loss
+    solver, project = _pgd(images, eps, steps)
+    found = minimize(true_relu, objective, start, steps=steps, solver=solver, project=project)
+    return -found.loss
 
 
-def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> dict[str, Any]:
-    """The options that make `descend` PGD in each image's ball."""
+def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> tuple[Solver, Projection]:
+    """How `descend` becomes PGD in each image's ball."""
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: got {norm!r}, wanted 'l2' or 'linf'")
     eps, steps = float(eps), whole(steps, "steps")
     if not (eps > 0 and math.isfinite(eps)) or steps < 1:
         raise ValueError(f"got eps={eps} and steps={steps}, wanted positive numbers")
     ball, direction = (l2_ball, l2_direction) if norm == "l2" else (linf_ball, torch.sign)
-    steady = {"steps": steps, "step_size": 2.5 * eps / steps, "momentum": 0, "schedule": "constant"}
-    return {**steady, "project": ball(center, eps), "direction": direction}
+    step_size = 2.5 * eps / steps
+    steady = Solver(step_size=step_size, momentum=0, schedule="constant", direction=direction)
+    return steady, ball(center, eps)
 
 
 def _inside(center: Images, eps: float, generator: torch.Generator) -> Images:
@@ -140,6 +162,6 @@ def _inside(center: Images, eps: float, generator: torch.Generator) -> Images:
     return (center + offset.to(center.device)).clamp(0, 1)
 
 
-def _wrong(model: Model, images: Images, labels: Labels) -> Tensor:
+def _wrong(model: Classifier, images: Images, labels: Labels) -> Tensor:
     with torch.no_grad():
         return model(images).argmax(1) != labels

@@ -35,7 +35,7 @@ COMMANDS = {
         "visualize every component, in shards",
     ),
     "gallery": (
-        "nbhelpers.widgets.command:gallery_command",
+        "nbhelpers.page.commands:gallery_command",
         "write all demos into one page that needs no kernel",
     ),
     "demo": ("nbhelpers.runs.demo:demo_command", "run the notebooks and show their numbers"),

@@ -12,9 +12,8 @@ from torch.nn import functional
 from nbhelpers.types import Features, Indices, Labels, Objective, PerImage, indices, usable
 
 
-@torch.inference_mode(
-    False
-)  # here and below: what was made in that mode could not take part in a gradient
+# here and below: what was made in that mode could not take part in a gradient
+@torch.inference_mode(False)
 def match(target: Features | numpy.ndarray) -> Objective:
     """Normalised distance to a target representation, ‖f − t‖ / ‖t‖.
 

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nbhelpers.passes import Passes, fitting, losses_and_gradients, progress
+from nbhelpers.passes import Passes, fitting, losses_and_gradients, tracked
 from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images, whole
 
 Schedule = Literal["cosine", "constant"]
@@ -122,20 +122,79 @@ def first_step(length: float, full: int, *, steps: int, shape: Sequence[int]) ->
     return length * min(max(full / steps, 1), 2) * relative_diagonal(shape)
 
 
+@dataclass(frozen=True)
+class Solver:
+    """How the loop steps, what it keeps and when it stops. Checked when it is made.
+
+    Args:
+        step_size: L2 length of the first step of one image, in pixel units. None is 0.2 at 3×32×32
+            for 200 steps or more, longer for fewer (0.4 at 100 and below), and grows with the
+            image's diagonal.
+        momentum: weight of the past steps, 0 (none) to below 1.
+        schedule: "cosine" lets the step fall to zero, "constant" keeps it.
+        direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
+        keep: "best" for each image's lowest loss, "last" for the last iterate.
+        stop_below: an image whose loss is below this stops moving (checked every ten steps); the
+            run ends when all have. None for never.
+        interrupt: on Ctrl-C "raise" KeyboardInterrupt, so that no partial result passes for a whole
+            one, or "keep" the result so far (`Result.stopped` is then "interrupt").
+        score_last: False spares the pass that scores the last iterate, whose losses are NaN.
+
+    Raises:
+        ValueError: what was given, what is allowed.
+    """
+
+    step_size: float | None = None
+    momentum: float = 0.8
+    schedule: Schedule = "cosine"
+    direction: Callable[[Images], Images] = l2_direction
+    keep: Literal["best", "last"] = "best"
+    stop_below: float | None = None
+    interrupt: Literal["raise", "keep"] = "raise"
+    score_last: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("schedule", ("cosine", "constant")),
+            ("keep", ("best", "last")),
+            ("interrupt", ("raise", "keep")),
+        ):
+            if getattr(self, name) not in allowed:
+                wanted = " or ".join(map(repr, allowed))
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, wanted {wanted}")
+        size = self.step_size
+        if size is not None and not (size > 0 and math.isfinite(size)):
+            raise ValueError(f"step_size: got {size}, wanted a positive length in pixel units")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: got {self.momentum}, wanted 0 to below 1")
+        if self.stop_below is not None and math.isnan(self.stop_below):
+            raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
+        # torch takes no NumPy scalar as a factor.
+        object.__setattr__(self, "step_size", None if size is None else float(size))
+        object.__setattr__(self, "momentum", float(self.momentum))
+
+    def rates(self, steps: int, shape: Sequence[int]) -> list[float]:
+        """The length of each of `steps` steps on images of `shape` (…, c, h, w), pixel units."""
+        first = self.step_size or first_step(0.2, 200, steps=steps, shape=shape)
+        if self.schedule == "constant":
+            return [first] * steps
+        return [first * 0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+
+
+# The loop of Engstrom et al., arXiv:1906.00945: their inversion at 224 pixels takes 10,000 such
+# steps, their feature visualization 200.
+PUBLISHED = Solver(step_size=1.0, momentum=0.0, schedule="constant", keep="last")
+
+
 def descend(
     f: Callable[[Images], Features],
     objective: Objective,
     start: Images,
     *,
     steps: int = 200,
-    step_size: float | None = None,
-    momentum: float = 0.8,
-    schedule: Schedule = "cosine",
+    solver: Solver | None = None,
     project: Projection = box,
-    direction: Callable[[Images], Images] = l2_direction,
     batch_size: int | None = None,
-    stop_below: float | None = None,
-    score_last: bool = True,
 ) -> Iterator[Step]:
     """Minimise `objective(f(images))` from `start`; yield every iterate, the start included.
 
@@ -147,86 +206,65 @@ def descend(
         objective: a loss per image, see `nbhelpers.objectives`.
         start: (n, c, h, w), pixels in [0, 1]; left as it is.
         steps: gradient steps; `steps + 1` iterates are yielded.
-        step_size: L2 length of the first step of one image, in pixel units. None is 0.2 at 3×32×32
-            for 200 steps or more, longer for fewer (0.4 at 100 and below), and grows with the
-            image's diagonal.
-        momentum: weight of the past steps; 0 for none.
-        schedule: "cosine" lets the step fall to zero, "constant" keeps it.
+        solver: how it steps; None for `Solver()`.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
-        direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
         batch_size: at most so many images per pass; None: chosen from free memory and one image's
             activations. Where memory runs out nevertheless, it is halved. The result does not
             depend on it.
-        stop_below: an image whose loss is below this stops moving (checked every ten steps); the
-            run ends when all have. None for never.
-        score_last: False spares the forward pass that scores the last iterate, whose losses are
-            then NaN.
 
     Raises:
         TypeError, ValueError: what was given, what is allowed.
 
-    Source: the published loop of Engstrom et al., arXiv:1906.00945, is `schedule="constant",
-        momentum=0`.
+    Source: `PUBLISHED` is the published loop of Engstrom et al., arXiv:1906.00945.
     """
     check_images(start, "start")
     steps = whole(steps, "steps", least=1)
-    if step_size is None:
-        step_size = first_step(0.2, 200, steps=steps, shape=start.shape)
-    if not (step_size > 0 and math.isfinite(step_size)):
-        raise ValueError(f"step_size: got {step_size}, wanted a positive length in pixel units")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: got {momentum}, wanted 0 to below 1")
-    if schedule not in ("cosine", "constant"):
-        raise ValueError(f"schedule: got {schedule!r}, wanted 'cosine' or 'constant'")
     size = None if batch_size is None else whole(batch_size, "batch_size", least=1)
-    step_size, momentum = (
-        float(step_size),
-        float(momentum),
-    )  # torch takes no NumPy scalar as a factor
-    if stop_below is not None and math.isnan(stop_below):
-        raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
+    # In inference mode there would be no gradients, so it is off at each step.
+    return torch.inference_mode(False)(_iterates)(
+        f, objective, start, steps, _checked_solver(solver), project, size
+    )
 
-    @torch.inference_mode(
-        False
-    )  # at each step, so that gradients are there whatever the caller's mode
-    def iterates() -> Iterator[Step]:
-        images = start.detach().clone()
-        images = (
-            images if images.dtype == torch.float64 else images.float()
-        )  # steps are lost in half precision
-        velocity = torch.zeros_like(images)
-        losses = images.new_zeros(len(images))
-        active = torch.arange(len(images), device=images.device)  # rows that still move
-        passes = Passes(size or fitting(f, images))
 
-        def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
-            fresh, slope = losses_and_gradients(
-                f, objective, images, active, passes=passes, backward=backward
-            )
-            return _put(losses, active, fresh), _put(images, active, slope)
+def _iterates(
+    f: Callable[[Images], Features],
+    objective: Objective,
+    start: Images,
+    steps: int,
+    solver: Solver,
+    project: Projection,
+    size: int | None,
+) -> Iterator[Step]:
+    images = start.detach().clone()
+    # Steps are lost in half precision.
+    images = images if images.dtype == torch.float64 else images.float()
+    velocity = torch.zeros_like(images)
+    losses = images.new_zeros(len(images))
+    active = torch.arange(len(images), device=images.device)  # rows that still move
+    passes = Passes(size or fitting(f, images))
 
-        for index in range(steps):
-            losses, gradient = evaluate(backward=True)
-            yield Step(index, steps, images, losses)
-            if (
-                stop_below is not None and index % 10 == 0
-            ):  # looking at a loss waits for the device, so seldom
-                active = (~(losses < stop_below)).nonzero()[:, 0]
-                if len(active) == 0:
-                    return
-            rate = step_size * (
-                0.5 * (1 + math.cos(math.pi * index / steps)) if schedule == "cosine" else 1
-            )
-            velocity = torch.add(direction(gradient), velocity, alpha=momentum)
-            moved = project(torch.sub(images, velocity, alpha=rate))
-            images = _put(images, active, moved if len(active) == len(images) else moved[active])
-        if score_last:
-            losses, _ = evaluate(backward=False)
-        else:
-            losses = torch.full_like(losses, math.nan)
-        yield Step(steps, steps, images, losses)
+    def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
+        fresh, slope = losses_and_gradients(
+            f, objective, images, active, passes=passes, backward=backward
+        )
+        return _put(losses, active, fresh), _put(images, active, slope)
 
-    return iterates()
+    for index, rate in enumerate(solver.rates(steps, start.shape)):
+        losses, gradient = evaluate(backward=True)
+        yield Step(index, steps, images, losses)
+        # Looking at a loss waits for the device, so seldom.
+        if solver.stop_below is not None and index % 10 == 0:
+            active = (~(losses < solver.stop_below)).nonzero()[:, 0]
+            if len(active) == 0:
+                return
+        velocity = torch.add(solver.direction(gradient), velocity, alpha=solver.momentum)
+        moved = project(torch.sub(images, velocity, alpha=rate))
+        images = _put(images, active, moved if len(active) == len(images) else moved[active])
+    if solver.score_last:
+        losses, _ = evaluate(backward=False)
+    else:
+        losses = torch.full_like(losses, math.nan)
+    yield Step(steps, steps, images, losses)
 
 
 def minimize(
@@ -234,51 +272,31 @@ def minimize(
     objective: Objective,
     start: Images,
     *,
-    callback: Callable[[Step], bool | None] | None = None,
-    keep: Literal["best", "last"] = "best",
     steps: int = 200,
-    step_size: float | None = None,
-    momentum: float = 0.8,
-    schedule: Schedule = "cosine",
+    solver: Solver | None = None,
     project: Projection = box,
-    direction: Callable[[Images], Images] = l2_direction,
+    callback: Callable[[Step], bool | None] | None = None,
     batch_size: int | None = None,
-    stop_below: float | None = None,
 ) -> Result:
     """Run `descend` to its end and keep, per image, the best or the last iterate.
 
-    Ctrl-C, or a callback that returns True, ends the run and returns the result so far.
-
     Args:
-        callback: called with every `Step`; returning True stops.
-        keep: "best" for each image's lowest loss, "last" for the last iterate.
+        callback: called with every `Step`; returning True stops, and the result so far is returned.
         f, objective, start, and all others: as in `descend`.
 
     Raises:
         TypeError, ValueError: as in `descend`.
+        KeyboardInterrupt: Ctrl-C, unless the solver's `interrupt` is "keep".
     """
-    if keep not in ("best", "last"):
-        raise ValueError(f"keep: got {keep!r}, wanted 'best' or 'last'")
-    same: dict[str, Any] = {
-        "steps": steps,
-        "step_size": step_size,
-        "momentum": momentum,
-        "schedule": schedule,
-    }
-    same |= {
-        "project": project,
-        "direction": direction,
-        "batch_size": batch_size,
-        "stop_below": stop_below,
-    }
-    iterates = descend(f, objective, start, **same)
+    solver = _checked_solver(solver)
+    iterates = descend(
+        f, objective, start, steps=steps, solver=solver, project=project, batch_size=batch_size
+    )
     steps, images, loss, history, stopped = whole(steps, "steps"), start, None, [], None
     try:
-        for step in progress(
-            iterates, total=steps, initial=-1, unit="step"
-        ):  # the start is no step
+        for step in tracked(iterates, total=steps, initial=-1, unit="step"):  # the start is no step
             history.append(step.losses)
-            if loss is None or keep == "last":
+            if loss is None or solver.keep == "last":
                 images, loss = step.images, step.losses
             else:
                 better = step.losses < loss
@@ -288,12 +306,18 @@ def minimize(
                 stopped = "callback"
                 break
     except KeyboardInterrupt:
-        if loss is None:
-            raise  # not even the start was scored
+        if loss is None or solver.interrupt == "raise":
+            raise
         stopped = "interrupt"
     assert loss is not None
     stopped = stopped or ("steps" if len(history) == steps + 1 else "tolerance")
     return Result(images, torch.stack(history), loss, stopped)
+
+
+def _checked_solver(solver: Solver | None) -> Solver:
+    if solver is not None and not isinstance(solver, Solver):
+        raise TypeError(f"solver: got {solver!r:.80}, wanted nb.Solver(step_size=…, momentum=…, …)")
+    return solver or Solver()
 
 
 def _put(full: Tensor, rows: Tensor, values: Tensor) -> Tensor:
@@ -307,9 +331,8 @@ def _length(images: Images) -> Tensor:
 
 
 def _checked(radius: float) -> float:
-    several = (
-        hasattr(radius, "__len__") and getattr(radius, "shape", None) != ()
-    )  # a NumPy or torch scalar has one too
+    # a NumPy or torch scalar has one too
+    several = hasattr(radius, "__len__") and getattr(radius, "shape", None) != ()
     number = math.nan if several else float(radius)
     if not (number >= 0 and math.isfinite(number)):
         raise ValueError(

@@ -1,29 +1,37 @@
 """How many images go through a network at once, and what happens when memory runs out."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nbhelpers.types import Features, Images, Labels, Objective, PerImage, check_images, whole
 
 T = TypeVar("T")
-Batches = Iterable[
-    Images | tuple[Images, Labels]
-]  # a data set too large for memory, batch by batch
+# a data set too large for memory, batch by batch
+Batches = Iterable[Images | tuple[Images, Labels]]
 
 
-def progress(items: Iterable[T] | None = None, **options: Any) -> tqdm:
-    """A progress bar after two seconds, which goes when all is done; in a notebook not on the
-    red ground of errors.
+def _untracked(items: Iterable[T], **about: Any) -> Iterable[T]:
+    return items
+
+
+_display: Callable[..., Any] = _untracked
+
+
+def show_progress(display: Callable[..., Any]) -> None:
+    """Show the loops' progress by `display(items, total=, initial=, unit=)`, which yields `items`.
+
+    The core itself shows nothing; `nbhelpers.bars` sets a bar.
     """
-    in_notebook = hasattr(sys.stdout, "pub_thread")  # the stream of a kernel, not a terminal's
-    return tqdm(
-        items, delay=2, leave=False, file=sys.stdout if in_notebook else sys.stderr, **options
-    )
+    global _display
+    _display = display
+
+
+def tracked(items: Iterable[T], **about: Any) -> Iterable[T]:
+    """The same items, their progress shown where a display is set."""
+    return _display(items, **about)
 
 
 class Passes:
@@ -149,20 +157,26 @@ def stream(
     Raises:
         ValueError: `batch_size` is not positive.
     """
-    total, size = None, None if batch_size is None else whole(batch_size, "batch_size", least=1)
+    size = None if batch_size is None else whole(batch_size, "batch_size", least=1)
     if isinstance(images, Tensor):
         check_images(images)
-        total, images = len(images), [images]
+        images = [images]
+    return iter(tracked(_streamed(f, device, images, size), unit="batch"))
+
+
+def _streamed(
+    f: Callable[[Images], Features], device: torch.device, batches: Batches, size: int | None
+) -> Iterator[Features]:
     passes: Passes | None = None
-    with torch.no_grad(), progress(total=total, unit="image") as bar:
-        for batch in images:
-            full = batch if isinstance(batch, Tensor) else batch[0]
-            # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half
-            # as much again.
-            suits = max(1, 2048 // max(full.shape[-2:])) if device.type == "cpu" else 256
-            passes = passes or Passes(size or suits)
-            for features in passes.over(
-                len(full), lambda part, full=full: f(full[part].to(device))
-            ):  # type: ignore[misc]
-                yield features
-                bar.update(len(features))
+    for batch in batches:
+        full = batch if isinstance(batch, Tensor) else batch[0]
+        # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as
+        # much again.
+        suits = max(1, 2048 // max(full.shape[-2:])) if device.type == "cpu" else 256
+        passes = passes or Passes(size or suits)
+
+        def work(part: slice, full: Tensor = full) -> Features:
+            with torch.no_grad():  # in each pass: around a yield it would leak into the caller
+                return f(full[part].to(device))
+
+        yield from passes.over(len(full), work)

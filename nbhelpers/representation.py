@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nbhelpers.model import Model
 from nbhelpers.passes import Batches, stream
 from nbhelpers.types import (
+    Classifier,
     Features,
     Images,
     Indices,
@@ -24,7 +24,7 @@ from nbhelpers.types import (
 
 
 def represent(
-    model: Model,
+    model: Classifier,
     images: Images | Batches,
     *,
     batch_size: int | None = None,
@@ -44,7 +44,7 @@ def represent(
     return torch.cat([features.cpu() for features in stream(f, model.device, images, batch_size)])
 
 
-def representing(model: Model, positions: bool) -> Callable[[Images], Features]:
+def representing(model: Classifier, positions: bool) -> Callable[[Images], Features]:
     """The function of images that is the representation, averaged or with positions."""
     return (
         functools.partial(model.representation, positions=True)
@@ -54,7 +54,7 @@ def representing(model: Model, positions: bool) -> Callable[[Images], Features]:
 
 
 def contributions(
-    model: Model, images: Images, classes: Labels | Indices, *, positions: bool = False
+    model: Classifier, images: Images, classes: Labels | Indices, *, positions: bool = False
 ) -> Features:
     """How much each component adds to a class's logit, R_i(x) · W[c, i], (n, components).
 
@@ -68,8 +68,9 @@ def contributions(
         classes: (n,) class indices, for instance the wrong predictions; or one for all images.
 
     Raises:
-        IndexError: a class is outside the classifier's. ValueError: neither one class nor one per
-            image; or, with positions, a network that does more than average.
+        IndexError: a class is outside the classifier's.
+        ValueError: neither one class nor one per image; or, with positions, a network that does
+            more than average.
 
     Source: the ranking of the misclassification demo of Engstrom et al., arXiv:1906.00945.
     """
@@ -90,7 +91,9 @@ def contributions(
         return (maps * weights[:, :, None, None] / math.prod(model.positions[1:])).flatten(1)
 
 
-def predict(model: Model, images: Images | Batches, *, batch_size: int | None = None) -> Labels:
+def predict(
+    model: Classifier, images: Images | Batches, *, batch_size: int | None = None
+) -> Labels:
     """Predicted class indices, (n,), on the CPU; arguments as in `represent`."""
     with torch.no_grad():
         return torch.cat(

@@ -3,11 +3,11 @@
 import operator
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING or find_spec("jaxtyping"):
     from jaxtyping import Float, Int
@@ -23,6 +23,46 @@ Objective = Callable[[Features], PerImage]  # a loss to minimise, each image on 
 Projection = Callable[[Images], Images]
 Indices = int | Sequence[int] | numpy.ndarray | Tensor
 Size = int | tuple[int, int]  # pixels: the side of a square, or (height, width)
+
+
+class Classifier(Protocol):
+    """What the core needs of a network; `nbhelpers.Model` has it all."""
+
+    name: str
+    classes: tuple[str, ...]
+    components: int  # length of the representation
+    positions: tuple[int, ...]  # channels, height, width of it before pooling
+    averaged: bool  # pooling is a mean over positions
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def head(self) -> nn.Linear: ...
+
+    def __call__(self, images: Images) -> Features: ...
+
+    def representation(
+        self, images: Images, fake_relu: bool = True, positions: bool = False
+    ) -> Features: ...
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn "auto" into the best device there is.
+
+    Raises:
+        ValueError: the device is unknown or not there.
+    """
+    if device == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else mps)
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        why = f"got {str(device)!r}, which this machine does not offer; use 'auto' or 'cpu'"
+        raise ValueError(f"device: {why}") from error
+    return picked
 
 
 def whole(value: SupportsIndex, name: str, *, least: int | None = None) -> int:

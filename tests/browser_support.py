@@ -323,9 +323,8 @@ class Notebook:
 
     def command(self, name: str) -> None:
         """Run a command of JupyterLab."""
-        self.page.evaluate(
-            "(name) => { jupyterapp.commands.execute(name); }", name
-        )  # not awaited: a cell may run
+        # not awaited: a cell may run
+        self.page.evaluate("(name) => { jupyterapp.commands.execute(name); }", name)
 
     def run_all(self, *, widgets: int, seconds: float = 300) -> None:
         """Run every cell and wait for so many live results."""

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nbhelpers.model import Model
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.model import Model
+from nbhelpers.networks.resnets import resnet
 
 torch.set_num_threads(1)  # many small tests: threads cost more than they bring
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers.networks.load import _recognised, build_network, load_model
-from nbhelpers.networks.resnet import WideResNet, resnet
+from nbhelpers.networks.loading import _recognised, build_network, load_model
+from nbhelpers.networks.resnets import WideResNet, resnet
 
 tv = torchvision.models
 

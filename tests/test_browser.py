@@ -26,14 +26,12 @@ from browser_support import (
 from test_widgets import CALLS
 
 import nbhelpers as nb
-from nbhelpers import widgets
 
 pytestmark = NEEDS_CHROMIUM
 
 STEPS = 100
-MOMENTS = (
-    STEPS + STEPS // 2 + 1
-)  # the single reconstructions, then the sixteen starts; the start is computed too
+# the single reconstructions, then the sixteen starts; the start is computed too
+MOMENTS = STEPS + STEPS // 2 + 1
 LOAD = """
 import nbhelpers as nb
 names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
@@ -143,7 +141,9 @@ def test_a_click_streams_frames_and_ends_where_a_headless_run_ends(notebook):
     model = nb.load_model("cifar10-l2-0.5", device="cpu")
     target, _ = nb.load_images("cifar10-sample", indices=[3])
     f = functools.partial(model.representation, positions=True)
-    result = nb.minimize(f, nb.match(f(target)), nb.noise(1, seed=0), steps=STEPS, keep="last")
+    result = nb.minimize(
+        f, nb.match(f(target)), nb.noise(1, seed=0), steps=STEPS, solver=nb.Solver(keep="last")
+    )
     # Two processes may sum in another order, and a hundred steps amplify that: nearly all pixels
     # agree.
     assert numpy.quantile((shown - result.images[0]).abs().numpy(), 0.99) <= 3 / 255
@@ -157,9 +157,8 @@ def test_five_quick_picks_cost_one_run_and_a_second_look_none(notebook):
     assert pick(notebook, 8)["state"] == "done"
     after, steps_after = work(notebook)
     assert after == runs + 1
-    assert (
-        steps_after - steps < 2 * MOMENTS
-    )  # one run, and what the others did until the next click came
+    # one run, and what the others did until the next click came
+    assert steps_after - steps < 2 * MOMENTS
     assert pick(notebook, 8)["state"] == "done"
     assert work(notebook) == [after, steps_after]
 
@@ -227,7 +226,7 @@ def page(chrome, tmp_path_factory, tiny_model):
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     demos = [call(models, images, torch.arange(3)) for call in CALLS.values()]
     demos = {demo.title: demo for demo in demos}
-    path = widgets.export_page(
+    path = nb.page.export_page(
         folder / "page.html", models=models, demos=demos, work=folder / "work"
     )
     context = chrome.new_context(offline=True)

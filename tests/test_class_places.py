@@ -6,7 +6,7 @@ import torch
 import nbhelpers as nb
 from nbhelpers.data.imagenet import RESTRICTED_IMAGENET, class_places
 from nbhelpers.data.images import labels_of
-from nbhelpers.training.checks import labels_for
+from nbhelpers.pair.checks import labels_for
 
 IMAGENET = nb.class_names("photographs")
 CIFAR10 = nb.class_names("cifar10-sample")
@@ -23,14 +23,10 @@ def test_equal_names_are_one_class():
     found = named(labels, TINY)
     assert found == [name if name in TINY else "" for name in own]
     assert found.count("triumphal arch") == 2
-    assert class_places(("crane", "b"), ("crane", "a", "crane")).tolist() == [
-        -1,
-        -1,
-    ]  # which of the two?
-    assert class_places(("Cardigan", "cardigan"), ("cardigan",)).tolist() == [
-        -1,
-        0,
-    ]  # a dog, a garment
+    # which of the two?
+    assert class_places(("crane", "b"), ("crane", "a", "crane")).tolist() == [-1, -1]
+    # a dog, a garment
+    assert class_places(("Cardigan", "cardigan"), ("cardigan",)).tolist() == [-1, 0]
 
 
 def test_groups_are_by_wordnet_and_no_gazelle_is_a_deer():

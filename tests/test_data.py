@@ -151,9 +151,8 @@ def test_a_folder_per_class_gives_labels_and_names(classes):
     images, labels = load_images(classes, size=4)
     assert class_names(classes) == ("a", "b", "c") and labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert images.shape == (6, 3, 4, 4)
-    assert torch.equal(
-        images.mean((2, 3)).argmax(1), labels
-    )  # the folder's colour is the brightest channel
+    # the folder's colour is the brightest channel
+    assert torch.equal(images.mean((2, 3)).argmax(1), labels)
     (classes / "aa_empty").mkdir()
     assert load_images(classes)[1].tolist() == [0, 0, 2, 2, 3, 3]
 
@@ -189,9 +188,8 @@ def test_resize_keeps_the_centre_and_the_range(shape, size):
 
 
 def test_resize_is_antialiased_and_centred():
-    stripes = (
-        torch.arange(64) % 2 * 1.0
-    )  # one pixel wide: a resize without antialiasing would keep black and white
+    # one pixel wide: a resize without antialiasing would keep black and white
+    stripes = torch.arange(64) % 2 * 1.0
     images, _ = load_images(stripes.expand(1, 3, 64, 64), size=16)
     assert (images - 0.5).abs().max() < 0.1
     wide = torch.zeros(1, 3, 8, 24)
@@ -475,7 +473,6 @@ def test_the_sample_equals_the_full_set():
     sample, sample_labels = load_images("cifar10-sample")
     assert torch.equal(images, sample) and torch.equal(labels, sample_labels)
     train, _ = load_images("cifar10-train")
-    published = torch.tensor(
-        [0.49139968, 0.48215841, 0.44653091]
-    )  # the channel means everybody normalises with
+    # the channel means everybody normalises with
+    published = torch.tensor([0.49139968, 0.48215841, 0.44653091])
     assert torch.allclose(train.double().mean((0, 2, 3)), published.double(), atol=1e-6)

@@ -60,9 +60,8 @@ def test_imagenet_has_its_labels_and_names(here):
 def test_restricted_imagenet_has_nine_groups(here):
     _, labels = load_images("restricted-imagenet-val", size=32)
     names = class_names("restricted-imagenet-val")
-    assert (
-        len(names) == 9 and count_images("restricted-imagenet-val") == 7
-    )  # 0 (a fish of none) and 269 (a wolf) are out
+    # 0 (a fish of none) and 269 (a wolf) are out
+    assert len(names) == 9 and count_images("restricted-imagenet-val") == 7
     assert [names[label] for label in labels] == [
         "frog",
         "turtle",
@@ -105,9 +104,8 @@ def test_preprocessing_is_the_standard_one(here):
     )
     assert torch.equal(named, by_path)
     assert (named - wanted).abs().max() < 2.5 / 255
-    assert (
-        load_images(path, size=224)[0][0] - wanted
-    ).abs().max() > 20 / 255  # not without the margin
+    # not without the margin
+    assert (load_images(path, size=224)[0][0] - wanted).abs().max() > 20 / 255
 
 
 def test_imagenet_streams(here):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import nbhelpers as nb
-from nbhelpers.data.decode import decode
+from nbhelpers.data.decoding import decode
 
 
 def saved(picture: PIL.Image.Image, kind: str, **options: object) -> bytes:
@@ -50,9 +50,8 @@ def test_too_many_pixels_are_one_line_with_the_name(
     for name, side in (("cat/a.png", 9), ("cat/b.png", 60), ("cat/c.png", 45)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         PIL.Image.new("1", (side, side)).save(tmp_path / name)
-    monkeypatch.setattr(
-        PIL.Image, "MAX_IMAGE_PIXELS", 1500
-    )  # beyond twice of it PIL raises, below it warns
+    # beyond twice of it PIL raises, below it warns
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1500)
     for name in ("b.png", "c.png"):
         with pytest.raises(
             ValueError, match=f"{name} has more than 0 million pixels; make it smaller"

@@ -18,11 +18,11 @@ from torch import nn
 import nbhelpers as nb
 from nbhelpers import files, widgets
 from nbhelpers.data import DISTORTIONS
-from nbhelpers.data.decode import decode
+from nbhelpers.data.decoding import decode
 from nbhelpers.widgets import settings
 from nbhelpers.widgets.atlas import Atlas
-from nbhelpers.widgets.distances import OTHER
 from nbhelpers.widgets.parts import fitted, noise_like, robust_first
+from nbhelpers.widgets.perturbations import OTHER
 
 EXPERIMENTS = {
     "1_brittleness": settings.BRITTLENESS,
@@ -84,9 +84,8 @@ def test_a_mistake_is_explained_inside_the_ball_and_says_who_sees_what(models, i
     labels = (nb.predict(models["robust"], images) + 1) % 10
     demo = widgets.misclassification(models, images, labels, steps=40, radius=0.5)
     pictures = shown(demo)
-    assert (
-        torch.linalg.vector_norm(pictures[1:] - pictures[:1], dim=(2, 3, 4)).max() <= 0.5 + 0.2
-    )  # 8 bits round
+    # 8 bits round
+    assert torch.linalg.vector_norm(pictures[1:] - pictures[:1], dim=(2, 3, 4)).max() <= 0.5 + 0.2
     assert demo.live.buttons and demo.live.columns == ["top 1", "top 2", "top 3", "random"]
     name, seen = models["robust"].classes[labels[0]], nb.predict(models["robust"], images[:1])[0]
     assert demo.live.result["captions"][0][0].startswith(f"true: {name}\nrobust says: {seen}")
@@ -115,7 +114,9 @@ def test_an_inversion_is_what_minimize_gives_in_both_forms(models, images, posit
         return model.representation(x, positions=positions)
 
     def run(start, steps):
-        return nb.minimize(f, nb.match(f(images[:1])), start, steps=steps, keep="last").images
+        return nb.minimize(
+            f, nb.match(f(images[:1])), start, steps=steps, solver=nb.Solver(keep="last")
+        ).images
 
     single, mean = run(nb.noise(1, seed=3), 4)[0], run(nb.noise(16, seed=3), 2).mean(0)
     assert demo.live.columns == ["original", "robust", "standard"] and len(demo.live.rows) == 2
@@ -145,9 +146,8 @@ def test_changes_of_one_length_stand_in_the_order_of_each_networks_distance(mode
             ), name
         assert (row[names.index(OTHER)] - images[4]).abs().max() <= 1 / 255  # the next of its class
     assert "L2 length 2" in demo.live.note and repr(demo) == "Demo(Distance)"
-    assert widgets.distances(models, images[:1], steps=1).live.result[
-        "captions"
-    ]  # alone, and of no class
+    # alone, and of no class
+    assert widgets.distances(models, images[:1], steps=1).live.result["captions"]
 
 
 PAIRED = {

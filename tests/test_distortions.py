@@ -26,9 +26,8 @@ each = pytest.mark.parametrize("kind", DISTORTIONS)
 @each
 def test_a_distortion_grows_with_its_strength(kind):
     lengths = [(distort(IMAGES, kind, k / 4) - IMAGES).flatten(1).norm(dim=1) for k in range(5)]
-    assert lengths[0].max() < (
-        2.5 if kind == "JPEG" else 1e-3
-    )  # of which the mildest loses something
+    # of which the mildest loses something
+    assert lengths[0].max() < (2.5 if kind == "JPEG" else 1e-3)
     assert all(
         (after > before).float().mean() > 0.8 for before, after in itertools.pairwise(lengths[1:])
     )
@@ -52,10 +51,8 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_rank_correlation_goes_row_by_row_and_knows_ties():
-    rising, tied = (
-        torch.tensor([1.0, 2, 3, 4, 5]),
-        torch.tensor([5, 6, 7, 8, 7]),
-    )  # ranks 1, 2, 3.5, 5, 3.5
+    # ranks 1, 2, 3.5, 5, 3.5
+    rising, tied = (torch.tensor([1.0, 2, 3, 4, 5]), torch.tensor([5, 6, 7, 8, 7]))
     table = torch.stack([rising, -rising, rising.exp(), torch.ones(5)])
     wanted = torch.tensor([0.8208, -0.8208, 0.8208, 0])
     torch.testing.assert_close(rank_correlation(table, tied), wanted, rtol=0, atol=1e-4)
@@ -114,9 +111,8 @@ def test_rated_pictures_are_read_and_compared(rated):
 
 
 def test_choices_between_two_are_read_and_scored(tmp_path):
-    for k, share in enumerate(
-        (1.0, 0.8, 0.0)
-    ):  # people's choice of the second, which is nearer in the first two
+    # people's choice of the second, which is nearer in the first two
+    for k, share in enumerate((1.0, 0.8, 0.0)):
         strengths = (1.0, 0.25) if k < 2 else (0.25, 1.0)
         saved(tmp_path / "2afc/val/cnn/ref" / f"00000{k}.png", IMAGES[k])
         for part, strength in zip(("p0", "p1"), strengths, strict=True):

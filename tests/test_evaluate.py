@@ -15,11 +15,11 @@ import torch
 
 import nbhelpers as nb
 from nbhelpers import checkpoints, files
-from nbhelpers.attack import attack, sensitivity
+from nbhelpers.attack import fooled, sensitivity
 from nbhelpers.commands import main
-from nbhelpers.networks.resnet import resnet
-from nbhelpers.training.checks import check_imported, self_check
-from nbhelpers.training.scoring import accuracy
+from nbhelpers.networks.resnets import resnet
+from nbhelpers.pair.checks import check_imported, self_check
+from nbhelpers.pair.scoring import accuracy
 
 N = 96
 
@@ -47,9 +47,9 @@ def test_our_attack_is_no_weaker_than_foolbox(robust, sample):
     steps, eps = 10, 0.5
     torch.manual_seed(0)
     theirs = foolbox.attacks.L2PGD(rel_stepsize=2.5 / steps, steps=steps)
-    fooled = theirs(foolbox.PyTorchModel(robust, bounds=(0, 1)), images, labels, epsilons=eps)[2]
-    ours = attack(robust, images, labels, eps, steps=steps)
-    assert int(ours.sum()) >= int(fooled.sum()) - 1
+    beaten = theirs(foolbox.PyTorchModel(robust, bounds=(0, 1)), images, labels, epsilons=eps)[2]
+    ours = fooled(robust, images, labels, eps, steps=steps)
+    assert int(ours.sum()) >= int(beaten.sum()) - 1
     assert 0.25 * N < int(ours.sum()) < 0.55 * N
 
 
@@ -59,27 +59,26 @@ def test_an_attack_stays_in_its_ball_and_repeats_with_its_seed(robust, sample, m
     whole = nb.minimize
     watched = {"callback": lambda step: seen.append(step.images)}
     monkeypatch.setattr("nbhelpers.attack.minimize", lambda *a, **k: whole(*a, **{**k, **watched}))
-    first = attack(robust, images, labels, 0.5, steps=3, seed=1)
+    first = fooled(robust, images, labels, 0.5, steps=3, seed=1)
     starts = seen[0]
     right = images[nb.predict(robust, images) == labels]
     for step in seen:
         assert (torch.linalg.vector_norm(step - right, dim=(1, 2, 3)) <= 0.5 + 1e-4).all()
         assert step.min() >= 0 and step.max() <= 1
-    assert torch.equal(first, attack(robust, images, labels, 0.5, steps=3, seed=1))
+    assert torch.equal(first, fooled(robust, images, labels, 0.5, steps=3, seed=1))
     seen.clear()
-    attack(robust, images, labels, 0.5, steps=3, seed=2)
+    fooled(robust, images, labels, 0.5, steps=3, seed=2)
     assert not torch.equal(starts, seen[0])
 
 
 def test_restarts_and_radius_only_make_it_worse(standard, sample):
     images, labels = sample[0][:32], sample[1][:32]
-    one = attack(standard, images, labels, 0.1, steps=3)
-    assert (attack(standard, images, labels, 0.1, steps=3, restarts=2) >= one).all()
-    assert attack(standard, images, labels, 0.5, steps=3).sum() >= one.sum()
+    one = fooled(standard, images, labels, 0.1, steps=3)
+    assert (fooled(standard, images, labels, 0.1, steps=3, restarts=2) >= one).all()
+    assert fooled(standard, images, labels, 0.5, steps=3).sum() >= one.sum()
     wrong = nb.predict(standard, images) != labels
-    assert torch.equal(
-        attack(standard, images, labels, 1e-6, steps=1), wrong
-    )  # these need no attack
+    # these need no attack
+    assert torch.equal(fooled(standard, images, labels, 1e-6, steps=1), wrong)
 
 
 def test_the_robust_network_is_less_sensitive(robust, standard, sample):
@@ -128,8 +127,7 @@ def test_self_check_compares_with_the_published_figure(robust, sample):
 
 def test_what_ships_is_not_checked_again(robust, standard, monkeypatch, capsys):
     monkeypatch.setattr(
-        "nbhelpers.training.checks.accuracy",
-        lambda *_, **__: pytest.fail("an accuracy was computed"),
+        "nbhelpers.pair.checks.accuracy", lambda *_, **__: pytest.fail("an accuracy was computed")
     )
     names = ("cifar10-l2-0.5", "cifar10-standard")
     assert check_imported(
@@ -167,7 +165,7 @@ def test_a_published_network_must_reach_its_figure(nameless, monkeypatch):
             "theirs", "x.pt", "resnet18", dataset="cifar10", published={"clean": published}
         )
         monkeypatch.setattr(
-            "nbhelpers.training.checks.manifest", lambda entry=entry: {**whole, "theirs": entry}
+            "nbhelpers.pair.checks.manifest", lambda entry=entry: {**whole, "theirs": entry}
         )
         if fits:
             assert check_imported({"robust": nameless}, ["theirs"], "cifar10-sample", size=32)

@@ -33,7 +33,12 @@ def test_the_standard_network_has_brittle_pairs_and_the_robust_one_resists(netwo
     for name, network in networks.items():
         goal, ball = nb.match(network.representation(targets)), nb.l2_ball(images, 1.0)
         found = nb.minimize(
-            network.representation, goal, images, steps=100, step_size=0.05, project=ball
+            network.representation,
+            goal,
+            images,
+            steps=100,
+            solver=nb.Solver(step_size=0.05),
+            project=ball,
         )
         assert torch.linalg.vector_norm((found.images - images).flatten(1), dim=1).max() <= 1 + 1e-4
         reached[name] = found.loss.median()

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers.model import Model
-from nbhelpers.networks.load import best_precision, load_model, pick_device
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.loading import best_precision, load_model
+from nbhelpers.networks.model import Model
+from nbhelpers.networks.resnets import resnet
+from nbhelpers.types import pick_device
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 NAMES = ["cifar10-standard", "cifar10-l2-0.5"]
@@ -150,7 +151,7 @@ def test_a_device_that_is_not_there(monkeypatch):
 
 
 def test_the_device_is_looked_at_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr("nbhelpers.networks.load.fetch", lambda name: pytest.fail("read"))
+    monkeypatch.setattr("nbhelpers.networks.loading.fetch", lambda name: pytest.fail("read"))
     with pytest.raises(ValueError, match="device"):
         load_model("cifar10-l2-0.5", device="warp")
 
@@ -213,7 +214,7 @@ def test_bfloat16_ends_as_near():
         model = load_model(NAMES[1], device="cpu", precision=precision)
         goal = nb.match(model.representation(images))
         ends[precision] = nb.minimize(
-            model.representation, goal, nb.noise(8), steps=60, keep="last"
+            model.representation, goal, nb.noise(8), steps=60, solver=nb.Solver(keep="last")
         ).loss.mean()
     assert ends["bfloat16"] < 1.1 * ends["float32"]
 
@@ -221,7 +222,7 @@ def test_bfloat16_ends_as_near():
 def test_auto_takes_the_precision_that_suits_the_device(monkeypatch):
     for suits in ("float32", "bfloat16"):
         monkeypatch.setattr(
-            "nbhelpers.networks.load.best_precision", lambda device, suits=suits: suits
+            "nbhelpers.networks.loading.best_precision", lambda device, suits=suits: suits
         )
         assert load_model(NAMES[1], device="cpu", precision="auto").precision == suits
     with pytest.raises(ValueError, match="'float32', 'bfloat16' or 'auto'"):

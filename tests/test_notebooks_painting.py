@@ -11,7 +11,7 @@ import torch
 from test_notebooks_imported import TINY, run
 
 from nbhelpers import checkpoints
-from nbhelpers.networks.load import build_network
+from nbhelpers.networks.loading import build_network
 
 ROOT = Path(__file__).parents[1]
 

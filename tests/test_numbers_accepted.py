@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nbhelpers as nb
-from nbhelpers.attack import attack
+from nbhelpers.attack import fooled
 from nbhelpers.objectives import margin
 from nbhelpers.runs.shards import Settings
 from nbhelpers.training import Training
@@ -49,9 +49,19 @@ def test_one_component_of_any_kind(tiny_model, images, component):
 
 @pytest.mark.parametrize(
     ("component", "error"),
-    [([], ValueError), (3.0, TypeError), ([0.5], TypeError), ("3", TypeError), ([[1]], ValueError), (True, TypeError),
-     (np.array([True, False]), TypeError), (torch.tensor([1.0]), TypeError), (None, TypeError), ([-1], IndexError)],
-)  # fmt: skip
+    [
+        ([], ValueError),
+        (3.0, TypeError),
+        ([0.5], TypeError),
+        ("3", TypeError),
+        ([[1]], ValueError),
+        (True, TypeError),
+        (np.array([True, False]), TypeError),
+        (torch.tensor([1.0]), TypeError),
+        (None, TypeError),
+        ([-1], IndexError),
+    ],
+)
 def test_what_is_no_component_gets_one_clear_line(tiny_model, images, component, error):
     with pytest.raises(error, match=r"component: got .*wanted"):
         nb.top_images(tiny_model, images, component)
@@ -70,9 +80,9 @@ def test_seeds_of_any_kind(tiny_model, images, seed):
         nb.random_partners(torch.tensor([0, 1, 0, 1]), seed=5),
     )
     labels = np.zeros(6, dtype=np.int32)
-    found = attack(tiny_model, images, labels, np.float32(0.1), steps=np.int64(1), seed=seed)
+    found = fooled(tiny_model, images, labels, np.float32(0.1), steps=np.int64(1), seed=seed)
     assert torch.equal(
-        found, attack(tiny_model, images, torch.zeros(6, dtype=torch.long), 0.1, steps=1, seed=5)
+        found, fooled(tiny_model, images, torch.zeros(6, dtype=torch.long), 0.1, steps=1, seed=5)
     )
 
 
@@ -103,7 +113,12 @@ def test_images_of_any_precision(tiny_model, images, dtype):
     torch.testing.assert_close(tiny_model(given), tiny_model(given.float()))
     goal = nb.match(tiny_model.representation(images[:3]).numpy().astype("float64"))
     result = nb.minimize(
-        tiny_model.representation, goal, given[3:], steps=12, batch_size=2, stop_below=0.0
+        tiny_model.representation,
+        goal,
+        given[3:],
+        steps=12,
+        batch_size=2,
+        solver=nb.Solver(stop_below=0.0),
     )
     assert result.images.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert (result.losses[-1] < result.losses[0]).all()
@@ -114,18 +129,14 @@ def test_factors_of_any_kind(tiny_model, images):
     for one in (np.float32, np.float64, torch.tensor):
         ball = nb.l2_ball(images[1:2], one(0.5)), nb.linf_ball(images[1:2], one(0.5))
         for project in ball:
-            options = {
-                "steps": np.int64(2),
-                "step_size": one(0.1),
-                "momentum": one(0.5),
-                "project": project,
-            }
+            options = {"steps": np.int64(2), "project": project}
+            options["solver"] = nb.Solver(step_size=one(0.1), momentum=one(0.5))
             result = nb.minimize(tiny_model.representation, goal, images[1:2], **options)
             assert isinstance(result.images, torch.Tensor) and result.images.dtype == torch.float32
 
 
 def test_inference_mode_changes_nothing(images):
-    from nbhelpers.networks.resnet import resnet
+    from nbhelpers.networks.resnets import resnet
 
     def run():
         torch.manual_seed(0)

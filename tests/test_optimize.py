@@ -10,8 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nbhelpers as nb
-from nbhelpers.networks.load import load_model
-from nbhelpers.optimize import descend
+from nbhelpers.networks.loading import load_model
+from nbhelpers.optimize import PUBLISHED, Solver, descend
+
+CALL = {"steps", "solver", "project", "callback", "batch_size"}
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,16 @@ def exact(tiny_model):
     return copy.deepcopy(tiny_model).double()
 
 
+def split(options):
+    """Options of the call, and the solver of the others."""
+    call = {key: options[key] for key in CALL & options.keys()}
+    return call, {key: value for key, value in options.items() if key not in CALL}
+
+
 def run(model, target, start, **options):
-    return nb.minimize(model.representation, nb.match(target), start, **{"steps": 12, **options})
+    call, own = split({"steps": 12, **options})
+    solver = call.pop("solver", None) or Solver(**own)
+    return nb.minimize(model.representation, nb.match(target), start, solver=solver, **call)
 
 
 def test_loss_falls_in_five_steps(tiny_model, target):
@@ -76,7 +86,7 @@ def test_ball_and_box_are_kept(tiny_model, target, ball, length):
         nb.match(target),
         start,
         steps=8,
-        step_size=0.5,
+        solver=Solver(step_size=0.5),
         project=ball(start, radius),
     ):
         offset = (step.images - start).flatten(1)
@@ -87,7 +97,11 @@ def test_ball_and_box_are_kept(tiny_model, target, ball, length):
 
 def test_box_is_kept_by_long_steps(tiny_model, target):
     for step in descend(
-        tiny_model.representation, nb.match(target), nb.noise(4), steps=5, step_size=50.0
+        tiny_model.representation,
+        nb.match(target),
+        nb.noise(4),
+        steps=5,
+        solver=Solver(step_size=50.0),
     ):
         assert step.images.amin() >= 0 and step.images.amax() <= 1
 
@@ -122,16 +136,12 @@ def test_a_large_request_is_split_by_what_an_image_takes():
 
     def hungry(images):
         sizes.append(len(images))
-        return (
-            images.flatten(1).repeat(1, 256).exp().sum(1, keepdim=True)
-        )  # 3 MB of each image are kept
+        # 3 MB of each image are kept
+        return images.flatten(1).repeat(1, 256).exp().sum(1, keepdim=True)
 
     nb.minimize(hungry, nb.activate(0), nb.noise(50), steps=1)
-    assert sizes == [2, 1] + 2 * [
-        17,
-        17,
-        16,
-    ]  # a look at two and one; the step, and the last score, in 64 MB each
+    # a look at two and one; the step, and the last score, in 64 MB each
+    assert sizes == [2, 1] + 2 * [17, 17, 16]
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(tiny_model, target):
@@ -164,7 +174,9 @@ def test_finished_images_leave_the_batch(tiny_model, target):
 
     start = nb.noise(4)
     start[0] = nb.noise(4, seed=1)[0]  # already there
-    result = nb.minimize(watched, nb.match(target), start, steps=40, stop_below=0.08)
+    result = nb.minimize(
+        watched, nb.match(target), start, steps=40, solver=nb.Solver(stop_below=0.08)
+    )
     assert sizes[:2] == [4, 3] and sizes == sorted(sizes, reverse=True)
     assert torch.equal(result.images[0], start[0])
     assert (result.loss < 0.08).all() and result.stopped == "tolerance" and len(result.losses) < 41
@@ -198,12 +210,14 @@ def test_a_true_callback_stops(tiny_model, target):
     assert run(tiny_model, target, nb.noise(4), callback=lambda step: None).stopped == "steps"
 
 
-def test_interrupt_returns_what_there_is(tiny_model, target):
+def test_an_interrupt_ends_the_caller_unless_asked_otherwise(tiny_model, target):
     def interrupt(step):
         if step.index == 3:
             raise KeyboardInterrupt
 
-    result = run(tiny_model, target, nb.noise(4), callback=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_model, target, nb.noise(4), callback=interrupt)
+    result = run(tiny_model, target, nb.noise(4), callback=interrupt, interrupt="keep")
     assert result.stopped == "interrupt" and len(result.losses) == 4
     assert torch.equal(result.loss, result.losses.min(0).values)
 
@@ -211,7 +225,7 @@ def test_interrupt_returns_what_there_is(tiny_model, target):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        nb.minimize(at_once, nb.match(target), nb.noise(4))
+        nb.minimize(at_once, nb.match(target), nb.noise(4), solver=Solver(interrupt="keep"))
 
 
 def test_published_loop_is_one_of_the_settings(exact, target):
@@ -224,8 +238,7 @@ def test_published_loop_is_one_of_the_settings(exact, target):
         (gradient,) = torch.autograd.grad(loss.mean(), images)
         images = images.detach() - gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
         images = images.clamp(0, 1)
-    published = {"step_size": 1.0, "momentum": 0.0, "schedule": "constant", "keep": "last"}
-    result = run(exact, target, start, steps=5, **published)
+    result = run(exact, target, start, steps=5, solver=PUBLISHED)
     torch.testing.assert_close(result.images, images, rtol=0, atol=1e-9)
 
 
@@ -234,16 +247,7 @@ def test_default_solver_ends_lower_than_the_published_one():
     model = load_model("cifar10-l2-0.5", device="cpu")
     target = model.representation(nb.load_images("cifar10-sample", indices=range(4))[0])
     ours = run(model, target, nb.noise(4), steps=60)
-    published = run(
-        model,
-        target,
-        nb.noise(4),
-        steps=60,
-        step_size=1.0,
-        momentum=0.0,
-        schedule="constant",
-        keep="last",
-    )
+    published = run(model, target, nb.noise(4), steps=60, solver=PUBLISHED)
     assert ours.loss.mean() < published.loss.mean()
 
 
@@ -281,6 +285,8 @@ GOOD = torch.full((2, 3, 8, 8), 0.5)
         ({"schedule": "linear"}, ValueError, "'cosine' or 'constant'"),
         ({"keep": "first"}, ValueError, "'best' or 'last'"),
         ({"batch_size": 0}, ValueError, "at least 1"),
+        ({"interrupt": "stop"}, ValueError, "'raise' or 'keep'"),
+        ({"solver": {"step_size": 1}}, TypeError, r"nb.Solver\("),
         ({"stop_below": math.nan}, ValueError, "never"),
         ({"objective": lambda features: features.sum()}, ValueError, "one loss per image"),
         ({"objective": lambda features: features}, ValueError, "one loss per image"),
@@ -288,13 +294,11 @@ GOOD = torch.full((2, 3, 8, 8), 0.5)
 )
 def test_bad_input_is_refused_in_one_line(changed, error, words):
     options = {"objective": lambda features: features.sum(1), "start": GOOD} | changed
+    objective, start = options.pop("objective"), options.pop("start")
     with pytest.raises(error, match=words) as raised:
-        nb.minimize(
-            lambda images: images.flatten(1),
-            options.pop("objective"),
-            options.pop("start"),
-            **options,
-        )
+        call, own = split(options)
+        call["solver"] = call.get("solver", Solver(**own))
+        nb.minimize(lambda images: images.flatten(1), objective, start, **call)
     assert "\n" not in str(raised.value)
 
 
@@ -342,14 +346,17 @@ def test_one_forward_one_backward_and_no_wait_per_step(tiny_model, target):
     assert rest["convolution"] == 19 * layers and rest["convolution_backward"] == 18 * layers
     assert one["wait"] == rest["wait"] == 0
     assert sum(count for name, count in one.items() if "batch_norm" in name) == 0  # folded
-    assert (
-        one.total() < 11 * layers
-    )  # about six per convolution and its ReLU, and a dozen for the step
+    # about six per convolution and its ReLU, and a dozen for the step
+    assert one.total() < 11 * layers
 
 
 def test_stop_below_waits_every_ten_steps(tiny_model, target):
     iterates = descend(
-        tiny_model.representation, nb.match(target), nb.noise(4), steps=40, stop_below=0.0
+        tiny_model.representation,
+        nb.match(target),
+        nb.noise(4),
+        steps=40,
+        solver=Solver(stop_below=0.0),
     )
     with Counted() as counted:
         assert len(list(iterates)) == 41

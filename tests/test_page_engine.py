@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers.widgets.export_network import export_network, stored
+from nbhelpers.page.export_network import export_network, stored
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -122,9 +122,8 @@ OPERATIONS = {
     "average pooling that overlaps": nn.AvgPool2d(3, stride=2, padding=1),
     "average pooling inside": nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
     "max pooling": nn.MaxPool2d(2),
-    "max pooling that overlaps": nn.Sequential(
-        nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)
-    ),  # ties at 0
+    # ties at 0
+    "max pooling that overlaps": nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)),
     "adaptive pooling": nn.AdaptiveAvgPool2d(4),
     "add, sub, and a factor": Residual(),
     "product": Excited(),
@@ -323,7 +322,9 @@ def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
     else:
         objective = nb.match(f(target))
     found = page.evaluate(RUN, [name, array(target), array(start), options])
-    run = nb.descend(f, objective, start, step_size=options["stepSize"], steps=AT[-1])
+    run = nb.descend(
+        f, objective, start, solver=nb.Solver(step_size=options["stepSize"]), steps=AT[-1]
+    )
     steps = [step for step in run if step.index in AT]
     for step, shown in zip(steps, found["shown"], strict=True):
         losses, images = torch.tensor(shown["losses"]), tensor(shown["images"])
@@ -342,7 +343,12 @@ def test_the_ball_and_the_best_are_those_of_minimize(page, halved):
     target, start = images[1:], images[:2]
     f = halved.representation
     wanted = nb.minimize(
-        f, nb.match(f(target)), start, steps=12, step_size=0.8, project=nb.l2_ball(start, 0.5)
+        f,
+        nb.match(f(target)),
+        start,
+        steps=12,
+        solver=nb.Solver(step_size=0.8),
+        project=nb.l2_ball(start, 0.5),
     )
     found = page.evaluate(
         BEST, [array(target), array(start), {"steps": 12, "stepSize": 0.8, "radius": 0.5}]

@@ -10,7 +10,7 @@ from firefox_support import firefox, firefox_path
 
 import nbhelpers as nb
 from nbhelpers import widgets
-from nbhelpers.widgets.library import library
+from nbhelpers.page.tensorflow import library
 
 pytestmark = [
     pytest.mark.browser,
@@ -41,7 +41,7 @@ def test_the_page_computes_in_firefox_what_python_computed(tmp_path):
         widgets.brittleness(models, images[:2], labels[:2], steps=20),
     ]
     demos = {demo.title: demo for demo in made}
-    path = widgets.export_page(
+    path = nb.page.export_page(
         tmp_path / "page.html", models=models, demos=demos, work=tmp_path / "work"
     )
     (tmp_path / "profile").mkdir()
@@ -54,9 +54,8 @@ def test_the_page_computes_in_firefox_what_python_computed(tmp_path):
             browser.run(f"document.querySelector('#demo{k} .watch').click()")
             browser.wait(f"{SAID.format(k)}.includes('computed here')")
             after = torch.tensor(browser.run(PIXELS.format(k))).float()
-            apart = float(
-                (before - after).abs().mean() * 4 / 3
-            )  # a fourth number, the opacity, is the same
+            # a fourth number, the opacity, is the same
+            apart = float((before - after).abs().mean() * 4 / 3)
             print(list(demos)[k], round(apart, 2))
             assert apart <= 3
         assert not browser.faults

@@ -13,9 +13,9 @@ import torch
 from browser_support import FLAGS, NEEDS_CHROMIUM, axe, chromium, pixels, serious
 from test_widgets import CALLS
 
-from nbhelpers import widgets
-from nbhelpers.widgets import page as page_module
-from nbhelpers.widgets.library import library
+import nbhelpers as nb
+from nbhelpers.page import exporting as page_module
+from nbhelpers.page.tensorflow import library
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -52,7 +52,7 @@ def path(demos, tiny_model, tmp_path_factory):
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("live")
     models = {"standard": tiny_model, "robust": tiny_model}
-    return widgets.export_page(
+    return nb.page.export_page(
         folder / "page.html", models=models, demos=demos, work=folder / "work"
     )
 
@@ -162,15 +162,17 @@ RECORD = """() => {
 def test_a_new_pick_ends_the_run_before_and_stop_keeps_what_there_is(page):
     inversion, live = page.locator("#demo0"), page.locator("#demo0 [data-state]")
     page.evaluate(RECORD)
+    # without an end
     inversion.locator("select").nth(0).evaluate(
         "(select) => select.add(new Option(100000, 100000))"
-    )  # without an end
+    )
     inversion.locator("select").nth(0).select_option("100000")
     page.wait_for_function("() => globalThis.bars.at(-1) > 10")
     inversion.get_by_role("option").nth(1).click()
+    # begun again
     page.wait_for_function(
         "() => globalThis.bars.some((value, k) => value < globalThis.bars[k - 1])"
-    )  # begun again
+    )
     page.wait_for_function("() => globalThis.bars.at(-1) > 0")
     assert inversion.get_by_role("option").nth(1).get_attribute("aria-selected") == "true"
     live.get_by_role("button", name="Stop").click()
@@ -314,7 +316,7 @@ def test_without_the_library_the_page_says_so_in_a_line(
 
     monkeypatch.setattr(page_module, "library", none)
     name, demo = next((name, demo) for name, demo in demos.items() if name == "Brittleness")
-    path = widgets.export_page(
+    path = nb.page.export_page(
         tmp_path / "page.html",
         models={"tiny": tiny_model},
         demos={name: demo},

@@ -12,8 +12,8 @@ from browser_support import NEEDS_CHROMIUM, axe, browser, pixels, serious
 
 import nbhelpers as nb
 from nbhelpers import widgets
-from nbhelpers.widgets.library import library
-from nbhelpers.widgets.paint_recipe import for_page
+from nbhelpers.page.paint_recipe import for_page
+from nbhelpers.page.tensorflow import library
 from nbhelpers.widgets.parts import robust_first
 from nbhelpers.widgets.settings import PAINTING
 from nbhelpers.widgets.strokes import _pixels
@@ -51,7 +51,7 @@ def path(models, demo, tmp_path_factory):
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("paint")
     demos = {"Paint with features": demo}
-    return widgets.export_page(
+    return nb.page.export_page(
         folder / "page.html", models=models, demos=demos, work=folder / "work"
     )
 
@@ -118,9 +118,8 @@ def test_strokes_of_both_networks_are_those_of_pytorch(page, models, demo, tmp_p
     source = shown(page, "source")
     page.get_by_role("button", name="Undo").click()
     assert (picture(page, "0 strokes") == source).all()
-    page.locator(".nb-paint input[type=range]").last.press(
-        "ArrowLeft"
-    )  # from no end to the highest percentile
+    # from no end to the highest percentile
+    page.locator(".nb-paint input[type=range]").last.press("ArrowLeft")
     choose(page, "robust", 0)
     drag(page, (0.2, 0.3), (0.5, 0.4))
     picture(page, "1 stroke")
@@ -188,9 +187,8 @@ def test_by_keyboard_and_stopped(page):
 
 
 def test_a_new_source_and_one_of_your_own(page, tmp_path):
-    page.locator("#demo0 [role=listbox]").first.locator("[role=option]").nth(
-        3
-    ).click()  # one that is not the first
+    # one that is not the first
+    page.locator("#demo0 [role=listbox]").first.locator("[role=option]").nth(3).click()
     assert (picture(page, "0 strokes") == shown(page, "source")).all()
     PIL.Image.new("RGB", (40, 40), (200, 30, 30)).save(tmp_path / "red.png")
     page.locator("#demo0 input[type=file]").set_input_files(tmp_path / "red.png")

@@ -47,10 +47,7 @@ def test_it_opens_with_a_stroke_and_paints_inside_the_mask_alone(demo):
     live = demo.live
     assert (live.done, live.status["state"]) == (1, "done") and {
         e["label"] for e in live.palette
-    } == {
-        "robust",
-        "standard",
-    }
+    } == {"robust", "standard"}
     assert all(entry["about"] and entry["thumbnail"] for entry in live.palette)
     before = live.image
     painted(live, MASK, 2)
@@ -160,9 +157,8 @@ def test_an_opened_note_paints_the_same_on_the_canvas_and_goes_on(demo, tiny_mod
     picker.selected = 2  # a source of the picker again
     settled(live)
     assert live.done == 0 and torch.equal(live.image, picker.pixels[2:3])
-    renamed = face(
-        {"mine": tiny_model}, picker.pixels, components=[5], steps=1
-    ).live  # the label is not the network
+    # the label is not the network
+    renamed = face({"mine": tiny_model}, picker.pixels, components=[5], steps=1).live
     opened(renamed, file)
     assert renamed.done == 3 and (renamed.image - wanted).abs().max() <= 3 / 255
 

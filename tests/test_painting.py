@@ -18,7 +18,12 @@ EACH = torch.stack([HARD.roll(k, 0) for k in range(4)])[:, None]
 def painted(model, mask, start=START, component=3, **options):
     goal, project = nb.activate(component), nb.within(mask, start, **options)
     return nb.minimize(
-        nb.region(model, mask), goal, start, steps=8, step_size=0.5, project=project, keep="last"
+        nb.region(model, mask),
+        goal,
+        start,
+        steps=8,
+        solver=nb.Solver(step_size=0.5, keep="last"),
+        project=project,
     )
 
 
@@ -42,9 +47,8 @@ def test_a_soft_edge_bounds_how_far_a_pixel_moves():
     project = nb.within(SOFT, START)
     once = project(wild)
     assert ((once - START).abs() <= SOFT + 1e-6).all() and ((once - START).abs() > 0.1).any()
-    assert torch.equal(project(once), once) and torch.equal(
-        project(START), START
-    )  # it is a projection
+    # it is a projection
+    assert torch.equal(project(once), once) and torch.equal(project(START), START)
     assert torch.equal(nb.within(torch.ones(32, 32), START)(wild), nb.box(wild))
 
 

@@ -22,10 +22,8 @@ NAMES = [
     "Carmon2019Unlabeled",
 ]
 NAMES += ["Chen2020Efficient", "Rade2021Helper"]
-PLAIN = {
-    "mean": (0.0, 0.0, 0.0),
-    "std": (1.0, 1.0, 1.0),
-}  # many of its networks take pixels as they are
+# many of its networks take pixels as they are
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +41,8 @@ def written(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_theirs(written, name):
-    scaled = name in (
-        "Engstrom2019Robustness",
-        "Modas2021PRIMEResNet18",
-        "Chen2020Efficient",
-    )  # mu, sigma in the file
+    # mu, sigma in the file
+    scaled = name in ("Engstrom2019Robustness", "Modas2021PRIMEResNet18", "Chen2020Efficient")
     model = nb.load_model(written / f"{name}.pt", device="cpu", dataset=None if scaled else PLAIN)
     with np.load(written / f"{name}.npz") as theirs:
         images, logits = torch.from_numpy(theirs["images"]), torch.from_numpy(theirs["logits"])

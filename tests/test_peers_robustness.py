@@ -81,7 +81,7 @@ def test_logits_representation_gradients_and_steps_are_theirs(written, case, cap
         model,
         nb.misclassify(theirs["labels"]),
         theirs["images"],
-        step_size=0.5,
+        solver=nb.Solver(step_size=0.5),
         project=ball,
         **published,
     )
@@ -90,7 +90,7 @@ def test_logits_representation_gradients_and_steps_are_theirs(written, case, cap
         model.representation,
         nb.match(theirs["target"]),
         theirs["images"],
-        step_size=1.0,
+        solver=nb.Solver(step_size=1.0),
         project=nb.box,
         **published,
     )

@@ -15,9 +15,9 @@ import yaml
 import nbhelpers as nb
 from nbhelpers import files
 from nbhelpers.checkpoints import entry, fetch, sha256
-from nbhelpers.checkpoints.fetch import addresses, fetch_library
+from nbhelpers.checkpoints.downloads import addresses, fetch_library
 from nbhelpers.commands import main
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.resnets import resnet
 from nbhelpers.runs import presets, sweeps
 from nbhelpers.runs.grid import defaults
 from tools import served
@@ -136,9 +136,8 @@ def test_where_no_server_answers_the_weights_tell_the_size(home, monkeypatch):
     assert one.address == entry(one.name).urls[0]
 
 
-@pytest.mark.filterwarnings(
-    "default"
-)  # papermill and jupyter_client warn about things of their own
+# papermill and jupyter_client warn about things of their own
+@pytest.mark.filterwarnings("default")
 def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
     """A broken download goes on where it broke; a stopped run does what is left; a third one has
     nothing to do.
@@ -166,9 +165,8 @@ def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
 
     monkeypatch.setattr(sweeps, "execute", stopped)
     assert main(command) == 130
-    assert (
-        server.sent < sum(whole.values()) + 2**15
-    )  # every byte once, but for the piece that broke
+    # every byte once, but for the piece that broke
+    assert server.sent < sum(whole.values()) + 2**15
     assert [asked for method, _, asked in server.asked if method == "GET" and asked]
     finished = next((home / "out" / "5_interpolation").glob("*/result.json"))
     before, requests = finished.stat().st_mtime_ns, len(server.asked)
@@ -202,7 +200,9 @@ def test_a_wrong_file_is_refused_and_the_published_address_is_next(home, tmp_pat
     )
     with served.serving(folder) as server:
         monkeypatch.setenv("NBHELPERS_MIRROR", server.address + "/")
-        monkeypatch.setattr(sys.modules["nbhelpers.checkpoints.fetch"], "entry", lambda name: about)
+        monkeypatch.setattr(
+            sys.modules["nbhelpers.checkpoints.downloads"], "entry", lambda name: about
+        )
         with pytest.raises(
             OSError, match=r"was not found locally .*cifar_nat.pt is truncated or altered: sha256"
         ):
@@ -240,9 +240,8 @@ def test_torchvisions_weights_resume_and_are_checked(home, tmp_path, monkeypatch
             presets.survey({"baseline": "torchvision:shufflenet_v2_x0_5"}, "cpu")[0].address == url
         )
         model = nb.load_model("torchvision:shufflenet_v2_x0_5", device="cpu")
-        assert (
-            server.sent < (folder / name).stat().st_size + 2**14
-        )  # every byte once, but for the broken piece
+        # every byte once, but for the broken piece
+        assert server.sent < (folder / name).stat().st_size + 2**14
         assert torch.equal(model.head.bias, network.fc.bias)
         assert presets.survey({"baseline": "torchvision:shufflenet_v2_x0_5"}, "cpu")[0].size == 0
         place = fetch_library(url)

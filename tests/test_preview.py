@@ -56,12 +56,8 @@ def test_the_first_frame_needs_no_pass(tiny_model, passes, kind):
 def test_small_images_need_none(tiny_model):
     demo = widgets.inversion({"robust": tiny_model}, torch.rand(2, 3, 32, 32), steps=2)
     steps = [frame.step for frame in demo.live._job(*demo.live._full(demo.pick))]
-    assert steps == [
-        0,
-        1,
-        2,
-        3,
-    ]  # no start without numbers before them; the third is that of the means
+    # no start without numbers before them; the third is that of the means
+    assert steps == [0, 1, 2, 3]
 
 
 def test_large_images_take_fewer_steps(tiny_model):

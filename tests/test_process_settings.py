@@ -20,12 +20,8 @@ SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
         ({}, "import nbhelpers, torch", "4000", False),
         ({"GOMP_SPINCOUNT": "7"}, "import nbhelpers, torch", "7", False),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "import torch, nbhelpers", "None", False),
-        (
-            {},
-            "import torch, nbhelpers; import nbhelpers",
-            "4000",
-            True,
-        ),  # too late for this process, and it says so
+        # too late for this process, and it says so
+        ({}, "import torch, nbhelpers; import nbhelpers", "4000", True),
     ],
 )
 def test_the_setting_is_there_when_torch_loads_its_runtime(given, code, spins, says):

@@ -17,7 +17,7 @@ import torch
 
 import nbhelpers.checkpoints
 from nbhelpers.commands import COMMANDS, main
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.resnets import resnet
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -55,9 +55,8 @@ def test_its_code_runs(page, reader, capsys):
         printed = capsys.readouterr().out
         for line in block.splitlines():
             said = line.partition("  # ")[2]
-            if line.startswith("print(") and said.endswith(
-                ")"
-            ):  # `print(x)  # Model(…)` says what is printed
+            # `print(x)  # Model(…)` says what is printed
+            if line.startswith("print(") and said.endswith(")"):
                 assert said in printed
     plt.close("all")
 
@@ -86,9 +85,8 @@ def test_commands_and_their_options_exist(capsys):
         )
         assert {*re.findall(r"`make ([a-z]+)`", text)} <= {*targets}, page.name
         for block in blocks(text, "sh", "powershell"):
-            for line in block.replace(
-                "\\\n", " "
-            ).splitlines():  # joined where a backslash breaks them
+            # joined where a backslash breaks them
+            for line in block.replace("\\\n", " ").splitlines():
                 call, _, _ = line.partition(" #")
                 if found := re.match(r"make (\w+)", call):
                     assert found[1] in targets, line
@@ -127,7 +125,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_checkpoints_that_they_name_are_in_the_manifest():
-    text, known = "".join(TEXTS.values()), nbhelpers.checkpoints.manifest()
+    text, known = "".join(TEXTS.values()), nbhelpers.checkpoints.entries()
     for name in re.findall(r"`((?:cifar10|imagenet|restricted-imagenet)-[a-z0-9.-]*\d)`", text):
         assert name in known or name.startswith("imagenet-val"), name
     for start in re.findall(r"`(imagenet-[a-z0-9-]+-)…`", text):

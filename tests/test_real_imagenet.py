@@ -29,9 +29,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def photographs():
-    folder = (
-        Path(importlib.util.find_spec("foolbox").origin).parent / "data"
-    )  # unimported: it is slow, and warns
+    # unimported: it is slow, and warns
+    folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
     files = sorted(folder.glob("imagenet_*.jpg"))  # imagenet_NUMBER_LABEL.jpg
     images = torch.cat([nb.load_images(path, size=224)[0] for path in files])
     return images, torch.tensor([int(path.stem.split("_")[2]) for path in files])
@@ -83,7 +82,7 @@ def test_a_brittle_pair_is_found(model, photographs, features):
         nb.match(target),
         source,
         steps=30,
-        step_size=0.6,
+        solver=nb.Solver(step_size=0.6),
         project=nb.l2_ball(source, 2),
     )
     assert torch.linalg.vector_norm(result.images - source) <= 2 + 1e-3

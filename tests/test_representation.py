@@ -68,9 +68,8 @@ def test_top_images_remember_only_the_top(tiny_model) -> None:
     top = nb.top_images(tiny_model, (batch for _ in range(60)), 0, 3)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert top.highest.tolist()[0] == int(
-        tiny_model.representation(batch)[:, 0].argmax()
-    )  # ties: the earlier image
+    # ties: the earlier image
+    assert top.highest.tolist()[0] == int(tiny_model.representation(batch)[:, 0].argmax())
     assert peak < 2_000_000
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nbhelpers import files
-from nbhelpers.checkpoints.fetch import weights_sha256
+from nbhelpers.checkpoints.downloads import weights_sha256
 from nbhelpers.commands import main
 from nbhelpers.files import check_writable, save_tensors
-from nbhelpers.model import Model
+from nbhelpers.networks.model import Model
 from nbhelpers.runs import shards
 from nbhelpers.runs.shards import Settings, make_shards
 from nbhelpers.training.loop import train

@@ -212,7 +212,7 @@ def test_code_runs_nowhere_and_is_named(tmp_path, monkeypatch):
         ".exec": Call(exec, f"open({str(mark)!r}, 'w')"),
         ".Popen": Call(subprocess.Popen, ["touch", str(mark)]),
         ".getattr": nested,
-        "nbhelpers.checkpoints.read.read_weights": Call(read_weights, str(mark)),
+        "nbhelpers.checkpoints.readers.read_weights": Call(read_weights, str(mark)),
     }
     for name, attack in attacks.items():
         for legacy in (False, True):
@@ -305,18 +305,26 @@ HOSTILE = {
     "deep lists": b"\x80\x02" + b"]" * 500_000 + b"a" * 499_999 + b".",
     "deep tuples as a key": b"\x80\x02}" + b")" + b"\x85" * 500_000 + b"Ns.",
     "doubling tuples as a key": b"\x80\x02})" + b"2\x86" * 5000 + b"Ns.",
-    "doubling state": b"\x80\x02ca\nb\n)R" + b"2}X\x01\x00\x00\x00ah\x00sX\x01\x00\x00\x00bh\x00s" * 10 + b".",
-    ("one long list as many "
-    "dicts"): b"\x80\x02ccollections\nOrderedDict\nq\x00](" + b"NN\x86" * 50_000 + b"eq\x01"
-    + b"h\x00h\x01\x85R0" * 50_000 + b"N.",
+    "doubling state": b"\x80\x02ca\nb\n)R"
+    + b"2}X\x01\x00\x00\x00ah\x00sX\x01\x00\x00\x00bh\x00s" * 10
+    + b".",
+    ("one long list as many dicts"): b"\x80\x02ccollections\nOrderedDict\nq\x00]("
+    + b"NN\x86" * 50_000
+    + b"eq\x01"
+    + b"h\x00h\x01\x85R0" * 50_000
+    + b"N.",
     "endless opcodes": b"\x80\x02" + b"N" * 3_000_000 + b".",
-    "big integer keys": b"\x80\x02}\x8b" + struct.pack("<i", 1 << 20) + b"\x01" * (1 << 20)
-    + b"q\x00" + b"h\x00Ns" * 50_000 + b".",
+    "big integer keys": b"\x80\x02}\x8b"
+    + struct.pack("<i", 1 << 20)
+    + b"\x01" * (1 << 20)
+    + b"q\x00"
+    + b"h\x00Ns" * 50_000
+    + b".",
     "no end": b"\x80\x02}",
     "empty stack": b"\x80\x02.",
     "only marks": b"(((((e.",
     "nothing": b"",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

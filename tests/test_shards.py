@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nbhelpers.commands import main
-from nbhelpers.model import Model
+from nbhelpers.networks.model import Model
 from nbhelpers.runs import shards
 from nbhelpers.runs.shards import Settings, make_shards, read_shards
 

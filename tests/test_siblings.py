@@ -15,10 +15,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 from torch import nn
 
 from nbhelpers import objectives
-from nbhelpers.checkpoints.fetch import weights_sha256
+from nbhelpers.checkpoints.downloads import weights_sha256
 from nbhelpers.data import load_images
-from nbhelpers.model import Model
 from nbhelpers.networks import load_model, resnet
+from nbhelpers.networks.model import Model
 from nbhelpers.optimize import l2_ball
 from nbhelpers.representation import contributions
 from nbhelpers.runs import plan, report, shards
@@ -446,9 +446,17 @@ def test_training_begins_with_weights_that_a_wrapper_saved(tmp_path):
         tmp_path / "start.pt",
     )
     settings = Training(
-        dataset=str(data), start=str(tmp_path / "start.pt"), width=4, image_size=16, epochs=1, eps=0.0, batch_size=4,
-        held_out=2, average=0.0, learning_rate=1e-9,
-    )  # fmt: skip
+        dataset=str(data),
+        start=str(tmp_path / "start.pt"),
+        width=4,
+        image_size=16,
+        epochs=1,
+        eps=0.0,
+        batch_size=4,
+        held_out=2,
+        average=0.0,
+        learning_rate=1e-9,
+    )
     train(settings, tmp_path / "out", device="cpu")
     found = load_model(tmp_path / "out" / "weights.safetensors", device="cpu")
     torch.testing.assert_close(found.head.weight, network.linear.weight, atol=1e-3, rtol=1e-2)

@@ -9,8 +9,8 @@ import torch
 from test_resume import pictures
 
 import nbhelpers as nb
-from nbhelpers.checkpoints.manifest import Entry, _entry
-from nbhelpers.checkpoints.read import read_weights
+from nbhelpers.checkpoints.entries import Entry, _entry
+from nbhelpers.checkpoints.readers import read_weights
 from nbhelpers.training.examples import augment
 from nbhelpers.training.loop import train
 from nbhelpers.training.settings import Training, size_from_text
@@ -24,9 +24,8 @@ def test_images_cover_the_size_and_keep_their_shape(given: tuple[int, int]) -> N
         assert images.shape == (1, 3, *size)
         scale = max(size[0] / given[0], size[1] / given[1])
         shown = float(images[0, 0, 0, -1] - images[0, 0, 0, 0])
-        assert shown == pytest.approx(
-            size[1] / scale / given[1], abs=0.05
-        )  # as much of the width as fits
+        # as much of the width as fits
+        assert shown == pytest.approx(size[1] / scale / given[1], abs=0.05)
     assert torch.equal(nb.load_images(ramp, size=(20, 20))[0], nb.load_images(ramp, size=20)[0])
 
 
@@ -86,7 +85,6 @@ def test_an_augmentation_shifts_each_side_by_an_eighth() -> None:
     images = torch.rand(64, 3, 32, 8)
     moved = augment(images, torch.Generator().manual_seed(0))
     assert moved.shape == images.shape
-    assert (
-        int((moved[:, :, :, 0].abs().sum((1, 2)) == 0).sum()) > 0
-    )  # shifted sideways, by one pixel at most
+    # shifted sideways, by one pixel at most
+    assert int((moved[:, :, :, 0].abs().sum((1, 2)) == 0).sum()) > 0
     assert int((moved[:, :, :, :2].abs().sum((1, 2, 3)) == 0).sum()) == 0

@@ -241,13 +241,11 @@ def test_nine_runs_two_failures_and_a_killed_driver(
     if "OMP_NUM_THREADS" not in os.environ:
         assert {line[3] for line in lines(log, "begin")} == {str(max(1, cores() // 2))}
 
-    ended = lines(
-        log, "end"
-    )  # once more where the driver was killed before the run came to its place
+    # once more where the driver was killed before the run came to its place
+    ended = lines(log, "end")
     outcomes = sweep(notebook, {"seed": range(9), "flag": True, "log": str(log)}, out)
-    assert [outcome.fresh for outcome in outcomes] == [
-        False
-    ] * 9  # failures stay until they are asked for
+    # failures stay until they are asked for
+    assert [outcome.fresh for outcome in outcomes] == [False] * 9
     assert len(ended) >= 7 and lines(log, "end") == ended
 
 
@@ -406,9 +404,8 @@ def test_the_report_averages_over_seeds_links_and_escapes(tmp_path: Path) -> Non
         and "ValueError: &lt;no&gt;" in page
         and "<no>" not in page
     )
-    assert (
-        page.count('href="checkpoint%3Dtwo%2Cseed%3D1/n.ipynb"') >= 3
-    )  # from tables and from the contact sheet
+    # from tables and from the contact sheet
+    assert page.count('href="checkpoint%3Dtwo%2Cseed%3D1/n.ipynb"') >= 3
     assert page.index("<th>two") < page.index("<th>one")  # the plan's order
     assert page.count("data:image/webp") == 5 and "<svg" in page and "#010203" not in page
     assert "src=http" not in page and "<script" not in page

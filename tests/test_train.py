@@ -24,8 +24,8 @@ import nbhelpers as nb
 from nbhelpers import checkpoints, files
 from nbhelpers.attack import perturb
 from nbhelpers.commands import main
-from nbhelpers.networks.load import build_network
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.loading import build_network
+from nbhelpers.networks.resnets import resnet
 from nbhelpers.training import examples, loop
 from nbhelpers.training.examples import augment
 from nbhelpers.training.folded import FoldedCopy

@@ -17,7 +17,7 @@ from traitlets import TraitError
 
 import nbhelpers as nb
 from nbhelpers import checkpoints, files, widgets
-from nbhelpers.networks.resnet import resnet
+from nbhelpers.networks.resnets import resnet
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 GREY = torch.full((1, 1, 3, 8, 8), 0.5)
@@ -185,9 +185,8 @@ def test_frames_are_throttled_messages_and_come_first(live, job, monkeypatch):
     monkeypatch.setattr(live, "send", lambda content, buffers: sent.append((content, buffers)))
     job.go.release(100)
     live.request((1,)).join(20)
-    assert [content["step"] for content, _ in sent] == [
-        0
-    ]  # the others came within a fifteenth of a second
+    # the others came within a fifteenth of a second
+    assert [content["step"] for content, _ in sent] == [0]
     assert sent[0][0]["total"] == 2 and pixels(sent[0][1][0]).shape == (8, 8, 3)
 
 
@@ -269,7 +268,9 @@ def test_a_live_inversion_is_what_minimize_gives(data):
     demo = widgets.inversion(models, images, labels, steps=5, seed=3)
     model = models["robust"]
     f = functools.partial(model.representation, positions=True)
-    result = nb.minimize(f, nb.match(f(images[:1])), nb.noise(1, seed=3), steps=5, keep="last")
+    result = nb.minimize(
+        f, nb.match(f(images[:1])), nb.noise(1, seed=3), steps=5, solver=nb.Solver(keep="last")
+    )
     shown = pixels(demo.live.result["sheet"])[:32, -32:].transpose(2, 0, 1) / 255
     assert abs(shown - result.images[0].numpy()).max() <= 3 / 255
 
@@ -277,7 +278,7 @@ def test_a_live_inversion_is_what_minimize_gives(data):
 def test_page_holds_every_pick_and_goes_on_after_a_break(data, tmp_path, monkeypatch):
     models, images, labels = data
     demo = widgets.brittleness(models, images[:3], labels[:3], steps=2)
-    path = widgets.export_page(
+    path = nb.page.export_page(
         tmp_path / "page.html", models=models, demos={"Brittleness": demo}, work=tmp_path / "work"
     )
     page = path.read_text(encoding="utf-8")
@@ -289,7 +290,7 @@ def test_page_holds_every_pick_and_goes_on_after_a_break(data, tmp_path, monkeyp
         raise AssertionError("computed again")
 
     monkeypatch.setattr(demo.live, "compute", never)
-    again = widgets.export_page(
+    again = nb.page.export_page(
         tmp_path / "2.html", models=models, demos={"Brittleness": demo}, work=tmp_path / "work"
     )
     assert again.read_text(encoding="utf-8") == page

@@ -20,12 +20,8 @@ import torch
 from benchmarks import measure
 from nbhelpers import checkpoints, load_images, load_model, random_indices
 
-STAGES = (
-    "apgd-ce",
-    "apgd-t",
-    "fab-t",
-    "square",
-)  # the four of AutoAttack's standard version, in its order
+# the four of AutoAttack's standard version, in its order
+STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 BATCH = 100
 
 

@@ -21,12 +21,8 @@ import nbhelpers as nb
 NETWORKS = {"robust": "cifar10-l2-0.5", "standard": "cifar10-standard"}
 JUDGE = "cifar10-l2-0.25"  # takes no part in any inversion
 KINDS = {"averaged": False, "with positions": True}
-MEASURES = {
-    "SSIM": 3,
-    "PSNR, dB": 1,
-    "judge agrees, %": 1,
-    "distance in the judge": 2,
-}  # digits to show
+# digits to show
+MEASURES = {"SSIM": 3, "PSNR, dB": 1, "judge agrees, %": 1, "distance in the judge": 2}
 Scores = dict[str, dict[str, Tensor]]  # which pictures → measure → one number per image
 
 
@@ -68,7 +64,7 @@ def main() -> None:
         if not path.exists():
             images, labels = nb.load_images(given.dataset, indices=indices.tolist())
             start = nb.noise(len(images), size=images.shape[-1], seed=given.seed + number)
-            options = {"steps": given.steps, "step_size": given.step_size}
+            options = {"steps": given.steps, "solver": nb.Solver(step_size=given.step_size)}
             rebuilt = _invert(networks, images.to(judge.device), start.to(judge.device), options)
             partners = nb.random_partners(labels, seed=given.seed + number)
             rebuilt |= {

@@ -16,7 +16,11 @@ def main() -> None:
     for label, name in {"robust": "tiny-l2-2.0", "standard": "tiny-standard"}.items():
         f = functools.partial(nb.load_model(name, device="cpu").representation, positions=True)
         found = nb.minimize(
-            f, nb.match(f(images)), nb.noise(len(images), size=64), steps=100, step_size=0.8
+            f,
+            nb.match(f(images)),
+            nb.noise(len(images), size=64),
+            steps=100,
+            solver=nb.Solver(step_size=0.8),
         )
         rows[label] = found.images
         print(

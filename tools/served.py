@@ -79,9 +79,8 @@ class Server:
     """What is served, and what was asked for."""
 
     folder: Path
-    cuts: list[int] = field(
-        default_factory=list
-    )  # bytes after which the next connections are closed
+    # bytes after which the next connections are closed
+    cuts: list[int] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, file, range
     sent: int = 0  # bytes
     address: str = ""

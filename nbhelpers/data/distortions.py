@@ -127,9 +127,8 @@ def _contrast(images: Images, strength: float, _: int) -> Images:
 
 
 def _hue(images: Images, strength: float, _: int) -> Images:
-    from torchvision.transforms.functional import (
-        adjust_hue,
-    )  # here: networks are trained without it
+    # here: networks are trained without it
+    from torchvision.transforms.functional import adjust_hue
 
     return adjust_hue(images, 0.5 * strength)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nbhelpers.data.decode import decode
+from nbhelpers.data.decoding import decode
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Pictures that are not read here. A folder of such is no folder without pictures.

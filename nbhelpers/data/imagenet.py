@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from nbhelpers import files
-from nbhelpers.checkpoints.fetch import download
-from nbhelpers.checkpoints.manifest import imagenet_classes
-from nbhelpers.data.decode import decode
+from nbhelpers.checkpoints.downloads import download
+from nbhelpers.checkpoints.entries import imagenet_classes
+from nbhelpers.data.decoding import decode
 from nbhelpers.data.folders import ImageSet, open_folder
 from nbhelpers.files import cache_folder, check_writable
 

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nbhelpers import files
+from nbhelpers.bars import progress
 from nbhelpers.data.cifar10 import CIFAR10_CLASSES, open_cifar10, open_sample
-from nbhelpers.data.decode import decode
+from nbhelpers.data.decoding import decode
 from nbhelpers.data.folders import ImageSet, open_folder
 from nbhelpers.data.imagenet import (
     RESTRICTED_IMAGENET,
@@ -26,7 +27,6 @@ from nbhelpers.data.imagenet import (
     open_restricted_imagenet,
     open_tiny_imagenet,
 )
-from nbhelpers.passes import progress
 from nbhelpers.types import Images, Labels, Size, check_images, two_sides, whole
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
@@ -68,8 +68,9 @@ def load_images(
     Raises:
         ValueError: an unknown name, an unreadable file, different image sizes without `size`,
             pixels outside [0, 1].
-        IndexError: an index outside the set. FileNotFoundError: CIFAR-10 is neither here nor could
-            it be fetched, or ImageNet is not here.
+        IndexError: an index outside the set.
+        FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not
+            here.
     """
     images = _margined(_open(source), margin)
     if classes is not None:
@@ -250,10 +251,8 @@ def _fit(image: Tensor, sides: tuple[int, int] | None, margin: float = 1) -> Ten
         image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[
             0
         ].clamp_(0, 1)
-    top, left = (
-        round((height - sides[0]) / 2),
-        round((width - sides[1]) / 2),
-    )  # both roundings as in torchvision
+    # both roundings as in torchvision
+    top, left = (round((height - sides[0]) / 2), round((width - sides[1]) / 2))
     return image[:, top : top + sides[0], left : left + sides[1]]
 
 

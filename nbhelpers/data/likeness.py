@@ -11,9 +11,8 @@ def ssim(images: Images, others: Images) -> PerImage:
 
     Source: Wang et al., IEEE TIP 13(4), 2004.
     """
-    from skimage.metrics import (
-        structural_similarity,
-    )  # here: images in which networks are trained lack it
+    # here: images in which networks are trained lack it
+    from skimage.metrics import structural_similarity
 
     if images.shape != others.shape:
         raise ValueError(

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from nbhelpers.data.images import Source, choose, count_images, identity, iter_batches, load_images
 from nbhelpers.files import cache_folder, save_tensors
-from nbhelpers.model import Model
+from nbhelpers.networks.model import Model
 from nbhelpers.representation import represent
 from nbhelpers.types import Features
 
@@ -114,13 +114,8 @@ def digest(model: nn.Module) -> bytes:
                 continue  # torch's own registers
             if isinstance(value, Tensor):
                 _feed(setting, value, key)
-            elif setting not in (
-                "training",
-                "precision",
-                "classes",
-                "note",
-                "name",
-            ):  # these change no number
+            elif setting not in ("training", "precision", "classes", "note", "name"):
+                # these change no number
                 key.update(f"{setting}={_stable(value)}".encode())
     seen: dict[int, str] = {}
     for name, tensor in [

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from nbhelpers.data.images import Source, count_images
-from nbhelpers.model import Model
 from nbhelpers.passes import Batches, stream
 from nbhelpers.representation import representing
-from nbhelpers.types import Images, Indices, Labels, indices, seeded, whole
+from nbhelpers.types import Classifier, Images, Indices, Labels, indices, seeded, whole
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
 
 
 def top_images(
-    model: Model,
+    model: Classifier,
     images: Images | Batches,
     component: Indices,
     k: int = 5,
@@ -109,7 +108,6 @@ def _best(
     values, indices = (
         new if kept is None else (torch.cat(pair) for pair in zip(kept, new, strict=True))
     )
-    order = values.argsort(dim=0, descending=descending, stable=True)[
-        :k
-    ]  # stable: ties go to the earlier image
+    # stable: ties go to the earlier image
+    order = values.argsort(dim=0, descending=descending, stable=True)[:k]
     return values.gather(0, order), indices.gather(0, order)

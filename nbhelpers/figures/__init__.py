@@ -3,10 +3,4 @@
 from nbhelpers.figures.plots import curves, distributions, image_grid
 from nbhelpers.figures.results import print_numbers, save_result
 
-__all__ = [
-    "curves",
-    "distributions",
-    "image_grid",
-    "print_numbers",
-    "save_result",
-]
+__all__ = ["curves", "distributions", "image_grid", "print_numbers", "save_result"]

@@ -104,9 +104,8 @@ def image_grid(
             canvas[above : above + high, x : x + wide] = picture
         for column, text in enumerate(captions.get(label, ())):
             middle = left + column * (cell + gap) + cell / 2
-            base = (
-                y + cell + 12 + _LINE * text.count("\n")
-            )  # of its last line: descenders must not shift a text
+            # of its last line: descenders must not shift a text
+            base = y + cell + 12 + _LINE * text.count("\n")
             axes.text(middle, base, text, ha="center", va="baseline", color="#444444", **style)
         y += row_height
     for column, text in enumerate(columns):
@@ -176,9 +175,8 @@ def curves(
     positions = torch.as_tensor(x).cpu().numpy()
     for index, (label, values) in enumerate(series.items()):
         numbers, colour = values.detach().float().cpu().numpy(), _colour(label, index)
-        repeated = colour in [
-            line.get_color() for line in axes.lines
-        ]  # two nulls, say: the second is dashed
+        # two nulls, say: the second is dashed
+        repeated = colour in [line.get_color() for line in axes.lines]
         if numbers.ndim == 2:
             axes.fill_between(
                 positions,

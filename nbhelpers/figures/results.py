@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nbhelpers.files import write_text
-from nbhelpers.networks.load import pick_device
+from nbhelpers.types import pick_device
 
 Numbers = Mapping[str, Mapping[str, float]]  # measure → network (or null) → value
 
@@ -91,9 +91,8 @@ def save_result(
             {
                 "parameters": dict(parameters),
                 "seed": parameters.get("seed"),
-                "device": str(
-                    pick_device(str(parameters.get("device", "auto")))
-                ),  # what "auto" was
+                # what "auto" was
+                "device": str(pick_device(str(parameters.get("device", "auto")))),
                 "images": list(map(int, images)),
                 "numbers": {measure: dict(row) for measure, row in numbers.items()},
                 "versions": {

@@ -1,15 +1,9 @@
 """Networks: built, loaded and filled."""
 
-from nbhelpers.networks.load import build_network, load_model
+from nbhelpers.networks.loading import build_network, load_model
+from nbhelpers.networks.model import Model
+from nbhelpers.networks.radii import series
 from nbhelpers.networks.regions import region
-from nbhelpers.networks.resnet import WideResNet, resnet
-from nbhelpers.networks.series import series
+from nbhelpers.networks.resnets import WideResNet, resnet
 
-__all__ = [
-    "WideResNet",
-    "build_network",
-    "load_model",
-    "region",
-    "resnet",
-    "series",
-]
+__all__ = ["Model", "WideResNet", "build_network", "load_model", "region", "resnet", "series"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
-from nbhelpers.model import Model
+from nbhelpers.networks.model import Model
 from nbhelpers.types import Features, Images
 
 

@@ -15,11 +15,11 @@ from nbhelpers import files
 from nbhelpers.commands import command_parser
 from nbhelpers.figures.results import print_numbers
 from nbhelpers.files import write_text
-from nbhelpers.networks.load import pick_device
 from nbhelpers.runs.grid import defaults
 from nbhelpers.runs.pages import notebook_page
 from nbhelpers.runs.presets import Weights, estimate, obtain, parts_of, read_preset, survey
 from nbhelpers.runs.sweeps import Run, plan, run_all
+from nbhelpers.types import pick_device
 
 
 def demo_command(argv: Sequence[str]) -> int:

@@ -75,9 +75,8 @@ def from_words(words: Iterable[str], notebook: Path) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"-p {word}: wanted NAME=VALUES")
-        kind = (
-            known[name].kind if name in known else Kind(("str",))
-        )  # `plan` tells the nearest name
+        # `plan` tells the nearest name
+        kind = known[name].kind if name in known else Kind(("str",))
         try:
             values = split_values(
                 text, kind.names[0] if kind.scalar and len(kind.names) == 1 else ""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.checkpoints.fetch import weights_sha256
-from nbhelpers.checkpoints.manifest import entry, manifest
+from nbhelpers.checkpoints.downloads import weights_sha256
+from nbhelpers.checkpoints.entries import entry, manifest
 from nbhelpers.data.images import SETS, count_images, identity
 
 LIBRARIES = ("torchvision:", "timm:")
@@ -58,11 +58,8 @@ def content(name: str, value: Any, notebook: Path) -> str:
         if CHECKS[name] is _check_dataset:
             return identity(place) if value not in SETS and place.exists() else ""
         return manifest()[value].sha256 if value in manifest() else weights_sha256(place)
-    except (
-        ValueError,
-        OSError,
-        RuntimeError,
-    ):  # it names something else, or whoever opens it tells
+    except (ValueError, OSError, RuntimeError):
+        # it names something else, or whoever opens it tells
         return ""
 
 

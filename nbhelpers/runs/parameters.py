@@ -241,7 +241,6 @@ def _folded(node: ast.expr) -> Any:
         "set",
         "dict",
     ):
-        return getattr(
-            builtins, _last_name(node.func)
-        )()  # an empty one: only its type is asked for
+        # an empty one: only its type is asked for
+        return getattr(builtins, _last_name(node.func))()
     return ...

@@ -12,16 +12,22 @@ import torch
 import yaml
 
 from nbhelpers import files
-from nbhelpers.checkpoints.fetch import addresses, fetch, fetch_library, library_place, remote_size
-from nbhelpers.checkpoints.manifest import dataset_facts, entry, manifest
+from nbhelpers.checkpoints.downloads import (
+    addresses,
+    fetch,
+    fetch_library,
+    library_place,
+    remote_size,
+)
+from nbhelpers.checkpoints.entries import dataset_facts, entry, manifest
 from nbhelpers.data.images import SETS, count_images
-from nbhelpers.model import Model
-from nbhelpers.networks.load import build_network, pick_device
+from nbhelpers.networks.loading import build_network
+from nbhelpers.networks.model import Model
 from nbhelpers.objectives import match
-from nbhelpers.optimize import minimize
+from nbhelpers.optimize import Solver, minimize
 from nbhelpers.representation import noise
 from nbhelpers.runs.named import DOWNLOADED
-from nbhelpers.types import two_sides
+from nbhelpers.types import pick_device, two_sides
 
 FOLDER = files.NOTEBOOKS / "presets"
 UNKNOWN = 10_000  # images of a data set that is not counted before it is there
@@ -155,9 +161,8 @@ def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
         size = dataset_facts("imagenet")["image_size"]
         model = Model(build_network(name, None, {}), image_size=size)
     else:
-        from nbhelpers.networks.load import (
-            load_model,
-        )  # a file of the user's own: what it is only loading tells
+        # a file of the user's own: what it is only loading tells
+        from nbhelpers.networks.loading import load_model
 
         model = load_model(name, device="cpu")
         size = model.image_size or 32
@@ -172,7 +177,7 @@ def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
     )
     minimize(model.representation, goal, images, steps=1)  # the first one sets things up
     began = time.perf_counter()
-    minimize(model.representation, goal, images, steps=2, keep="last")
+    minimize(model.representation, goal, images, steps=2, solver=Solver(keep="last"))
     if place.type == "cuda":
         torch.cuda.synchronize()
     # Two steps there and back, and a pass that scores the last image.
@@ -217,9 +222,8 @@ def _inversion(v: Mapping[str, Any]) -> float:
 
 def _visualization(v: Mapping[str, Any]) -> float:
     drawn = 0.75 * v["n_components"] * (2 + v["n_images"]) * v["steps"] + 48 * (v["steps"] // 2)
-    return (
-        drawn + 5 * min(v["steps"], 60) + 1.2 * v["total"]
-    )  # a pass without gradient is a third of a step
+    # a pass without gradient is a third of a step
+    return drawn + 5 * min(v["steps"], 60) + 1.2 * v["total"]
 
 
 def _manipulation(v: Mapping[str, Any]) -> float:

@@ -263,9 +263,8 @@ def _mean(values: Sequence[float]) -> str:
 
 def _is_finite(value: Any) -> bool:
     """Whether a value has a place on an axis."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    )  # false for NaN too
+    # false for NaN too
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _runs(done: Sequence[Record], varied: Sequence[str]) -> str:
@@ -362,9 +361,8 @@ def _contact_sheet(folder: Path, done: Sequence[Record], varied: Sequence[str]) 
             try:
                 with PIL.Image.open(folder / picture) as image:
                     small = image.convert("RGB")
-            except (
-                Exception
-            ):  # whatever damaged files make Pillow raise; the run's numbers count all the same
+            except Exception:
+                # whatever damaged files make Pillow raise; the run's numbers count all the same
                 continue
             small.thumbnail((640, 640), PIL.Image.Resampling.LANCZOS)
             encoded = io.BytesIO()

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 
 from nbhelpers.commands import command_parser
-from nbhelpers.model import Precision
+from nbhelpers.networks.model import Precision
 from nbhelpers.runs.shards import Kind, Settings, make_shards
 from nbhelpers.runs.workers import dask_executor, processes
 

@@ -24,13 +24,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from nbhelpers.checkpoints.fetch import weights_sha256
+from nbhelpers.checkpoints.downloads import weights_sha256
 from nbhelpers.data.images import count_images, identity, load_images
 from nbhelpers.files import check_writable, save_tensors, write_text
-from nbhelpers.model import Model, Precision
-from nbhelpers.networks.load import load_model
+from nbhelpers.networks.loading import load_model
+from nbhelpers.networks.model import Model, Precision
 from nbhelpers.objectives import activate, match
-from nbhelpers.optimize import minimize
+from nbhelpers.optimize import Solver, minimize
 from nbhelpers.representation import noise
 from nbhelpers.training.settings import as_python
 from nbhelpers.types import two_sides
@@ -84,8 +84,9 @@ def make_shards(
         The index: settings, totals, and the shards in order.
 
     Raises:
-        ValueError: wrong settings, or a folder that holds shards of others. RuntimeError: some
-            shards failed; the rest is done, and the same call makes those that are missing.
+        ValueError: wrong settings, or a folder that holds shards of others.
+        RuntimeError: some shards failed; the rest is done, and the same call makes those that are
+            missing.
     """
     if settings.batch_size < 1 or shard_size < 1 or shard_size % settings.batch_size:
         raise ValueError(
@@ -179,7 +180,11 @@ def _items(settings: Settings, model: Model, indices: Tensor) -> dict[str, Tenso
         [noise(1, size=size, channels=model.channels, seed=seed) for seed in seeds]
     ).to(model.device)
     result = minimize(
-        model.representation, objective, start, steps=settings.steps, step_size=settings.step_size
+        model.representation,
+        objective,
+        start,
+        steps=settings.steps,
+        solver=Solver(step_size=settings.step_size),
     )
     pixels = (result.images * 255).round().to(torch.uint8).cpu()
     losses = {"loss": result.loss.cpu(), "start_loss": result.losses[0].cpu()}
@@ -225,10 +230,8 @@ def _is_made(settings: Settings, made_from: Sources, out: Path, first: int, end:
     try:
         with safe_open(path, "pt") as file:
             note = json.loads(file.metadata()["nbhelpers"])
-        made, sources = (
-            note["settings"],
-            note.get("made_from", made_from),
-        )  # earlier versions did not tell
+        # earlier versions did not tell
+        made, sources = (note["settings"], note.get("made_from", made_from))
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is no shard of ours ({error}); delete it or choose another folder"
@@ -280,8 +283,7 @@ def _model(checkpoint: str, device: str, precision: Precision) -> Model:
     return _loaded(checkpoint, weights_sha256(checkpoint), device, precision)
 
 
-@functools.lru_cache(
-    maxsize=1
-)  # a worker makes many shards; a file that was replaced meanwhile is loaded anew
+# a worker makes many shards; a file that was replaced meanwhile is loaded anew
+@functools.lru_cache(maxsize=1)
 def _loaded(checkpoint: str, digest: str, device: str, precision: Precision) -> Model:
     return load_model(checkpoint, device=device, precision=precision)

@@ -49,12 +49,10 @@ class Run:
     parameters: Mapping[str, Any]  # complete, the notebook's defaults included
     retry: bool = False  # once more if it failed before
     environment: Environment = field(default_factory=dict)  # of the kernel, on top of the worker's
-    asked: tuple[
-        str, ...
-    ] = ()  # parameters that the kernel is given; the others it has from the notebook
-    made_from: Mapping[str, str] = field(
-        default_factory=dict
-    )  # digests of what checkpoints and data sets hold
+    # parameters that the kernel is given; the others it has from the notebook
+    asked: tuple[str, ...] = ()
+    # digests of what checkpoints and data sets hold
+    made_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -215,12 +213,10 @@ def execute(run: Run, wait: bool = False) -> Outcome:
             if run.state == "done" or (run.state == "failed" and not run.retry):
                 return known_outcome(run)
             working = run.out / ".running" / run.name
-            shutil.rmtree(
-                working, ignore_errors=True
-            )  # of a killed attempt: whoever holds the lock is alone
-            folder = (
-                working / uuid.uuid4().hex[:8]
-            )  # its own, for the kernel of a killed driver lives on for a second
+            # of a killed attempt: whoever holds the lock is alone
+            shutil.rmtree(working, ignore_errors=True)
+            # its own, for the kernel of a killed driver lives on for a second
+            folder = working / uuid.uuid4().hex[:8]
             folder.mkdir(parents=True)
             try:
                 message = _attempt(run, folder)
@@ -230,10 +226,8 @@ def execute(run: Run, wait: bool = False) -> Outcome:
             return Outcome(run, "failed" if message else "done", message)
     except Timeout:
         return Outcome(run, "busy")
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # the disk is full, say, so that not even the error could be kept
+    except (OSError, ValueError) as error:
+        # the disk is full, say, so that not even the error could be kept
         return Outcome(run, "failed", f"not recorded, {type(error).__name__}: {error}")
 
 
@@ -265,9 +259,8 @@ def _gather(
                     run = futures.pop(future)
                     try:
                         outcome = future.result()
-                    except (
-                        Exception
-                    ) as error:  # the executor's own: a worker that died too often, a broken pool
+                    except Exception as error:
+                        # the executor's own: a worker that died too often, a broken pool
                         outcome = Outcome(
                             run, "failed", f"not recorded, {type(error).__name__}: {error}"
                         )
@@ -354,9 +347,8 @@ def _papermill(run: Run, folder: Path, executed: Path, record: dict[str, Any]) -
                 path,
                 progress_bar=False,
                 kernel_manager_class=manager,
-                resources={
-                    "metadata": {"path": str(run.notebook.parent)}
-                },  # papermill's `cwd` moves all threads
+                # papermill's `cwd` moves all threads
+                resources={"metadata": {"path": str(run.notebook.parent)}},
             )
         finally:
             loop = ensure_event_loop()  # of this thread, made by nbclient, which leaves it open

@@ -1,9 +1,9 @@
 """Robust training, and how good and how robust a network is."""
 
-from nbhelpers.training.checks import check_imported, self_check
+from nbhelpers.pair.checks import check_imported, self_check
+from nbhelpers.pair.pairs import Pair, load_pair
+from nbhelpers.pair.scoring import accuracy, evaluate
 from nbhelpers.training.loop import train
-from nbhelpers.training.pair import Pair, load_pair
-from nbhelpers.training.scoring import accuracy, evaluate
 from nbhelpers.training.settings import Training
 
 __all__ = [

@@ -13,17 +13,17 @@ from typing import Literal, get_args, get_origin
 import torch
 
 from nbhelpers import files
-from nbhelpers.checkpoints.fetch import save_checkpoint
-from nbhelpers.checkpoints.manifest import manifest, write_entry
-from nbhelpers.checkpoints.read import read_weights
+from nbhelpers.checkpoints.downloads import save_checkpoint
+from nbhelpers.checkpoints.entries import manifest, write_entry
+from nbhelpers.checkpoints.readers import read_weights
 from nbhelpers.commands import command_parser
 from nbhelpers.data.images import load_images
 from nbhelpers.data.selection import random_indices
 from nbhelpers.files import check_writable, write_text
-from nbhelpers.networks.load import load_model
-from nbhelpers.training.checks import TEST_IMAGES_OF, labelled_first, labels_for, self_check
+from nbhelpers.networks.loading import load_model
+from nbhelpers.pair.checks import TEST_IMAGES_OF, labelled_first, labels_for, self_check
+from nbhelpers.pair.scoring import evaluate
 from nbhelpers.training.loop import train
-from nbhelpers.training.scoring import evaluate
 from nbhelpers.training.settings import Training, options, size_from_text, without_split
 from nbhelpers.types import whole
 
@@ -147,11 +147,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         steps=args.steps,
         restarts=args.restarts,
         seed=args.seed,
-    ) | {
-        "dataset": str(source),
-        "seed": args.seed,
-        "date": datetime.date.today().isoformat(),
-    }
+    ) | {"dataset": str(source), "seed": args.seed, "date": datetime.date.today().isoformat()}
     print(
         f"{result['attack']}\n{'eps':>6} {'accuracy':>9} {'sensitivity':>12}\n{0:>6} "
         f"{result['clean']:>8.1f}%"

@@ -13,11 +13,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nbhelpers.types import Features, Images
 
-_FUSED = {
-    nn.Conv1d: nn.BatchNorm1d,
-    nn.Conv2d: nn.BatchNorm2d,
-    nn.Conv3d: nn.BatchNorm3d,
-}  # what `fuse` looks for
+# what `fuse` looks for
+_FUSED = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 # Share of the logits' length by which folding may change them: rounding, but none of a wrong copy's
 # errors. TF32, which a GPU may compute in, keeps ten bits.
 _ROUNDING = {(torch.float32, "cpu"): 0.001, (torch.float32, "cuda"): 0.01}

@@ -20,16 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from nbhelpers.attack import perturb
-from nbhelpers.checkpoints.fetch import fetch, save_checkpoint
-from nbhelpers.checkpoints.manifest import Entry, dataset_facts, manifest
-from nbhelpers.checkpoints.read import choose_prefix, read_weights
+from nbhelpers.checkpoints.downloads import fetch, save_checkpoint
+from nbhelpers.checkpoints.entries import Entry, dataset_facts, manifest
+from nbhelpers.checkpoints.readers import choose_prefix, read_weights
 from nbhelpers.data.images import class_names, identity, labels_of
 from nbhelpers.files import check_writable, save_tensors, write_text
-from nbhelpers.networks.load import best_precision, build_network, pick_device
+from nbhelpers.networks.loading import best_precision, build_network
 from nbhelpers.training.examples import Examples, augment
 from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.settings import Training, arguments_of, warn_of_radius, without_split
-from nbhelpers.types import square
+from nbhelpers.types import pick_device, square
 
 STEPS_BETWEEN_LOSS_CHECKS = (
     20  # steps between looks at the loss, each of which waits for the device
@@ -134,10 +134,7 @@ class Run:
             {"params": [p for p in self.network.parameters() if p.ndim == 1]},
         ]
         self.optimizer = torch.optim.SGD(
-            groups,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.momentum > 0,
+            groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0
         )
         self.history: list[dict[str, float]] = []
         self.told = False  # that a folded copy was given up
@@ -178,9 +175,8 @@ class Run:
         mine = order[: len(order) // config.batch_size * config.batch_size][self.rank :: self.world]
         drawn = torch.Generator(self.device).manual_seed(hash((config.seed, epoch, self.rank)))
         losses = torch.zeros((), device=self.device)
-        failed = torch.full(
-            (), total, device=self.device
-        )  # the first step whose loss is not a number
+        # the first step whose loss is not a number
+        failed = torch.full((), total, device=self.device)
         first = epoch * (len(self.rows) // config.batch_size)
         self.network.train()
         for index, (images, labels) in enumerate(
@@ -314,9 +310,8 @@ class Run:
             raise ValueError(
                 f"{self.state_file} is damaged ({error}); name another output"
             ) from error
-        now = json.loads(
-            json.dumps(dataclasses.asdict(self.config))
-        )  # as it was written: a pair as a list
+        # as it was written: a pair as a list
+        now = json.loads(json.dumps(dataclasses.asdict(self.config)))
         before = {"start": ""} | before  # which states of earlier versions do not tell
         if other := {name: value for name, value in now.items() if before.get(name) != value}:
             told = ", ".join(
@@ -463,9 +458,8 @@ def _begin_with(network: nn.Module, start: str) -> None:
         for key, tensor in given.items()
         if key in own and tensor.shape == own[key].shape
     }
-    if (
-        len(missing := [key for key in own if key not in fitting]) > 2
-    ):  # more than weight and bias of a head
+    # more than weight and bias of a head
+    if len(missing := [key for key in own if key not in fitting]) > 2:
         raise ValueError(
             f"start: {start} does not fit this architecture; it lacks {', '.join(missing[:4])}, …"
         )
@@ -475,9 +469,8 @@ def _begin_with(network: nn.Module, start: str) -> None:
 @torch.no_grad()
 def _mix(average: nn.Module, network: nn.Module, share: float) -> None:
     """Move `average` towards `network`, weights and running statistics."""
-    kinds = [
-        (*net.parameters(), *net.buffers()) for net in (average, network)
-    ]  # a shared tensor counts once
+    # a shared tensor counts once
+    kinds = [(*net.parameters(), *net.buffers()) for net in (average, network)]
     pairs = list(zip(*kinds, strict=True))
     kept, new = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
     torch._foreach_lerp_(kept, new, share)  # on a GPU a few launches in place of one per tensor

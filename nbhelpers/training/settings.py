@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from nbhelpers.attack import Norm
-from nbhelpers.networks.resnet import BLOCKS, Downsample
+from nbhelpers.networks.resnets import BLOCKS, Downsample
 from nbhelpers.types import square
 
 Precision = Literal["auto", "float32", "bfloat16"]

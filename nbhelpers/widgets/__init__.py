@@ -1,5 +1,6 @@
-"""Live pickers for JupyterLab, and the same as a page that needs no kernel."""
+"""Live pickers and demos for JupyterLab."""
 
+from nbhelpers.widgets.canvas import Paint, paint
 from nbhelpers.widgets.demos import (
     brittleness,
     epsilon_series,
@@ -10,11 +11,9 @@ from nbhelpers.widgets.demos import (
     misclassification,
     series,
 )
-from nbhelpers.widgets.distances import distances
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
-from nbhelpers.widgets.page import export_page
-from nbhelpers.widgets.paint import Paint, paint
+from nbhelpers.widgets.perturbations import distances
 from nbhelpers.widgets.strokes import replay
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "brittleness",
     "distances",
     "epsilon_series",
-    "export_page",
     "feature_manipulation",
     "feature_visualization",
     "interpolation",

@@ -6,9 +6,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from nbhelpers.model import Model
+from nbhelpers.networks.model import Model
 from nbhelpers.objectives import activate
-from nbhelpers.optimize import Step, box, descend, l2_ball
+from nbhelpers.optimize import Solver, Step, box, descend, l2_ball
 from nbhelpers.representation import represent
 from nbhelpers.types import Features, Images, Indices, indices, seeded, whole
 from nbhelpers.widgets.image_picker import ImagePicker
@@ -100,7 +100,12 @@ def raised(
     goal, step_size = activate(component, ceiling=ceiling), settings.step(steps, start)
     yield from previewed(start, steps)
     yield from descend(
-        model.representation, goal, start, steps=steps, step_size=step_size, project=project
+        model.representation,
+        goal,
+        start,
+        steps=steps,
+        solver=Solver(step_size=step_size),
+        project=project,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from nbhelpers.networks.series import series
+from nbhelpers.networks.radii import series
 from nbhelpers.optimize import Step
 from nbhelpers.representation import contributions, interpolate, predict
 from nbhelpers.types import Images, Indices, Labels

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from traitlets import Bool, Bytes, Int, List, TraitError, Unicode, validate
 
-from nbhelpers.data.decode import decode
+from nbhelpers.data.decoding import decode
 from nbhelpers.data.images import load_images
 from nbhelpers.types import Images, check_images
 
@@ -20,11 +20,9 @@ HERE = Path(__file__).parent
 YOUR_OWN = "your own"
 
 
-def front_end(*names: str) -> str:
-    """Files beside this one as one: a browser gets a widget's module, or its style sheet, as a
-    single text.
-    """
-    return "".join((HERE / name).read_text(encoding="utf-8") for name in names)
+def front_end(*names: str, folder: Path = HERE) -> str:
+    """Files of a folder as one text: a browser gets a module, or a style sheet, whole."""
+    return "".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def encode(sheet: Tensor) -> bytes:
@@ -35,9 +33,8 @@ def encode(sheet: Tensor) -> bytes:
     )
     pixels = pixels.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, 3)
     buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels.numpy()).save(
-        buffer, "PNG", compress_level=1
-    )  # fast: frames are not kept
+    # fast: frames are not kept
+    PIL.Image.fromarray(pixels.numpy()).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -45,9 +42,8 @@ def compress(file: bytes) -> bytes:
     """The same picture as lossless WebP, which is smaller."""
     buffer = io.BytesIO()
     with PIL.Image.open(io.BytesIO(file)) as picture:
-        picture.save(
-            buffer, "WEBP", lossless=True, quality=75, method=4
-        )  # more effort: 1 % smaller, seconds each
+        # more effort: 1 % smaller, seconds each
+        picture.save(buffer, "WEBP", lossless=True, quality=75, method=4)
     return buffer.getvalue()
 
 
@@ -150,9 +146,8 @@ class ImagePicker(anywidget.AnyWidget):
         height, width = self.pixels.shape[2:]
         new = load_images(source, size=height if height == width else (height, width))[0]
         if self.pixels.shape[1] == 1:
-            new = (new * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(
-                1, keepdim=True
-            )  # ITU-R BT.601
+            # ITU-R BT.601
+            new = (new * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
         first = len(self.pixels)
         self.pixels = torch.cat([self.pixels, new])
         groups = [list(group) for group in self.groups]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from nbhelpers.networks.series import series
+from nbhelpers.networks.radii import series
 from nbhelpers.optimize import Step
 from nbhelpers.types import Images
 from nbhelpers.widgets.live import Captions, Demo

@@ -33,9 +33,8 @@ class Frame:
 
     step: int
     total: int
-    draw: Callable[
-        [], tuple[Tensor, Captions]
-    ]  # (rows, columns, 3, h, w) in [0, 1] and its captions
+    # (rows, columns, 3, h, w) in [0, 1] and its captions
+    draw: Callable[[], tuple[Tensor, Captions]]
 
 
 class Live(anywidget.AnyWidget):
@@ -61,9 +60,8 @@ class Live(anywidget.AnyWidget):
     about = Unicode().tag(sync=True)
     note = Unicode().tag(sync=True)
     buttons = Bool(False).tag(sync=True)  # one for each column, in place of the slider
-    fixed = Int(0).tag(
-        sync=True
-    )  # so many first rows are the same in all columns: with a slider, shown once
+    # so many first rows are the same in all columns: with a slider, shown once
+    fixed = Int(0).tag(sync=True)
     switch = List(Unicode()).tag(sync=True)  # ways to compute, to choose from
     mode = Int(0).tag(sync=True)  # the chosen one's index
     at = Int(0).tag(sync=True)  # the slider's column
@@ -320,9 +318,8 @@ class Demo(ipywidgets.VBox):
     def _still(self) -> bytes:
         with PIL.Image.open(io.BytesIO(self.figure()._repr_png_())) as picture:
             still = io.BytesIO()
-            picture.convert("RGB").quantize(256).save(
-                still, "PNG", optimize=True
-            )  # a third of the bytes
+            # a third of the bytes
+            picture.convert("RGB").quantize(256).save(still, "PNG", optimize=True)
         return still.getvalue()
 
     def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs

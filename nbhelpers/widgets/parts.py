@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nbhelpers.model import Model
+from nbhelpers.networks.model import Model
 from nbhelpers.objectives import match
-from nbhelpers.optimize import Step, box, descend, l2_ball
+from nbhelpers.optimize import Solver, Step, box, descend, l2_ball
 from nbhelpers.representation import interpolate, noise
 from nbhelpers.types import Features, Images, Labels
 from nbhelpers.widgets.image_picker import ImagePicker
@@ -136,9 +136,8 @@ def live_of(
 
     def job(*pick: int) -> Iterator[Frame]:
         runs, draw = plan(*pick)
-        for now in zip(
-            *runs, strict=True
-        ):  # in step, so that the networks' pictures form side by side
+        # in step, so that the networks' pictures form side by side
+        for now in zip(*runs, strict=True):
             yield Frame(now[0].index, now[0].total, partial(draw, now))
 
     return Live(job, rows=rows, columns=columns, slider=slider, about=about, note=note)
@@ -189,7 +188,12 @@ def matched(
         goal = match(f(target))
     project = box if radius is None else l2_ball(start, radius)
     yield from descend(
-        f, goal, start, steps=steps, step_size=settings.step(steps, start), project=project
+        f,
+        goal,
+        start,
+        steps=steps,
+        solver=Solver(step_size=settings.step(steps, start)),
+        project=project,
     )
 
 
@@ -208,7 +212,9 @@ def mixed(
     with torch.no_grad():
         ends = f(start[[0, -1]])
     goal = match(interpolate(ends[0], ends[1], amounts))
-    yield from descend(f, goal, start, steps=steps, step_size=settings.step(steps, start))
+    yield from descend(
+        f, goal, start, steps=steps, solver=Solver(step_size=settings.step(steps, start))
+    )
 
 
 def previewed(start: Images, steps: int) -> Iterable[Step]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nbhelpers.model import Model
+from nbhelpers.networks.model import Model
 from nbhelpers.types import Images
 from nbhelpers.widgets.settings import Settings
 

@@ -21,11 +21,11 @@ import PIL.PngImagePlugin
 import torch
 from torch import Tensor
 
-from nbhelpers.model import Model
-from nbhelpers.networks.load import load_model
+from nbhelpers.networks.loading import load_model
+from nbhelpers.networks.model import Model
 from nbhelpers.networks.regions import region
 from nbhelpers.objectives import activate
-from nbhelpers.optimize import Step, box, descend, l2_ball, within
+from nbhelpers.optimize import Solver, Step, box, descend, l2_ball, within
 from nbhelpers.types import Images, check_images
 from nbhelpers.widgets.image_picker import encode
 from nbhelpers.widgets.parts import Models
@@ -65,8 +65,8 @@ def follow(model: Model, stroke: Stroke, image: Images, source: Images) -> Itera
         within(mask, image, inside=inside),
         activate(stroke.component, ceiling=stroke.ceiling),
     )
-    options = {"steps": stroke.steps, "step_size": stroke.step_size, "project": project}
-    for step in descend(region(model, mask), goal, image, **options):  # type: ignore[arg-type]
+    f, solver = region(model, mask), Solver(step_size=stroke.step_size)
+    for step in descend(f, goal, image, steps=stroke.steps, solver=solver, project=project):
         yield step
         if step.index == stroke.end:
             return
@@ -122,9 +122,8 @@ def read_note(file: bytes, name: str) -> dict[str, Any]:
     try:
         with PIL.Image.open(io.BytesIO(file)) as opened:
             note = json.loads(getattr(opened, "text", {})[KEY])
-    except (
-        Exception
-    ):  # no picture, no note in it, none of our making; damaged files make Pillow raise anything
+    except Exception:
+        # no picture, no note in it, none of our making; damaged files make Pillow raise anything
         note = None
     if not isinstance(note, dict):
         raise ValueError(f"note: {name} has none; give a PNG that the canvas saved")

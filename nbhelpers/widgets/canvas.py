@@ -12,7 +12,7 @@ from torch import Tensor
 from traitlets import Bool, Dict, Int, List, Unicode
 
 from nbhelpers import files
-from nbhelpers.model import Model
+from nbhelpers.networks.model import Model
 from nbhelpers.networks.regions import region_shares
 from nbhelpers.optimize import Step, within
 from nbhelpers.representation import predict, represent
@@ -62,9 +62,8 @@ class Paint(Live):
     _esm = front_end("elements.js", "paint.js")
     _css = front_end("image_picker.css", "paint.css")
     kind = Unicode("paint").tag(sync=True)
-    palette: List = List().tag(
-        sync=True
-    )  # label, component, about, thumbnail (base64 of a picture file)
+    # label, component, about, thumbnail (base64 of a picture file)
+    palette: List = List().tag(sync=True)
     names: Dict = Dict().tag(sync=True)  # "checkpoint:component" → what the user calls it
     chosen = Int(0).tag(sync=True)  # of the palette
     amounts = List(Unicode()).tag(sync=True)

@@ -15,23 +15,23 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nbhelpers.checkpoints.manifest import manifest
+from nbhelpers.checkpoints.entries import manifest
 from nbhelpers.data.images import class_names, count_images, load_images
 from nbhelpers.data.represented import digest
 from nbhelpers.files import cache_folder, write_text
-from nbhelpers.model import Model
-from nbhelpers.networks.load import load_model
-from nbhelpers.networks.series import series
+from nbhelpers.networks.loading import load_model
+from nbhelpers.networks.model import Model
+from nbhelpers.networks.radii import series
+from nbhelpers.page.assembling import html_page, text_of
+from nbhelpers.page.paint_recipe import for_page
+from nbhelpers.page.tensorflow import library
 from nbhelpers.widgets import demos as blog
-from nbhelpers.widgets.distances import distances
+from nbhelpers.widgets.canvas import Paint, paint
 from nbhelpers.widgets.image_picker import HERE, compress
 from nbhelpers.widgets.inverting import epsilon_series, inversion
-from nbhelpers.widgets.library import library
 from nbhelpers.widgets.live import Demo
-from nbhelpers.widgets.page_html import html_page, text_of
-from nbhelpers.widgets.paint import Paint, paint
-from nbhelpers.widgets.paint_recipe import for_page
 from nbhelpers.widgets.parts import robust_first
+from nbhelpers.widgets.perturbations import distances
 
 PAINTED = (
     100  # images that give the canvas's amounts their meaning: the page brings their maps along
@@ -84,9 +84,8 @@ def export_page(
     folder.mkdir(parents=True, exist_ok=True)
     files, why = _library() if live else ({}, "so it was asked for")
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # these networks are small: a core each for two picks beats two for one
+    # these networks are small: a core each for two picks beats two for one
+    torch.set_num_threads(1)
     try:
         if demos is None:
             name = list(models.values())[-1].name
@@ -118,11 +117,13 @@ def _compute(
     """
     about = hashlib.sha256(b"".join(digest(model) for model in models.values()))
     about.update(repr([model.classes for model in models.values()]).encode())
-    for name in ("optimize", "passes", "objectives", "sites", "cut", "model", "representation"):
-        about.update((HERE.parent / f"{name}.py").read_bytes())  # other code, other results
-    for name in ("atlas", "demos", "distances", "inverting", "parts", "settings"):
-        about.update((HERE / f"{name}.py").read_bytes())
-    about.update((HERE.parent / "data" / "distortions.py").read_bytes())
+    for module in (
+        *("optimize", "passes", "objectives", "representation", "data/distortions"),
+        *("networks/sites", "networks/cutting", "networks/model"),
+        *("widgets/atlas", "widgets/demos", "widgets/inverting", "widgets/parts"),
+        *("widgets/perturbations", "widgets/settings"),
+    ):
+        about.update((HERE.parent / f"{module}.py").read_bytes())  # other code, other results
     recipes = {
         title: demo.recipe and demo.recipe.state(lambda model: model.name)
         for title, demo in demos.items()
@@ -200,7 +201,6 @@ def _all(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) 
     canvas = for_page(
         paint(models, images[:PAINTED], labels[:PAINTED], components=2), robust_first(models)
     )
-    last = distances(
-        models, images[:2], labels[:2]
-    )  # each brings its changes along, a tenth of a megabyte
+    # each brings its changes along, a tenth of a megabyte
+    last = distances(models, images[:2], labels[:2])
     return {**{demo.title: demo for demo in made}, "Paint with features": canvas, last.title: last}

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from nbhelpers.commands import command_parser
-from nbhelpers.networks.load import load_model
-from nbhelpers.widgets.page import export_page
+from nbhelpers.networks.loading import load_model
+from nbhelpers.page.exporting import export_page
 
 
 def gallery_command(argv: Sequence[str]) -> int:

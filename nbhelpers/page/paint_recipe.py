@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from nbhelpers.widgets.canvas import Paint
 from nbhelpers.widgets.live import Demo
-from nbhelpers.widgets.paint import Paint
 from nbhelpers.widgets.parts import Models
 from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import PAINTING, PERCENTILES

@@ -20,14 +20,13 @@ class Entry:
 
     name: str
     file: str
-    # "resnet18" is a CIFAR ResNet of nbhelpers.networks.resnet, "torchvision:resnet50"
+    # "resnet18" is a CIFAR ResNet of nbhelpers.networks.resnets, "torchvision:resnet50"
     # torchvision's
     architecture: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = ""
-    classes: tuple[
-        str, ...
-    ] = ()  # ("torchvision",) for its names of ImageNet's; `entry` spells them out
+    # ("torchvision",) for its names of ImageNet's; `entry` spells them out
+    classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     image_size: int | tuple[int, ...] = 0  # pixels; (height, width) where they differ

@@ -22,9 +22,8 @@ class Rule:
     op: str  # its name in engine.js
     kinds: tuple  # modules, functions and names of methods
     names: dict[str, Any]  # options after the inputs, in the function's order, with their defaults
-    check: Callable[
-        [dict, Shapes, Sequence[int]], Written
-    ]  # options, shapes of inputs, shape of the output
+    # options, shapes of inputs, shape of the output
+    check: Callable[[dict, Shapes, Sequence[int]], Written]
     inputs: int = 1
 
     def options(self, node: fx.Node, module: nn.Module | None) -> dict[str, Any]:

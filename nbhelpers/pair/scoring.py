@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from nbhelpers.attack import attack, sensitivity
-from nbhelpers.model import Model
-from nbhelpers.passes import progress
+from nbhelpers.attack import fooled, sensitivity
+from nbhelpers.bars import progress
+from nbhelpers.networks.model import Model
 from nbhelpers.types import Images, Indices, Labels, indices
 
 
@@ -81,13 +81,11 @@ def evaluate(
     moved: dict[str, float] = {}
     for radius in eps:
         bar = progress(parts, desc=f"eps {radius:g}", unit="batch")
-        fooled, far = [], []
+        hits, far = [], []
         for i, (x, y) in enumerate(bar):
-            fooled.append(
-                attack(model, x, y, radius, steps=steps, restarts=restarts, seed=seed + i)
-            )
+            hits.append(fooled(model, x, y, radius, steps=steps, restarts=restarts, seed=seed + i))
             far.append(sensitivity(model, x, radius, steps=steps, seed=seed + i))
-        robust[str(radius)] = 100 * int((~torch.cat(fooled)).sum()) / len(labels)
+        robust[str(radius)] = 100 * int((~torch.cat(hits)).sum()) / len(labels)
         moved[str(radius)] = round(float(torch.cat(far).median()) / scale, 4)
     starts = (
         f"{restarts} random starts, cross-entropy and margin" if restarts > 1 else "1 random start"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nbhelpers.data.distortions import DISTORTIONS, distort_to
 from nbhelpers.objectives import leave
-from nbhelpers.optimize import Step, descend, l2_ball
+from nbhelpers.optimize import Solver, Step, descend, l2_ball
 from nbhelpers.representation import distance
 from nbhelpers.types import Images
 from nbhelpers.widgets.live import Captions, Demo
@@ -80,20 +80,16 @@ def distances(
     def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
         image = picker.pixels[index : index + 1]
         fixed = changed(index)
-        begin = (image + noise_like(image, 1, seed) - 0.5).clamp(
-            0, 1
-        )  # at the image itself there is no way to go
+        # at the image itself there is no way to go
+        begin = (image + noise_like(image, 1, seed) - 0.5).clamp(0, 1)
         runs: list[Iterable[Step]] = []
         for model in models.values():
             f, center = form(model, mode), image.to(model.device)
             with torch.no_grad():
                 goal = leave(f(center))
-            options = {
-                "steps": steps,
-                "step_size": DISTANCE.step(steps, image),
-                "project": l2_ball(center, far),
-            }
-            runs.append(descend(f, goal, l2_ball(center, far)(begin.to(model.device)), **options))  # type: ignore[arg-type]
+            ball, solver = l2_ball(center, far), Solver(step_size=DISTANCE.step(steps, image))
+            start = ball(begin.to(model.device))
+            runs.append(descend(f, goal, start, steps=steps, solver=solver, project=ball))
         own = {label: seen(model, image)[0] for label, model in models.items()}
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:

@@ -11,12 +11,13 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from nbhelpers.checkpoints.fetch import fetch, fetch_library
-from nbhelpers.checkpoints.manifest import dataset_facts, imagenet_classes, manifest
-from nbhelpers.checkpoints.read import Weights, choose_prefix, is_scale, read_weights
-from nbhelpers.model import Model, Precision
-from nbhelpers.networks.resnet import BLOCKS, WideResNet, resnet
-from nbhelpers.sites import copied
+from nbhelpers.checkpoints.downloads import fetch, fetch_library
+from nbhelpers.checkpoints.entries import dataset_facts, imagenet_classes, manifest
+from nbhelpers.checkpoints.readers import Weights, choose_prefix, is_scale, read_weights
+from nbhelpers.networks.model import Model, Precision
+from nbhelpers.networks.resnets import BLOCKS, WideResNet, resnet
+from nbhelpers.networks.sites import copied
+from nbhelpers.types import pick_device
 
 # Name: bottleneck blocks or not, and how many in each stage.
 _RESNETS = {
@@ -250,24 +251,6 @@ def best_precision(device: torch.device) -> Precision:
     return "bfloat16" if native.get(device.type, lambda: False)() else "float32"
 
 
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn "auto" into the best device there is.
-
-    Raises:
-        ValueError: the device is unknown or not there.
-    """
-    if device == "auto":
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device("cuda" if torch.cuda.is_available() else mps)
-    try:
-        picked = torch.device(device)
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError) as error:
-        why = f"got {str(device)!r}, which this machine does not offer; use 'auto' or 'cpu'"
-        raise ValueError(f"device: {why}") from error
-    return picked
-
-
 def build_network(architecture: str, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
     """A network by its architecture's name, with random weights.
 
@@ -322,9 +305,8 @@ def _recognised(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         if name in BLOCKS and first[-1] == 3 and "linear.weight" in state:
             return name, {"width": first[0]}
         if first[-1] == 7 and "fc.weight" in state:
-            middle = state[
-                "layer1.0.conv2.weight"
-            ].shape  # (groups · width per group, width per group, 3, 3)
+            # (groups · width per group, width per group, 3, 3)
+            middle = state["layer1.0.conv2.weight"].shape
             wide = (
                 {"groups": middle[0] // middle[1], "width_per_group": middle[1]}
                 if bottleneck

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from nbhelpers import files
-from nbhelpers.checkpoints.manifest import Entry, manifest
-from nbhelpers.model import Model
-from nbhelpers.networks.load import load_model
+from nbhelpers.checkpoints.entries import Entry, manifest
+from nbhelpers.networks.loading import load_model
+from nbhelpers.networks.model import Model
 
 
 def series(name: str, *, device: str | torch.device = "auto") -> dict[str, Model]:

@@ -44,9 +44,8 @@ def decode(path: str | Path, content: bytes | None = None) -> Tensor:
             pixels = np.array(colours if turn is None else colours.transpose(turn))
     except _Refused:
         raise
-    except (
-        Exception
-    ) as error:  # damaged files make PIL's readers raise whatever their arithmetic runs into
+    except Exception as error:
+        # damaged files make PIL's readers raise whatever their arithmetic runs into
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot read {path} as an image: {reason}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -67,9 +66,8 @@ def _opened(path: str | Path, content: bytes | None) -> PIL.Image.Image:
             raise _Refused(
                 f"{path} has more than {most // 10**6} million pixels; make it smaller"
             ) from error
-        except (
-            PIL.UnidentifiedImageError
-        ) as error:  # whose own text repeats the path, or an address
+        except PIL.UnidentifiedImageError as error:
+            # whose own text repeats the path, or an address
             raise _Refused(
                 f"cannot read {path} as an image: it is in no format that Pillow knows"
             ) from error

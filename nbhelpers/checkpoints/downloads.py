@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nbhelpers import files
-from nbhelpers.checkpoints.manifest import Entry, entry, manifest, write_entry
-from nbhelpers.checkpoints.read import read_weights, text_instead
+from nbhelpers.checkpoints.entries import Entry, entry, manifest, write_entry
+from nbhelpers.checkpoints.readers import read_weights, text_instead
 from nbhelpers.files import cache_folder, save_tensors, write_text
 
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
@@ -45,10 +45,8 @@ def weights_sha256(name: str | Path) -> str:
         return ""
     if path.suffix != ".json":
         return sha256(path)
-    parts = [
-        path,
-        *sorted(path.parent / str(part) for part in set(_parts(path))),
-    ]  # an index of several files
+    # an index of several files
+    parts = [path, *sorted(path.parent / str(part) for part in set(_parts(path)))]
     return hashlib.sha256(
         "".join(sha256(part) for part in parts if part.is_file()).encode()
     ).hexdigest()
@@ -69,8 +67,9 @@ def fetch(name: str) -> Path:
     file's are recorded and checked ever after.
 
     Raises:
-        ValueError: unknown name, or a file that is not what it was. OSError: not found locally, and
-            every download failed; the message says where to put it by hand.
+        ValueError: unknown name, or a file that is not what it was.
+        OSError: not found locally, and every download failed; the message says where to put it by
+            hand.
     """
     wanted = entry(name)
     if (shipped := files.CHECKPOINTS / wanted.file).exists():
@@ -273,9 +272,8 @@ def _receive(url: str, path: Path, part: Path, size: int) -> bool:
             have = 0
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else 0
-        pieces = response.iter_content(
-            1 << 14
-        )  # what a broken connection loses is at most one piece
+        # what a broken connection loses is at most one piece
+        pieces = response.iter_content(1 << 14)
         first = next(pieces, b"")
         if not have and (text := text_instead(first, response.headers.get("Content-Type", ""))):
             raise ValueError(text)
@@ -287,9 +285,8 @@ def _receive(url: str, path: Path, part: Path, size: int) -> bool:
                 file.write(piece)
                 bar.update(len(piece))
     received = part.stat().st_size
-    if (
-        total and received < total
-    ):  # a server that closes early does not always make requests complain
+    # a server that closes early does not always make requests complain
+    if total and received < total:
         raise requests.ConnectionError(f"closed after {received} of {total} bytes")
     if size and received != size:
         part.unlink()

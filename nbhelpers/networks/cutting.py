@@ -13,7 +13,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbhelpers.sites import Site, close, first_input
+from nbhelpers.networks.sites import Site, close, first_input
 
 # What may stand between the last ReLU and the representation without mixing components.
 _POOLS: tuple = (
@@ -109,9 +109,8 @@ class Traced(nn.Module):
         # Both in the output while folding, so that a convolution whose own output is wanted is left
         # alone.
         graph.output_node().args = ((feature, graph.output_node().args[0]),)
-        traced: Any = fx.GraphModule(
-            network, graph
-        )  # shares leaves with the network, but not what holds them
+        # shares leaves with the network, but not what holds them
+        traced: Any = fx.GraphModule(network, graph)
         leaves = _count(traced)
         if fold and leaves:
             traced = fuse(traced, inplace=True, no_trace=True)
@@ -128,9 +127,8 @@ class Traced(nn.Module):
         self.mapped = _copied(traced, source, source.next) if source else None
         self.mapped_faked = _copied(traced, source, source.next, relu) if source and relu else None
         self.order = orders[0]
-        if (
-            self.mapped is not None and len(orders) > 1
-        ):  # as many channels as positions: their mean may tell
+        # as many channels as positions: their mean may tell
+        if self.mapped is not None and len(orders) > 1:
             with torch.no_grad():
                 found = self.mapped(site.images.clone())
             means = {order: found.permute(order).flatten(2).mean(2) for order in orders}
@@ -139,10 +137,8 @@ class Traced(nn.Module):
             )
         self.head: nn.Linear | None = traced.get_submodule(site.name) if site.head else None
         self.whole = None if site.head else _copied(traced, logits, output)
-        folded, norms = (
-            leaves - _count(traced),
-            _count(network),
-        )  # a norm that is not a leaf was traced through
+        # a norm that is not a leaf was traced through
+        folded, norms = (leaves - _count(traced), _count(network))
         self.note = (
             f"batch norm {'folded' if folded else 'not folded'}" if norms else "no batch norm"
         )
@@ -249,10 +245,8 @@ def _last_map(
     shapes = []
     for images in (site.images, site.images[[0, 1, 0]], site.images[:, :, ::2, ::2]):
         run = fx.Interpreter(network, garbage_collect_values=False)
-        with (
-            torch.no_grad(),
-            contextlib.suppress(Exception),
-        ):  # a network of one size gets only so far with the last
+        # a network of one size gets only so far with the last
+        with torch.no_grad(), contextlib.suppress(Exception):
             run.run(images.clone())
         shapes.append({node: tuple(getattr(value, "shape", ())) for node, value in run.env.items()})
     channels = [a for a in range(1, site.features.ndim) if a not in (site.positions or ())]
@@ -273,9 +267,8 @@ def _last_map(
                 [rest[a - 1] for a in channels] if node is feature else own * (len(own) < len(rest))
             )
             fitting = own or [axis for axis in rest if shape[axis] == wide] or rest[:1]
-            fitting = (
-                fitting[::-1] if len(shape) == 3 else fitting
-            )  # tokens before channels, maps after them
+            # tokens before channels, maps after them
+            fitting = fitting[::-1] if len(shape) == 3 else fitting
             if len(own) < 2 and math.prod(shape) > 2 * shape[fitting[0]]:  # more than one position
                 return node, [
                     (batch[0], one, *(axis for axis in rest if axis != one)) for one in fitting
@@ -283,9 +276,8 @@ def _last_map(
         mixing = node.op == "call_module" and isinstance(
             network.get_submodule(str(node.target)), nn.Linear | nn.Conv2d
         )
-        inputs = [
-            one for one in node.all_input_nodes if one.op != "get_attr"
-        ]  # without a norm's weights
+        # without a norm's weights
+        inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
         if mixing or len(inputs) != 1:
             break
         node = inputs[0]

@@ -9,17 +9,19 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from string import Template
 from typing import Any
 
 from nbhelpers.data.represented import digest
-from nbhelpers.model import Model
-from nbhelpers.widgets.export_network import export_network
+from nbhelpers.networks.model import Model
+from nbhelpers.page.export_network import export_network
+from nbhelpers.page.tensorflow import VERSION
+from nbhelpers.widgets.canvas import Paint
 from nbhelpers.widgets.image_picker import ImagePicker, compress, front_end
-from nbhelpers.widgets.library import VERSION
 from nbhelpers.widgets.live import Demo, Live
-from nbhelpers.widgets.paint import Paint
 
+HERE = Path(__file__).parent
 _NOTEBOOKS = {
     "Brittleness": "1_brittleness",
     "Inversion": "2_inversion",
@@ -88,8 +90,8 @@ def html_page(
     whole = {"sources": [ImagePicker._esm, Paint._esm], "demos": states, "networks": networks}
     state = json.dumps(whole, ensure_ascii=False).replace("</", "<\\/")
     script, style = (
-        front_end("page.js", "page_paint.js", "page_start.js"),
-        front_end("page.css") + Paint._css,
+        front_end("page.js", "page_paint.js", "page_start.js", folder=HERE),
+        front_end("page.css", folder=HERE) + Paint._css,
     )
     credit = f"TensorFlow.js {VERSION}, © Google LLC, Apache License 2.0, computes in this page."
     status = (
@@ -100,7 +102,7 @@ def html_page(
     named = "; ".join(
         f"{html.escape(label)}: <code>{html.escape(m.name)}</code>" for label, m in models.items()
     )
-    return Template(front_end("page.html")).substitute(
+    return Template(front_end("page.html", folder=HERE)).substitute(
         policy=_policy(script, style, alive=bool(files)),
         style=style,
         intro=texts["intro"],
@@ -128,7 +130,7 @@ def text_of(file: bytes) -> str:
 def _engine(files: Mapping[str, bytes]) -> str:
     """The worker's script, with the library before it, and its WebAssembly, both deflated."""
     names = ("tf-core.min.js", "tf-backend-wasm.min.js")
-    own = front_end("engine.js", "recipes.js", "worker.js").encode()
+    own = front_end("engine.js", "recipes.js", "worker.js", folder=HERE).encode()
     code = b"\n".join([*(files[name] for name in names), own])
     wasm = files["tfjs-backend-wasm-simd.wasm"]
     return json.dumps(
@@ -155,7 +157,9 @@ def _policy(script: str, style: str, *, alive: bool) -> str:
 
 def _explanations() -> dict[str, str]:
     found = re.findall(
-        r'<template title="(.*?)">(.*?)</template>', front_end("explained.html"), re.DOTALL
+        r'<template title="(.*?)">(.*?)</template>',
+        front_end("explained.html", folder=HERE),
+        re.DOTALL,
     )
     return {title: text.strip() for title, text in found}
 

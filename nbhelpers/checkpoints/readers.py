@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers.checkpoints import pickles
-from nbhelpers.checkpoints.manifest import Entry, _entry
+from nbhelpers.checkpoints.entries import Entry, _entry
 
 _STATE_KEYS: tuple[str, ...] = (
     "model",

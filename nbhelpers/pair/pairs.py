@@ -10,11 +10,11 @@ import torch
 
 from nbhelpers.data.images import load_images
 from nbhelpers.data.selection import random_indices
-from nbhelpers.model import Model
-from nbhelpers.networks.load import load_model
+from nbhelpers.networks.loading import load_model
+from nbhelpers.networks.model import Model
 from nbhelpers.optimize import relative_diagonal
+from nbhelpers.pair.checks import check_imported, labelled_first, labels_for
 from nbhelpers.representation import predict
-from nbhelpers.training.checks import check_imported, labelled_first, labels_for
 from nbhelpers.types import Features, Images, Labels, two_sides
 
 
@@ -24,9 +24,8 @@ class Pair:
 
     networks: dict[str, Model]  # "robust" and "standard"
     dataset: str | Path
-    size: (
-        int | tuple[int, int]
-    )  # pixels, of the images that suit both; (height, width) where they differ
+    # pixels, of the images that suit both; (height, width) where they differ
+    size: int | tuple[int, int]
     labelled: bool  # the labels of the data set, or some, are the networks' classes
     truth: Labels | None = None  # (n,), every image's, -1 where its class is none of theirs
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from nbhelpers.cut import Traced, _Fake
-from nbhelpers.model import Model
-from nbhelpers.widgets.operations import IDENTITIES, RESHAPES, SKIPPED, Rule, rule_of
+from nbhelpers.networks.cutting import Traced, _Fake
+from nbhelpers.networks.model import Model
+from nbhelpers.page.operations import IDENTITIES, RESHAPES, SKIPPED, Rule, rule_of
 
 
 def export_network(model: Model) -> dict[str, Any]:
@@ -111,9 +111,8 @@ def packed(floats: numpy.ndarray, halves: numpy.ndarray) -> str:
 def _divisor(values: numpy.ndarray) -> float | None:
     """The number that all of these are a half-precision number times; None where there is none."""
     largest = numpy.abs(values).argmax()
-    candidates = numpy.abs(values[largest]) / numpy.arange(
-        1024, 2048
-    )  # all mantissas that the largest may have
+    # all mantissas that the largest may have
+    candidates = numpy.abs(values[largest]) / numpy.arange(1024, 2048)
     spread = values[numpy.linspace(0, len(values) - 1, min(len(values), 12)).astype(int)]
     candidates = candidates[_are_halves(spread[:, None] / candidates).all(0)]
     for candidate in candidates:

@@ -13,15 +13,8 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-_SIZES = (
-    32,
-    64,
-    96,
-    224,
-    256,
-    299,
-    384,
-)  # pixels, tried in turn where the network's size is not given
+# pixels, tried in turn where the network's size is not given
+_SIZES = (32, 64, 96, 224, 256, 299, 384)
 
 
 @dataclass(frozen=True)
@@ -93,9 +86,8 @@ class _Passes:
     def resized(self, images: Tensor, factor: float, seen: list) -> bool:
         """Whether it runs on images of other sides; `seen` is what came before an error too."""
         height, width = (max(1, int(side * factor)) for side in images.shape[2:])
-        with contextlib.suppress(
-            Exception
-        ):  # whatever a foreign network does with a size it does not take
+        # whatever a foreign network does with a size it does not take
+        with contextlib.suppress(Exception):
             self.over(self.noise(2, images.shape[1], (height, width)), seen)
             return True
         return False
@@ -272,9 +264,8 @@ def _try(
             seen: list = []
             try:
                 logits = passes.over(noise, seen)
-            except (
-                Exception
-            ) as error:  # whatever a foreign network does with a size it does not take
+            except Exception as error:
+                # whatever a foreign network does with a size it does not take
                 failure = failure or f"{type(error).__name__}: {error}"
                 continue
             if not isinstance(logits, Tensor) or logits.ndim != 2:

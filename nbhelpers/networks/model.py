@@ -9,8 +9,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from nbhelpers.cut import cut
-from nbhelpers.sites import bare, close, copied, exactly, find
+from nbhelpers.networks.cutting import cut
+from nbhelpers.networks.sites import bare, close, copied, exactly, find
 from nbhelpers.types import Features, Images, Size, check_images, square, two_sides
 
 Precision = Literal["float32", "bfloat16"]
@@ -39,8 +39,9 @@ class Model(nn.Module):
         pool: "mean" over positions or tokens, or "flatten"; for a layer whose output has any.
 
     Raises:
-        TypeError: not a module. ValueError: no linear layer and no `layer`, an unknown layer,
-            arguments that do not fit the network, or one that cannot be copied.
+        TypeError: not a module.
+        ValueError: no linear layer and no `layer`, an unknown layer, arguments that do not fit the
+            network, or one that cannot be copied.
     """
 
     mean: Tensor
@@ -101,10 +102,8 @@ class Model(nn.Module):
         self._positions, self._one_size = found.positions or (), found.one_size
         self._sides, self.channels = tuple(found.images.shape[2:]), found.images.shape[1]
         pooled = self._pooled(found.features)
-        self._shape, self.components = (
-            tuple(pooled.shape[1:]),
-            pooled[0].numel(),
-        )  # length of the representation
+        # length of the representation
+        self._shape, self.components = (tuple(pooled.shape[1:]), pooled[0].numel())
         with torch.no_grad():
             maps = self._cut.maps(found.images.clone(), False)
         self.positions: tuple[int, ...] = (
@@ -128,17 +127,13 @@ class Model(nn.Module):
             self.register_buffer(key, values[:, None, None])
         self.eval().requires_grad_(False)
         if self.device.type == "cpu":
-            for layout in (
-                torch.channels_last,
-                torch.contiguous_format,
-            ):  # the first is a third faster
+            # the first is a third faster
+            for layout in (torch.channels_last, torch.contiguous_format):
                 for tensor in (*self.parameters(), *self.buffers()):
                     if tensor.ndim == 4:
                         tensor.data = tensor.data.contiguous(memory_format=layout)
-                with (
-                    contextlib.suppress(RuntimeError),
-                    torch.no_grad(),
-                ):  # `.view` refuses maps of the first
+                # `.view` refuses maps of the first
+                with contextlib.suppress(RuntimeError), torch.no_grad():
                     self._cut.logits(found.images.clone())
                     break
 
@@ -217,9 +212,8 @@ class Model(nn.Module):
         return ValueError(f"images: {self.name} is set up for {hint}")
 
     def _normalised(self, images: Images) -> Tensor:
-        if (
-            not images.requires_grad
-        ):  # the optimiser's own iterates were checked once, and a check would stall a GPU
+        # the optimiser's own iterates were checked once, and a check would stall a GPU
+        if not images.requires_grad:
             check_images(images)
         if images.shape[1] != self.channels:
             given = f"images: of {images.shape[1]} channels"

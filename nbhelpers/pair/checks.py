@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from nbhelpers import files
-from nbhelpers.checkpoints.manifest import Entry, imagenet_classes, manifest
+from nbhelpers.checkpoints.entries import Entry, imagenet_classes, manifest
 from nbhelpers.data.images import class_names, count_images, labels_of, load_images
-from nbhelpers.model import Model
-from nbhelpers.training.scoring import accuracy
+from nbhelpers.networks.model import Model
+from nbhelpers.pair.scoring import accuracy
 from nbhelpers.types import Images, Indices, Labels, Size, seeded
 
 # Labelled images that its data set offers a network for a test.

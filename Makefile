@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Two files at a time, a thread each: twice as fast on two cores as one after the other; three at a time are no faster.
 ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo imagenet test lab gallery api site bench notebooks format pins clean
+.PHONY: demo imagenet test js lab gallery api site bench notebooks format pins clean
 
 demo: .venv/.installed  ## run the notebooks into runs/demo and show their numbers
 	$(BIN)/nbhelpers demo
@@ -17,10 +17,15 @@ demo: .venv/.installed  ## run the notebooks into runs/demo and show their numbe
 imagenet: .venv/.installed  ## the same on the paper's networks, downloaded at first use, and the photographs
 	$(BIN)/nbhelpers demo --preset imagenet
 
-test: .venv/.installed .peers/.installed  ## style, types, unit tests, the notebooks against their saved outputs
+test: .venv/.installed .peers/.installed js  ## style, types, unit tests, the notebooks against their saved outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(ABREAST) -m "not download" -rs --nbval --nbval-cell-timeout=600 tests $(NOTEBOOKS)
+
+# No lock file, which would hold the registry's address: both packages are pinned, and each brings only itself.
+js:  ## lint and types of the JavaScript, where npm is installed
+	@if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --no-package-lock && npm test --silent; \
+	else echo "no npm: lint and types of the JavaScript are skipped"; fi
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks

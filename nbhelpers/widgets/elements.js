@@ -1,3 +1,4 @@
+// @ts-check
 // What every front-end here is made of. Python puts this before each of them: a widget is one module, without a build.
 
 const make = (tag, className, text) => {

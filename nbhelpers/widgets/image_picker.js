@@ -1,3 +1,4 @@
+// @ts-check
 // The one front-end: "picker" shows thumbnails to choose from, "live" shows pictures as they form.
 // It runs on a kernel (JupyterLab, Notebook, VS Code) and, on page.js's tiny model, in the exported page.
 

@@ -1,3 +1,4 @@
+// @ts-check
 // The canvas of paint.py: a brush, a palette, and the picture that forms under the stroke.
 // Whoever answers is its kernel. It sends {type: "stroke", erase} with the mask's bytes, "undo", "stop", "export", and,
 // where `opens` says so, {type: "open", name} with a file's. It sets `chosen`, `at` and `names`. It shows what comes:
@@ -55,6 +56,7 @@ function render({ model, el }) {
   board.append(picture, cover);
 
   // Soft by one pixel at its edge; a stroke is the most of all places of the brush.
+  /** @type {(into: Uint8ClampedArray, at: number[]) => Uint8ClampedArray} */
   const stamp = (into, [x, y]) => {
     for (let row = 0; row < height; row++)
       for (let column = 0; column < width; column++) {

@@ -1,5 +1,5 @@
 """The one command: nbhelpers train · evaluate · sweep · report · invert · visualize · gallery ·
-demo.
+demo · lab · notebooks.
 """
 
 import argparse
@@ -39,6 +39,14 @@ COMMANDS = {
         "write all demos into one page that needs no kernel",
     ),
     "demo": ("nbhelpers.runs.demo:demo_command", "run the notebooks and show their numbers"),
+    "lab": (
+        "nbhelpers.runs.lab_commands:lab_command",
+        "open JupyterLab on a copy of the notebooks",
+    ),
+    "notebooks": (
+        "nbhelpers.runs.lab_commands:notebooks_command",
+        "copy the notebooks into a folder",
+    ),
 }
 
 

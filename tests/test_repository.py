@@ -1,5 +1,6 @@
 """What a repository promises around its code: pinned versions, workflows, releases, one version everywhere."""
 
+import json
 import re
 import tomllib
 from importlib.metadata import version
@@ -109,3 +110,14 @@ def test_windows_is_tested_with_the_lines_of_the_first_page() -> None:
     assert len(run) == len(shown)
     for line, wanted in zip(run, shown, strict=True):
         assert line.startswith(wanted), f"README has {wanted!r}"
+
+
+def test_the_types_of_the_widgets_are_checked() -> None:
+    for path in (ROOT / "nbhelpers" / "widgets").glob("*.js"):
+        assert path.read_text(encoding="utf-8").startswith("// @ts-check\n"), path.name
+
+
+def test_the_tools_of_the_javascript_are_pinned_and_no_lock_file_names_a_registry() -> None:
+    package = json.loads((ROOT / "package.json").read_text())
+    assert all(re.fullmatch(r"[\d.]+", at) for at in package["devDependencies"].values())
+    assert package["private"] and not (ROOT / "package-lock.json").exists()

@@ -14,7 +14,7 @@ import torch
 import nbhelpers as nb
 from nbhelpers.checkpoints import read_weights
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PEERS = HERE.parent / ".peers"
 CASES = ["cifar-resnet18", "cifar-resnet50", "restricted-resnet18", "imagenet-resnet50"]
 

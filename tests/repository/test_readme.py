@@ -1,7 +1,7 @@
 """Every ```python block of the README and of docs/ runs, in order, in a folder like a reader's.
 
 Blocks that need a cluster or many minutes are fenced ```py: they are compiled, and
-tests/test_sweep.py runs what they call. Of shell blocks the commands and options are looked up.
+tests/runs/test_sweep.py runs what they call. Of shell blocks the commands and options are looked up.
 """
 
 import ast
@@ -19,7 +19,7 @@ import nbhelpers.checkpoints
 from nbhelpers.commands import COMMANDS, main
 from nbhelpers.networks.resnets import resnet
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}

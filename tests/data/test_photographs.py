@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from torchvision.models import ResNet18_Weights
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 INDEX = json.loads((DATA / "photographs" / "index.json").read_text(encoding="utf-8"))
 PAGE = (DATA / "README.md").read_text(encoding="utf-8")
 LICENCES = {"CC-BY-2.0", "CC-BY-3.0", "CC-BY-SA-4.0", "CC0-1.0", "public domain"}

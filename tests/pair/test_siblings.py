@@ -20,12 +20,13 @@ from nbhelpers.data import load_images
 from nbhelpers.networks import load_model, resnet
 from nbhelpers.networks.model import Model
 from nbhelpers.optimize import l2_ball
+from nbhelpers.page import export_page
 from nbhelpers.representation import contributions
 from nbhelpers.runs import plan, report, shards
 from nbhelpers.runs.grid import axes
 from nbhelpers.training import Training, accuracy, train
 from nbhelpers.training.folded import FoldedCopy
-from nbhelpers.widgets import Live, export_page, feature_visualization, inversion
+from nbhelpers.widgets import Live, feature_visualization, inversion
 
 HALF = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 

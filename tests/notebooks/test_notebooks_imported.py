@@ -21,7 +21,7 @@ import nbhelpers as nb
 from nbhelpers import checkpoints
 from nbhelpers.networks.resnets import resnet
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PEERS = HERE.parent / ".peers"
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("[1-6]_*.ipynb"))
 MODELS = ("cifar10-l2-0.5", "cifar10-standard")

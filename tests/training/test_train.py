@@ -32,7 +32,7 @@ from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.loop import Run, train
 from nbhelpers.training.settings import Training
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # 384 images to learn from in three batches, eight channels: about a second per epoch.
 SMALL = Training(
     dataset="cifar10-sample", width=4, epochs=2, held_out=100, batch_size=128, precision="float32"

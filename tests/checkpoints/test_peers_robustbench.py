@@ -13,7 +13,7 @@ import torch
 
 import nbhelpers as nb
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PEERS = HERE.parent / ".peers"
 NAMES = [
     "Engstrom2019Robustness",

@@ -13,7 +13,7 @@ from test_notebooks_imported import TINY, run
 from nbhelpers import checkpoints
 from nbhelpers.networks.loading import build_network
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", ["7_paint_with_features", "8_distance"])

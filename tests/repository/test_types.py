@@ -8,7 +8,7 @@ from pathlib import Path
 def test_annotations_hold():
     done = subprocess.run(
         [sys.executable, "-m", "mypy"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )

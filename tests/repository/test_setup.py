@@ -18,7 +18,7 @@ import yaml
 import nbhelpers as nb
 from nbhelpers.commands import COMMANDS, main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]_*.ipynb"))
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
@@ -250,7 +250,7 @@ def test_no_index_host_or_machine_path_is_written_down() -> None:
     pattern = re.compile(
         r"https?://(registry|files|deb|pypi)\.[a-z]|(^|[\s\"'=(])/(work|root|farm)/"
     )
-    kinds = ("*.*", "Makefile", "nbhelpers/**/*.py", "tests/*.py", "tools/*.py")
+    kinds = ("*.*", "Makefile", "nbhelpers/**/*.py", "tests/**/*.py", "tools/*.py")
     for path in [path for kind in kinds for path in ROOT.glob(kind)]:
         if path.is_file() and path.suffix not in (".pyc",) and path != Path(__file__):
             assert not pattern.search(path.read_text(encoding="utf-8")), path.name

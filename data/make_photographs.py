@@ -139,7 +139,9 @@ def extract(package: Path) -> list[dict]:
         slug = re.sub(r"\W+", "-", row["name"].lower())
         file = f"{slug}.webp" if not (folder / f"{slug}.webp").exists() else f"{slug}-2.webp"
         (folder / file).write_bytes(shrink(files[path], row["centre"]))
-        index.append({"file": file, "index": int(row["index"]), "name": row["name"]} | credit)
+        own = {"caption": row["caption"]} if row["caption"] else {}  # its name, where that differs
+        label = {"file": file, "index": int(row["index"]), "name": row["name"]}
+        index.append(label | own | credit)
     index.sort(key=lambda entry: entry["file"])
     (folder / "index.json").write_text(
         json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -1,7 +1,14 @@
 """Images by name, by path or from arrays."""
 
 from nbhelpers.data.distortions import DISTORTIONS, distort, distort_to, interval, rank_correlation
-from nbhelpers.data.images import class_names, count_images, identity, iter_batches, load_images
+from nbhelpers.data.images import (
+    class_names,
+    count_images,
+    identity,
+    image_names,
+    iter_batches,
+    load_images,
+)
 from nbhelpers.data.judgements import Judgements, between, load_judgements
 from nbhelpers.data.likeness import psnr, ssim
 from nbhelpers.data.represented import represent_set
@@ -17,6 +24,7 @@ __all__ = [
     "distort",
     "distort_to",
     "identity",
+    "image_names",
     "interval",
     "iter_batches",
     "load_images",

@@ -18,13 +18,14 @@ _TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.
 _TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 
 
-def decode(path: str | Path, content: bytes | None = None) -> Tensor:
+def decode(path: str | Path, content: bytes | None = None, *, transparency: bool = False) -> Tensor:
     """An image file's pixels, uint8 (3, h, w). Grey becomes RGB, transparent becomes white, EXIF's
     rotation is done.
 
     Args:
         path: of the file; with `content` any name, for messages.
         content: the file's bytes where they were read already, of an upload or from an archive.
+        transparency: keep it: (4, h, w) with the opacity last, where the file has any.
 
     Raises:
         ValueError: the file cannot be read as an image, has more than 8 bits per channel or too
@@ -35,11 +36,7 @@ def decode(path: str | Path, content: bytes | None = None) -> Tensor:
             if image.mode[0] in "IF":  # PIL would clip these to white
                 raise _Refused(f"{path} has more than 8 bits per channel; save it with 8")
             image.load()
-            colours: PIL.Image.Image = image
-            if image.has_transparency_data:  # what lies under it is anything, mostly black
-                colours = PIL.Image.new("RGBA", image.size, "white")
-                colours.alpha_composite(image.convert("RGBA"))
-            colours = colours.convert("RGB")
+            colours = _coloured(image, transparency)
             turn = _turn(image)
             pixels = np.array(colours if turn is None else colours.transpose(turn))
     except _Refused:
@@ -53,6 +50,19 @@ def decode(path: str | Path, content: bytes | None = None) -> Tensor:
 
 class _Refused(ValueError):
     """Of a message that is complete."""
+
+
+def _coloured(image: PIL.Image.Image, transparency: bool) -> PIL.Image.Image:
+    """RGB, on white where it is transparent, or RGBA."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    colours = image.convert("RGBA")
+    if transparency:
+        return colours
+    # What lies under transparent pixels is anything, mostly black.
+    white = PIL.Image.new("RGBA", image.size, "white")
+    white.alpha_composite(colours)
+    return white.convert("RGB")
 
 
 def _opened(path: str | Path, content: bytes | None) -> PIL.Image.Image:

@@ -2,6 +2,7 @@
 refused.
 """
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -66,13 +67,22 @@ LEFTOVERS |= {
 class ImageSet:
     """Images of which none is decoded before it is asked for."""
 
-    read: Callable[[int], Tensor]  # the image at an index: (3, h, w), uint8 or float in [0, 1]
+    # The image at an index: (3, h, w), uint8 or float in [0, 1]; (4, h, w) with the opacity last.
+    read: Callable[[int], Tensor]
     labels: Tensor  # int64 (n,); -1: unknown
     classes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()  # what it is read from
     margin: float = 1  # short side, in units of the square that is cut out of it
     pixels: Tensor | None = None  # all of them, uint8 (n, 3, h, w), where they are in memory
     digest: str = ""  # names the content, where it was checked already
+    captions: tuple[str, ...] = ()  # what each image shows, where that is more than its class
+    background: float = 1  # grey level behind what is transparent, 0 black to 1 white
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """What each image shows, (n,): its caption, else its class; "" where unknown."""
+        named = (*self.classes, "")  # the last is where -1 points
+        return self.captions or tuple(named[label] for label in self.labels.tolist())
 
 
 def open_folder(folder: Path) -> ImageSet:
@@ -106,7 +116,12 @@ def open_folder(folder: Path) -> ImageSet:
             "move the ones or the others elsewhere, or name a single folder"
         )
     if loose:
-        return ImageSet(lambda i: decode(loose[i]), torch.full((len(loose),), -1), (), tuple(loose))
+        return ImageSet(
+            lambda i: decode(loose[i], transparency=True),
+            torch.full((len(loose),), -1),
+            (),
+            tuple(loose),
+        )
     _check_level(folder, full)
     for place, inside in places.items():
         if not found[place] and (
@@ -120,7 +135,10 @@ def open_folder(folder: Path) -> ImageSet:
     files = tuple(path for place in classes for path in found[place])
     labels = [label for label, place in enumerate(classes) for _ in found[place]]
     return ImageSet(
-        lambda i: decode(files[i]), torch.tensor(labels), tuple(c.name for c in classes), files
+        lambda i: decode(files[i], transparency=True),
+        torch.tensor(labels),
+        tuple(c.name for c in classes),
+        files,
     )
 
 

@@ -1,6 +1,5 @@
 """ImageNet, its nine groups of the paper, and Tiny ImageNet, from where the user keeps them."""
 
-import json
 import os
 import re
 import threading
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from nbhelpers import files
 from nbhelpers.checkpoints.downloads import download
 from nbhelpers.checkpoints.entries import imagenet_classes
 from nbhelpers.data.decoding import decode
@@ -110,17 +108,6 @@ def open_restricted_imagenet(split: str) -> ImageSet:
         classes=tuple(RESTRICTED_IMAGENET),
         files=files,
     )
-
-
-def open_photographs() -> ImageSet:
-    """The free photographs that ship here, labelled with ImageNet's classes; authors and
-    licences in data/README.md.
-    """
-    folder = files.DATA / "photographs"
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    paths = tuple(folder / one["file"] for one in index)
-    labels = torch.tensor([one["index"] for one in index])
-    return ImageSet(lambda i: decode(paths[i]), labels, imagenet_classes(), paths)
 
 
 def open_tiny_imagenet(split: str) -> ImageSet:

@@ -23,10 +23,10 @@ from nbhelpers.data.imagenet import (
     RESTRICTED_IMAGENET,
     class_places,
     open_imagenet,
-    open_photographs,
     open_restricted_imagenet,
     open_tiny_imagenet,
 )
+from nbhelpers.data.pictures import open_objects, open_photographs, open_pictures
 from nbhelpers.types import Images, Labels, Size, check_images, two_sides, whole
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor
@@ -41,17 +41,18 @@ def load_images(
     margin: float | None = None,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
+    background: float | None = None,
 ) -> tuple[Images, Labels]:
     """Images and labels of a named set, of your own files, or of an array.
 
     Args:
         source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution",
-            "photographs", "imagenet-val", "imagenet-train", "restricted-imagenet-val",
-            "restricted-imagenet-train", "tiny-imagenet-val", "tiny-imagenet-train"; ImageNet is
-            looked for in the folder $IMAGENET, Tiny ImageNet in the folder or zip $TINY_IMAGENET,
-            else downloaded); an image file; a folder of images (labels -1), or of one folder per
-            class (labels in the order of their names); an array (n, 3, h, w) or (n, h, w, 3), uint8
-            or float in [0, 1]. Grey becomes RGB, transparent becomes white.
+            "photographs", "objects", "pictures" (both), "imagenet-val", "imagenet-train",
+            "restricted-imagenet-val", "restricted-imagenet-train", "tiny-imagenet-val",
+            "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet in
+            the folder or zip $TINY_IMAGENET, else downloaded); an image file; a folder of images
+            (labels -1), or of one folder per class (labels in the order of their names); an array
+            (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]. Grey becomes RGB.
         indices: which images, in this order; None for all. Only these are decoded.
         size: pixels, the side of a square or (height, width); the image is resized until it just
             covers that (bilinear, antialiased), then the centre cut out.
@@ -61,6 +62,8 @@ def load_images(
         classes: `model.classes`, of a network that was trained for others: labels count in these,
             and are -1 where an image's class is none of them (`class_places`). None for the data
             set's own.
+        background: grey level to put behind what is transparent, 0 black to 1 white; None for the
+            data set's own, mid-grey for "objects" and "pictures", else white.
 
     Returns:
         Pixels in [0, 1], float32 (n, channels, h, w), and labels, int64 (n,).
@@ -72,7 +75,7 @@ def load_images(
         FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not
             here.
     """
-    images = _margined(_open(source), margin)
+    images = _placed(_open(source), margin, background)
     if classes is not None:
         images = replace(images, labels=labels_of(source, classes=classes))
     return _read(images, choose(indices, len(images.labels)), size, channels)
@@ -86,12 +89,13 @@ def iter_batches(
     size: Size | None = None,
     margin: float | None = None,
     channels: int | None = None,
+    background: float | None = None,
 ) -> Iterator[tuple[Images, Labels]]:
     """The same in batches, one in memory at a time. Errors as in `load_images`, those of
     `indices` at the call.
     """
     batch_size = whole(batch_size, "batch_size", least=1)
-    images = _margined(_open(source), margin)
+    images = _placed(_open(source), margin, background)
     chosen = choose(indices, len(images.labels))
     return (
         _read(images, chosen[i : i + batch_size], size, channels)
@@ -155,10 +159,20 @@ def class_names(source: Source) -> tuple[str, ...]:
     return known or _open(source).classes
 
 
-def _margined(images: ImageSet, margin: float | None) -> ImageSet:
+def image_names(source: Source) -> tuple[str, ...]:
+    """What each image of `source` shows, (n,): its own name, else that of its class; "" where
+    unknown.
+    """
+    return _open(source).names
+
+
+def _placed(images: ImageSet, margin: float | None, background: float | None) -> ImageSet:
     if margin is not None and not 1 <= margin <= 4:
         raise ValueError(f"margin: got {margin}, wanted 1 to 4, such as 256 / 224")
-    return images if margin is None else replace(images, margin=margin)
+    if background is not None and not 0 <= background <= 1:
+        raise ValueError(f"background: got {background}, wanted 0 (black) to 1 (white)")
+    chosen = {"margin": margin, "background": background}
+    return replace(images, **{name: one for name, one in chosen.items() if one is not None})
 
 
 def choose(indices: Iterable[int] | None, n: int) -> list[int]:
@@ -198,11 +212,10 @@ def _read(
     pixels = torch.empty(0)
     for place, index in enumerate(progress(indices, desc="reading images", unit="image")):
         image = images.read(index)
-        image = _fit(
-            image.float() / 255 if image.dtype == torch.uint8 else image.float(),
-            sides,
-            images.margin,
-        )
+        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        if len(image) == 4:
+            image = torch.lerp(torch.full_like(image[:3], images.background), image[:3], image[3:])
+        image = _fit(image, sides, images.margin)
         image = _coloured(image[None], channels)[0]
         if place == 0:
             pixels = torch.empty(len(indices), *image.shape, dtype=torch.float32)
@@ -267,7 +280,9 @@ def _open(source: Source) -> ImageSet:
     if path.is_dir():
         return open_folder(path)
     if path.is_file():
-        return ImageSet(lambda _: decode(path), torch.tensor([-1]), files=(path,))
+        return ImageSet(
+            lambda _: decode(path, transparency=True), torch.tensor([-1]), files=(path,)
+        )
     near = difflib.get_close_matches(str(source), SETS, cutoff=0.4) or SETS
     raise ValueError(
         f"{str(source)!r} is no data set, and no file or folder here; near names: {', '.join(near)}"
@@ -312,6 +327,8 @@ SETS: dict[str, tuple[Callable[[], ImageSet], tuple[str, ...]]] = {
     "cifar10-train": (functools.partial(open_cifar10, "train"), CIFAR10_CLASSES),
     "out-of-distribution": (_open_out_of_distribution, ()),
     "photographs": (open_photographs, ()),
+    "objects": (open_objects, ()),
+    "pictures": (open_pictures, ()),
     "tiny-imagenet-train": (functools.partial(open_tiny_imagenet, "train"), ()),
     "tiny-imagenet-val": (functools.partial(open_tiny_imagenet, "val"), ()),
     "imagenet-val": (functools.partial(open_imagenet, "val"), ()),

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from samples import HALF
 
 from nbhelpers import files
 from nbhelpers.checkpoints import (
@@ -25,6 +26,8 @@ from nbhelpers.checkpoints import (
     sha256,
     write_entry,
 )
+from nbhelpers.checkpoints.downloads import weights_sha256
+from nbhelpers.networks import load_model, resnet
 
 STATE = {
     "conv1.weight": torch.linspace(-1, 1, 30_000).reshape(100, 300),
@@ -445,3 +448,43 @@ def test_processes_that_download_at_once_do_it_once(home, server, published):
         worker.join(60)
         assert worker.exitcode == 0
     assert len(server.requests) == 1 and same(home / "cache" / "net.safetensors")
+
+
+def test_a_compiled_part_inside_another_module_is_read(tmp_path, capsys):
+    network = resnet("resnet18", width=4, classes=5)
+    torch.save(
+        {f"net._orig_mod.{key}": value for key, value in network.state_dict().items()},
+        tmp_path / "m.pt",
+    )
+    model = load_model(tmp_path / "m.pt", architecture=network, dataset=HALF, device="cpu")
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(
+        model(images), network.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("where", ["state.model", "checkpoint.state_dict", "mine.weights"])
+def test_a_table_in_a_table_is_read(where, tmp_path, capsys):
+    outer, inner = where.split(".")
+    one, other = (resnet("resnet18", width=4, classes=5) for _ in range(2))
+    table = {
+        outer: {inner: one.state_dict(), "epoch": 3},
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
+    }
+    torch.save(table, tmp_path / "m.pt")
+    images = torch.rand(2, 3, 32, 32)
+    model = load_model(tmp_path / "m.pt", dataset=HALF, device="cpu")
+    torch.testing.assert_close(
+        model(images), one.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4
+    )
+    table[outer]["ema"] = other.state_dict()
+    torch.save(table, tmp_path / "m.pt")
+    model = load_model(f"{tmp_path}/m.pt#{outer}.ema", dataset=HALF, device="cpu")
+    torch.testing.assert_close(
+        model(images), other.eval()((images - 0.5) / 0.25), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_one_of_several_networks_in_a_file_has_the_file_s_digest(tmp_path):
+    (tmp_path / "m.pt").write_bytes(b"weights")
+    assert weights_sha256(f"{tmp_path}/m.pt#ema") == weights_sha256(tmp_path / "m.pt") != ""

@@ -1,10 +1,13 @@
 """Objectives are losses per image: each row on its own, errors in one line."""
 
+import numpy as np
 import pytest
 import torch
 
 import nbhelpers as nb
+from nbhelpers import objectives
 from nbhelpers.objectives import margin
+from nbhelpers.representation import contributions
 
 
 def test_match_is_the_normalised_distance() -> None:
@@ -61,3 +64,17 @@ def test_margin_is_negative_exactly_where_another_class_leads():
     lead = margin(labels)(logits)
     assert torch.equal(lead < 0, logits.argmax(1) != labels)
     assert lead[0] == logits[0, 0] - logits[0, 1:].max()
+
+
+def test_as_many_indices_as_images_or_one(tiny_model):
+    images = torch.rand(4, 3, 32, 32)
+    for make in (objectives.activate, objectives.misclassify, objectives.margin):
+        one, each = (make(given)(torch.ones(4, 3)) for given in (1, np.array([1, 1, 1, 1])))
+        torch.testing.assert_close(one, each)
+        with pytest.raises(ValueError, match=r"got 3, wanted one, or one per image \(4\)"):
+            make([0, 1, 2])(torch.ones(4, 3))
+        for outside in (-1, 3):
+            with pytest.raises(IndexError, match=f"got {outside}, wanted 0 to 2"):
+                make(outside)(torch.ones(4, 3))
+    with pytest.raises(ValueError, match="got 3, wanted one, or one per image"):
+        contributions(tiny_model, images, [0, 1, 2])

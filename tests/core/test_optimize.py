@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nbhelpers as nb
 from nbhelpers.networks.loading import load_model
-from nbhelpers.optimize import PUBLISHED, Solver, descend
+from nbhelpers.optimize import PUBLISHED, Solver, descend, l2_ball
 
 CALL = {"steps", "solver", "project", "callback", "batch_size"}
 
@@ -361,3 +361,8 @@ def test_stop_below_waits_every_ten_steps(tiny_model, target):
     with Counted() as counted:
         assert len(list(iterates)) == 41
     assert counted["wait"] == 4
+
+
+def test_a_radius_is_one_number():
+    with pytest.raises(ValueError, match="one finite length ≥ 0 for all images"):
+        l2_ball(torch.zeros(2, 3, 4, 4), torch.ones(2))  # type: ignore[arg-type]

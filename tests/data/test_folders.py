@@ -6,8 +6,10 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+from samples import put
 
 import nbhelpers as nb
+from nbhelpers.data import load_images
 
 
 def picture(path: Path) -> None:
@@ -122,3 +124,53 @@ def test_a_class_of_pictures_that_cannot_be_read_is_no_empty_class(folder: Path)
     (folder / "bird" / "0.HEIC").write_bytes(b"photo")
     with pytest.raises(ValueError, match=r"bird: no image that can be read \(0.HEIC, …\); convert"):
         nb.load_images(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("seg_train/0.png", "seg_test/0.png"), "holds seg_test, seg_train; give one"),
+        (("x_train/a/0.png", "x_val/a/0.png", "logos/0.png"), "holds x_train, x_val; give one"),
+        (
+            ("trainA/0.png", "testA/0.png", "trainB/0.png", "testB/0.png"),
+            "holds testA, trainA, testB, …; give one",
+        ),
+        (("fold1/0.png", "fold2/0.png"), "holds fold1, fold2; give one"),
+        (("train/cat/0.png", "holdout/cat/0.png"), "holds holdout, train; give one"),
+        (
+            ("images/0.png", "images/1.png"),
+            "one folder of images, images, whose name is no class; give .*images$",
+        ),
+        (
+            ("images/0.png", "masks/0.png"),
+            r"images \(images\) beside what belongs to them \(masks\)",
+        ),
+        (
+            (
+                "2019/cat/0.png",
+                "2019/dog/0.png",
+                "2020/cat/0.png",
+                "2020/dog/0.png",
+                "2020/owl/0.png",
+            ),
+            "same folders",
+        ),
+    ],
+)
+def test_other_layouts_are_refused_with_the_reason(tmp_path, names, message):
+    with pytest.raises(ValueError, match=message):
+        load_images(put(tmp_path, *names))
+
+
+def test_kinds_of_trains_are_classes(tmp_path):
+    folder = put(
+        tmp_path, "bullet_train/0.png", "freight_train/0.png", "edges/0.png", "masks/0.png"
+    )
+    assert load_images(folder)[1].tolist() == [0, 1, 2, 3]
+
+
+def test_a_link_that_leads_back_shows_no_image_twice(tmp_path):
+    folder = put(tmp_path / "set", "cat/0.png", "dog/0.png")
+    (folder / "cat" / "again").symlink_to(folder / "cat")
+    (folder / "owl").symlink_to(put(tmp_path / "owls", "0.png"))  # elsewhere
+    assert load_images(folder)[1].tolist() == [0, 1, 2]

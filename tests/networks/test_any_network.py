@@ -8,11 +8,13 @@ import re
 import pytest
 import torch
 import torchvision
+from samples import small
 from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
 from nbhelpers.networks.loading import _recognised, build_network, load_model
+from nbhelpers.networks.model import Model
 from nbhelpers.networks.resnets import WideResNet, resnet
 
 tv = torchvision.models
@@ -489,3 +491,33 @@ def test_a_network_that_views_its_map_as_one_row():
     assert nb.minimize(
         model.representation, nb.match(model.representation(images)), nb.noise(3, size=8), steps=2
     )
+
+
+def test_what_the_user_allows_for_speed_does_not_loosen_the_check():
+    class Traced(nn.Module):
+        """Differs by half a per cent when traced."""
+
+        def __init__(self):
+            super().__init__()
+            *layers, self.head = small()
+            self.net = nn.Sequential(*layers)
+
+        def forward(self, x):
+            return self.head(self.net(x) * (1.005 if isinstance(x, torch.fx.Proxy) else 1))
+
+    network, images = Traced().eval(), torch.rand(2, 3, 32, 32)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        model = Model(network)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert "its trace computes something else" in repr(model)
+    torch.testing.assert_close(model(images), network(images))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:")
+def test_torchscript_inside_a_network_is_one_clear_line():
+    with pytest.raises(ValueError, match="Sequential has TorchScript in '0'"):
+        Model(nn.Sequential(torch.jit.script(small()[:2]), *small()[2:]))

@@ -4,8 +4,10 @@ what to do.
 
 import threading
 
+import numpy as np
 import pytest
 import torch
+from samples import small
 from torch import nn
 from torch.nn import functional
 
@@ -234,3 +236,10 @@ def test_bfloat16_suits_what_computes_in_it(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, able=able, **__: able)
         assert best_precision(torch.device("cuda")) == suits
     assert best_precision(torch.device("mps")) == "float32"
+
+
+def test_class_names_are_plain_text():
+    assert (
+        repr(Model(small(), classes=np.array(["a", "b", "c", "d"])).classes)
+        == "('a', 'b', 'c', 'd')"
+    )

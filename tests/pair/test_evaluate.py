@@ -9,6 +9,7 @@ import shutil
 import tomllib
 import warnings
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -311,3 +312,15 @@ def test_writing_leaves_the_rest_of_the_manifest(tmp_path, monkeypatch):
 def test_the_command_line_says_what_is_wrong(argv, message, capsys):
     assert main(["evaluate", *argv]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, lambda labels: torch.tensor(labels, dtype=torch.uint8)]
+)
+def test_accuracy_takes_labels_of_any_kind(tiny_model, kind):
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        found = tiny_model(images).argmax(1).tolist()
+    assert accuracy(tiny_model, images, kind(found)) == 100
+    with pytest.raises(ValueError, match="one per image"):
+        accuracy(tiny_model, images, kind(found[:2]))

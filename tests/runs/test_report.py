@@ -150,3 +150,21 @@ def test_pictures_of_a_page_say_what_they_show(tmp_path: Path) -> None:
     text = notebook_page(tmp_path / "n.ipynb").read_text()
     found = re.findall(r'<img\b[^>]*?alt="(.*?)"', text)
     assert [html.unescape(alt) for alt in found] == ["Figure(2 × 3 <images>)", "a still"]
+
+
+@pytest.mark.parametrize(("number", "index"), [(10**400, 0), (1.0, None)])
+def test_a_report_tells_of_a_run_that_cannot_be_read(tmp_path, number, index):
+    for k, (value, place) in enumerate([(1.0, 0), (number, index)]):
+        (tmp_path / str(k)).mkdir()
+        about = {
+            "notebook": "n.ipynb",
+            "index": place,
+            "parameters": {"a": k},
+            "duration_s": 1,
+            "peak_memory_mib": 1,
+        }
+        (tmp_path / str(k) / "run.json").write_text(json.dumps(about))
+        (tmp_path / str(k) / "result.json").write_text(
+            json.dumps({"numbers": {"loss": {"m": value}}})
+        )
+    assert "cannot be read" in report(tmp_path).read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from samples import small
 from torch import nn
 
 from nbhelpers.commands import main
@@ -117,3 +118,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ]
     assert main(["visualize", *words, "--jobs", "1"]) == 0
     assert "9 items in 2 shards" in capsys.readouterr().out
+
+
+def test_grey_networks_are_visualized_in_shards(monkeypatch, tmp_path):
+    grey = Model(small(channels=1), image_size=16)
+    monkeypatch.setattr(shards, "_model", lambda *_: grey)
+    settings = shards.Settings("visualize", "cifar10-standard", steps=1, batch_size=4)
+    shards.make_shards(settings, tmp_path, shard_size=8, limit=8, device="cpu")
+    assert next(shards.read_shards(tmp_path))["images"].shape == (8, 1, 16, 16)

@@ -19,6 +19,7 @@ import PIL.Image
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from samples import put
 
 from nbhelpers.commands import main
 from nbhelpers.runs import sweeps
@@ -426,3 +427,31 @@ def test_one_run_has_all_cores_and_no_jobs_are_refused(monkeypatch, capsys, tmp_
     assert len(shares(3, 2)) == 2 and len(shares(2, 5)) == 2
     assert main(["demo", str(tmp_path), "--only", "3", "--jobs", "0"]) == 2
     assert capsys.readouterr().err.endswith("error: jobs: got 0, wanted at least 1\n")
+
+
+def notebook_of(folder: Path) -> Path:
+    source = (
+        'dataset: str = "pictures"\ncheckpoint: str = "net.pt#ema"\nseed: int = 0\nout: str = ""'
+    )
+    cell = new_code_cell(source, metadata={"tags": ["parameters"]})
+    nbformat.write(new_notebook(cells=[cell]), folder / "n.ipynb")
+    return folder / "n.ipynb"
+
+
+@pytest.mark.parametrize("changed", ["pictures", "net.pt"])
+def test_a_sweep_goes_on_with_the_same_images_and_weights_only(tmp_path, changed):
+    put(tmp_path / "pictures", "0.png", "1.png")
+    (tmp_path / "net.pt").write_bytes(b"weights")
+    notebook, out = notebook_of(tmp_path), tmp_path / "out"
+    (run,) = plan(notebook, {"seed": [1]}, out)
+    run.folder.mkdir(parents=True)
+    record = {"parameters": dict(run.parameters), "made_from": dict(run.made_from)}
+    (run.folder / "run.json").write_text(json.dumps(record))
+    (run.folder / "result.json").write_text("{}")
+    assert plan(notebook, {"seed": [1]}, out)[0].state == "done"
+    if changed == "pictures":
+        put(tmp_path / "pictures", "1.png")
+    else:
+        (tmp_path / "net.pt").write_bytes(b"others")
+    with pytest.raises(ValueError, match=f"{changed}.* held something else; choose another folder"):
+        plan(notebook, {"seed": [1]}, out)

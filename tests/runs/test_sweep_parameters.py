@@ -312,3 +312,18 @@ def test_sockets_lie_in_a_short_folder(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 120)))
     with _socket_folder() as folder:
         assert len(os.fsencode(folder)) < 30
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "values"),
+    [
+        ("p: list[tuple[int, int]] = [(1, 2)]", [[(1, 2)], [(3, 4)]], [[(1, 2)], [(3, 4)]]),
+        ("p: list[list[float]] = [[1.0]]", [[[1.0]], [[2.0]]], [[[1.0]], [[2.0]]]),
+        ("p: Optional[list[int]] = None", [[1], None], [[1], None]),
+        ("p: list[list[float]] = [[1.0]]", [[1.0]], [[[1.0]]]),
+    ],
+)
+def test_several_values_of_a_parameter_that_is_a_list(tmp_path, line, given, values):
+    cell = new_code_cell(f'{line}\nout: str = ""', metadata={"tags": ["parameters"]})
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "n.ipynb")
+    assert axes(tmp_path / "n.ipynb", {"p": given}, []) == {"p": values}

@@ -9,6 +9,7 @@ from test_resume import pictures
 from torch import nn
 from torch.nn import functional
 
+from nbhelpers.networks.model import Model
 from nbhelpers.training import loop
 from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.settings import Training
@@ -131,3 +132,29 @@ def test_modes_of_modules_are_kept() -> None:
     network.training = True
     FoldedCopy(network, ZERO, ONE, torch.float32)
     assert network.training and network[0].training and not network[1].training
+
+
+class Shared(nn.Module):
+    """A convolution used twice, each time with a norm of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.twice = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norms, self.head = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2)), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.conv(x)
+        for norm in self.norms:
+            x = norm(self.twice(x)).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_layer_that_is_used_twice_is_not_folded():
+    torch.manual_seed(0)
+    network, images = Shared().train(), torch.rand(4, 3, 16, 16)
+    copy = FoldedCopy(network, torch.zeros(3, 1, 1), torch.ones(3, 1, 1), torch.float32)
+    network(images)
+    copy.refresh()
+    with torch.no_grad():
+        torch.testing.assert_close(copy(images), network.eval()(images))
+        torch.testing.assert_close(Model(network)(images), network(images), atol=1e-5, rtol=1e-5)

@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from samples import put
 from torch import nn
 
 from nbhelpers import files
 from nbhelpers.checkpoints.downloads import weights_sha256
 from nbhelpers.commands import main
 from nbhelpers.files import check_writable, save_tensors
+from nbhelpers.networks import load_model, resnet
 from nbhelpers.networks.model import Model
 from nbhelpers.runs import shards
 from nbhelpers.runs.shards import Settings, make_shards
@@ -175,3 +177,27 @@ def test_a_worker_loads_a_file_that_was_replaced_anew(settings: Settings, tmp_pa
     sources = {"checkpoint": "another", "dataset": ""}
     with pytest.raises(ValueError, match="another file here than where the shards were begun"):
         shards.make_shard(settings, sources, tmp_path, (0, 2))
+
+
+def test_training_begins_with_weights_that_a_wrapper_saved(tmp_path):
+    data = put(tmp_path / "data", *[f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(4)])
+    network = resnet("resnet18", width=4, classes=2)
+    torch.save(
+        {"state_dict": {f"model.net.{k}": v for k, v in network.state_dict().items()}},
+        tmp_path / "start.pt",
+    )
+    settings = Training(
+        dataset=str(data),
+        start=str(tmp_path / "start.pt"),
+        width=4,
+        image_size=16,
+        epochs=1,
+        eps=0.0,
+        batch_size=4,
+        held_out=2,
+        average=0.0,
+        learning_rate=1e-9,
+    )
+    train(settings, tmp_path / "out", device="cpu")
+    found = load_model(tmp_path / "out" / "weights.safetensors", device="cpu")
+    torch.testing.assert_close(found.head.weight, network.linear.weight, atol=1e-3, rtol=1e-2)

@@ -9,6 +9,7 @@ import json
 
 import nbformat
 import numpy
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -19,7 +20,7 @@ import nbhelpers as nb
 from nbhelpers import files, widgets
 from nbhelpers.data import DISTORTIONS
 from nbhelpers.data.decoding import decode
-from nbhelpers.widgets import settings
+from nbhelpers.widgets import feature_visualization, settings
 from nbhelpers.widgets.atlas import Atlas
 from nbhelpers.widgets.parts import fitted, noise_like, robust_first
 from nbhelpers.widgets.perturbations import OTHER
@@ -401,3 +402,10 @@ def test_a_run_for_small_pictures_takes_one_thread(tiny_model, size, one):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [2, np.int64(2), torch.tensor(2)])
+def test_a_demo_draws_as_many_components_as_any_number_says(tiny_model, count):
+    images = torch.rand(5, 3, 32, 32)
+    demo = feature_visualization({"m": tiny_model}, images, steps=1, components=count, k=2)
+    assert len(demo.pickers[0].pixels) == 2

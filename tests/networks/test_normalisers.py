@@ -1,0 +1,81 @@
+"""A network that normalises by itself is found by its numbers and their use, not by a name."""
+
+import pytest
+import torch
+import torchvision
+from samples import HALF, small
+from torch import nn
+
+from nbhelpers.networks import load_model
+
+
+class Scaled(nn.Module):
+    def __init__(self, part: str, mean: str, std: str):
+        super().__init__()
+        self.net, self.names = small(), (part, mean, std)
+        place = self if not part else nn.Module()
+        if part:
+            self.add_module(part, place)
+        place.register_buffer(mean, torch.full((1, 3, 1, 1), 0.4))
+        place.register_buffer(std, torch.full((1, 3, 1, 1), 0.2))
+
+    def forward(self, x):
+        part, mean, std = self.names
+        place = getattr(self, part) if part else self
+        return self.net((x - getattr(place, mean)) / getattr(place, std))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Scaled("", "pixel_mean", "pixel_std"),
+        lambda: Scaled("preprocess", "mean", "std"),
+        lambda: Scaled("norm", "MEAN", "STD"),
+        lambda: Scaled("", "_mean", "_stddev"),
+        lambda: nn.Sequential(torchvision.transforms.Normalize((0.4,) * 3, (0.2,) * 3), small()),
+    ],
+)
+def test_a_normaliser_of_any_name_is_used_once(make, tmp_path, capsys):
+    network, images = make().eval(), torch.rand(2, 3, 16, 16)
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    model = load_model(tmp_path / "m.pt", architecture=make(), dataset=HALF, device="cpu")
+    torch.testing.assert_close(model(images), network(images))
+    assert "normalises by itself" in capsys.readouterr().out
+
+
+def test_a_layer_that_adds_noise_is_no_normaliser(tmp_path, capsys):
+    class Noise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean, self.std = 0.0, 0.1
+
+        def forward(self, x):
+            return x
+
+    torch.save(small().state_dict(), tmp_path / "m.pt")
+    model = load_model(tmp_path / "m.pt", architecture=small(), dataset=HALF, device="cpu")
+    assert model.mean.flatten().tolist() == [0.5] * 3
+    network = small(Noise())
+    torch.save(network.state_dict(), tmp_path / "n.pt")
+    assert (
+        load_model(tmp_path / "n.pt", architecture=network, dataset=HALF, device="cpu")
+        .mean[0]
+        .item()
+        == 0.5
+    )
+
+
+def test_lists_of_anything_in_a_network_are_no_normaliser(tmp_path):
+    network = small()
+    network.blocks, network.shapes, network.nothing = (
+        [{"stride": [1]}, {"stride": [1, 2]}],
+        [(1,), (1, 2), "a"],
+        [None],
+    )
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    assert (
+        load_model(tmp_path / "m.pt", architecture=network, dataset=HALF, device="cpu")
+        .mean[0]
+        .item()
+        == 0.5
+    )

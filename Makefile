@@ -6,10 +6,10 @@ NOTEBOOKS := $(wildcard notebooks/[0-9]_*.ipynb)
 QUIET := TQDM_DISABLE=1
 # The tests start hundreds of processes; without bytecode each compiles PyTorch anew, which doubles its start.
 unexport PYTHONDONTWRITEBYTECODE
-# Two files at a time, a thread each: twice as fast on two cores as one after the other; three at a time are no faster.
-ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# A file on each core, a thread each: twice as fast on two cores as one after the other (tests/conftest.py counts them).
+ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo imagenet test js lab gallery api site bench notebooks format pins clean
+.PHONY: demo imagenet check test js lab gallery api site bench notebooks format pins clean
 
 demo: .venv/.installed  ## run the notebooks into runs/demo and show their numbers
 	$(BIN)/nbhelpers demo
@@ -21,6 +21,11 @@ test: .venv/.installed .peers/.installed js  ## style, types, unit tests, the no
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(ABREAST) -m "not download" -rs --nbval --nbval-cell-timeout=600 tests $(NOTEBOOKS)
+
+check: .venv/.installed  ## between two edits: style, types and quick unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(ABREAST) -m "not (download or browser or long)" tests
 
 # No lock file, which would hold the registry's address: both packages are pinned, and each brings only itself.
 js:  ## lint and types of the JavaScript, where npm is installed

@@ -1,4 +1,9 @@
-"""One tiny random network for most tests, one thread, and the files that take longest first."""
+"""One tiny random network for most tests, one thread, as many workers as the machine carries, and
+the files that take longest first.
+"""
+
+import contextlib
+import os
 
 import pytest
 import torch
@@ -22,28 +27,31 @@ def tiny_model() -> Model:
     )
 
 
-# Each takes half a minute or more. What is done first leaves no core idle at the end, beside the
-# last long file.
-LONGEST = [
-    "presets",
-    "page_engine",
-    "browser",
-    "shipped",
-    "notebooks_imported",
-    "page_live",
-    "train",
-    "sweep",
-]
-LONGEST += ["inversion", "browser_use", "browser_paint", "page_paint", "types"]
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker for each core, as long as each has 3 GiB: a network, a kernel and a browser."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        count = min(count or 1, int(gib // 3))
+    return max(1, count or 1)
+
+
+# Each takes half a minute or more: notebooks, browsers, other libraries' packages, training. What is
+# done first leaves no core idle at the end, beside the last long file; `make check` leaves all out.
+LONG = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "page_live", "train"]
+LONG += ["sweep", "inversion", "browser_use", "browser_paint", "page_paint", "notebooks_painting"]
+LONG += ["resume", "evaluate", "peers_robustness", "peers_robustbench", "package", "readme"]
+LONG += ["real_imagenet", "page_firefox", "page_again", "shards", "demos", "lab"]
+FIRST = [*LONG, "types"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, then the notebooks, whose kernels may warn of things of their
-    own.
-    """
-    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    """The longest files first, then the notebooks, whose kernels may warn of things of their own."""
+    places = {f"test_{name}": place for place, name in enumerate(FIRST)}
     for item in items:
         if item.path.suffix == ".ipynb":
-            places[item.path.stem] = len(LONGEST)
+            places[item.path.stem] = len(FIRST)
             item.add_marker(pytest.mark.filterwarnings("default"))
+        if item.path.stem.removeprefix("test_") in LONG:
+            item.add_marker("long")
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))

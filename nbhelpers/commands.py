@@ -1,11 +1,18 @@
 """The one command: nbhelpers train · evaluate · sweep · report · invert · visualize · gallery ·
 demo · lab · notebooks.
+
+Here and in the commands' modules nothing heavy is imported at the top, so that --help and a typing
+error are answered without torch; what does the work is imported when the words are understood.
 """
 
 import argparse
+import contextlib
 import importlib
+import io
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 
 # Name → where it lives, and what it does in a line.
@@ -38,7 +45,10 @@ COMMANDS = {
         "nbhelpers.page.commands:gallery_command",
         "write all demos into one page that needs no kernel",
     ),
-    "demo": ("nbhelpers.runs.demo:demo_command", "run the notebooks and show their numbers"),
+    "demo": (
+        "nbhelpers.runs.demo_commands:demo_command",
+        "run the notebooks and show their numbers",
+    ),
     "lab": (
         "nbhelpers.runs.lab_commands:lab_command",
         "open JupyterLab on a copy of the notebooks",
@@ -65,30 +75,65 @@ def command_parser(name: str, about: str) -> argparse.ArgumentParser:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 done, 1 partly or not done, 2 refused, 130
-    stopped by Ctrl-C.
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM, as batch systems send it, is a KeyboardInterrupt inside, as Ctrl-C is.
+
+    Only in the main thread, and only where nobody else handles the signal.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: nbhelpers COMMAND …        nbhelpers COMMAND --help tells more\n")
-        print(*(f"  {name:10} {about}" for name, (_, about) in COMMANDS.items()), sep="\n")
-        return 0
-    if words[0] == "--version":
-        print(f"nbhelpers {version('nbhelpers')}")
-        return 0
-    if words[0] not in COMMANDS:
-        print(
-            f"error: unknown command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr
-        )
-        return 2
-    module, _, function = COMMANDS[words[0]][0].partition(":")
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
-        command: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), function)
-        return command(words[1:])
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def ending(work: Callable[[], int | None]) -> int:
+    """The exit status of what a command does: its own, 2 refused, 130 stopped by Ctrl-C or
+    SIGTERM.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a file of Windows' encoding lacks the sign ε
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        with stoppable():
+            return work() or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0 done, 1 partly or not done, 2 refused, 130
+    stopped by Ctrl-C or SIGTERM.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return ending(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: nbhelpers COMMAND ...        nbhelpers COMMAND --help tells more\n")
+        print(*(f"  {name:10} {about}" for name, (_, about) in COMMANDS.items()), sep="\n")
+        return 0
+    if words[0] == "--version":
+        print(f"nbhelpers {version('nbhelpers')}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise ValueError(f"unknown command {words[0]!r}; there are {', '.join(COMMANDS)}")
+    module, _, function = COMMANDS[words[0]][0].partition(":")
+    command: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), function)
+    return command(words[1:])

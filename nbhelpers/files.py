@@ -7,9 +7,10 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # whoever only looks for a file does without torch
+    import torch
 
 _PACKAGE = Path(__file__).resolve().parent
 # A checkout holds these beside the package, an installed wheel inside it.
@@ -94,7 +95,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def save_tensors(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, torch.Tensor],
+    tensors: "Mapping[str, torch.Tensor]",
     note: Mapping[str, Any] | None = None,
 ) -> None:
     """Write tensors as safetensors, whole or not at all.

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 from nbhelpers.commands import command_parser
-from nbhelpers.networks.loading import load_model
-from nbhelpers.page.exporting import export_page
 
 
 def gallery_command(argv: Sequence[str]) -> int:
@@ -28,6 +26,9 @@ def gallery_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--notebooks", default="", help="address of the notebooks, to link to")
     given = parser.parse_args(argv)
+    from nbhelpers.networks.loading import load_model
+    from nbhelpers.page.exporting import export_page
+
     models = {name: load_model(name, device="cpu") for name in given.networks or ()}
     path = export_page(
         given.path,

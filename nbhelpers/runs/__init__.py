@@ -2,8 +2,9 @@
 on a cluster.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from nbhelpers.lazy import first_use
 
 if TYPE_CHECKING:
     from nbhelpers.runs.reports import report
@@ -11,21 +12,15 @@ if TYPE_CHECKING:
     from nbhelpers.runs.sweeps import plan, sweep
     from nbhelpers.runs.workers import dask_executor
 
-# Loaded at their first use: shards do without papermill, and a sweep without matplotlib. No module
-# may have a function's name: once imported it would stand in the function's place.
+# Loaded at their first use: shards do without papermill, and a sweep without matplotlib.
 _WHERE = {
-    "dask_executor": "workers",
-    "make_shards": "shards",
-    "plan": "sweeps",
-    "read_shards": "shards",
+    "dask_executor": "nbhelpers.runs.workers",
+    "make_shards": "nbhelpers.runs.shards",
+    "plan": "nbhelpers.runs.sweeps",
+    "read_shards": "nbhelpers.runs.shards",
+    "report": "nbhelpers.runs.reports",
+    "sweep": "nbhelpers.runs.sweeps",
 }
-_WHERE |= {"report": "reports", "sweep": "sweeps"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'nbhelpers.runs' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"nbhelpers.runs.{_WHERE[name]}"), name)
-
+__getattr__ = first_use(__name__, _WHERE)
 
 __all__ = ["dask_executor", "make_shards", "plan", "read_shards", "report", "sweep"]

@@ -4,14 +4,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
-
-import torch
+from typing import Literal
 
 from nbhelpers.commands import command_parser
-from nbhelpers.networks.model import Precision
-from nbhelpers.runs.shards import Kind, Settings, make_shards
-from nbhelpers.runs.workers import dask_executor, processes
+
+PRECISIONS = ("float32", "bfloat16")  # of nbhelpers.networks.model
 
 
 def invert_command(argv: Sequence[str]) -> int:
@@ -24,7 +21,7 @@ def visualize_command(argv: Sequence[str]) -> int:
     return _command("visualize", argv)
 
 
-def _command(kind: Kind, argv: Sequence[str]) -> int:
+def _command(kind: Literal["invert", "visualize"], argv: Sequence[str]) -> int:
     aim = "Invert a data set" if kind == "invert" else "Visualize every component"
     parser = command_parser(kind, f"{aim}, in shards. The same command again resumes.")
     if kind == "invert":
@@ -44,7 +41,7 @@ def _command(kind: Kind, argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the noise images")
     parser.add_argument("--batch", type=int, default=64, help="images per pass")
     parser.add_argument(
-        "--precision", choices=get_args(Precision), default="float32", help="of gradient passes"
+        "--precision", choices=PRECISIONS, default="float32", help="of gradient passes"
     )
     parser.add_argument(
         "--shard", type=int, default=512, help="items per file, a multiple of --batch"
@@ -55,9 +52,14 @@ def _command(kind: Kind, argv: Sequence[str]) -> int:
         "--jobs", type=int, help="processes here (one, or one per GPU, where not given)"
     )
     parser.add_argument(
-        "--dask", metavar="ADDRESS", help="a scheduler's address, tcp://…, or local"
+        "--dask", metavar="ADDRESS", help="a scheduler's address, tcp://HOST:PORT, or local"
     )
     given = parser.parse_args(argv)
+    import torch
+
+    from nbhelpers.runs.shards import Settings, make_shards
+    from nbhelpers.runs.workers import dask_executor, processes
+
     settings = Settings(
         kind,
         given.checkpoint,

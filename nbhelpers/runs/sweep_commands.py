@@ -5,13 +5,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nbhelpers.commands import command_parser
-from nbhelpers.runs.grid import defaults, from_words
-from nbhelpers.runs.named import check_named
-from nbhelpers.runs.reports import report
-from nbhelpers.runs.sweeps import Run, code_digest, plan, sweep
-from nbhelpers.runs.workers import dask_executor
+
+if TYPE_CHECKING:
+    from nbhelpers.runs.sweeps import Run
 
 
 def sweep_command(argv: Sequence[str]) -> int:
@@ -38,11 +37,15 @@ def sweep_command(argv: Sequence[str]) -> int:
         "--jobs", type=int, help="runs at a time here (default: one per GPU, or else per core)"
     )
     parser.add_argument(
-        "--dask", metavar="ADDRESS", help="a scheduler's address, tcp://…, or local"
+        "--dask", metavar="ADDRESS", help="a scheduler's address, tcp://HOST:PORT, or local"
     )
     parser.add_argument("--retry-failed", action="store_true", help="run again what failed before")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
     given = parser.parse_args(argv)
+    from nbhelpers.runs.grid import defaults, from_words
+    from nbhelpers.runs.named import check_named
+    from nbhelpers.runs.sweeps import plan, sweep
+    from nbhelpers.runs.workers import dask_executor
 
     notebook = given.notebook.resolve()
     grid = from_words(given.grid, notebook)
@@ -91,7 +94,9 @@ def sweep_command(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _warn_of_changed_code(runs: list[Run]) -> None:
+def _warn_of_changed_code(runs: "list[Run]") -> None:
+    from nbhelpers.runs.sweeps import code_digest
+
     now = code_digest(runs[0].notebook)
     done = [run.folder / "run.json" for run in runs if run.state == "done"]
     changed = sum(
@@ -114,5 +119,7 @@ def report_command(argv: Sequence[str]) -> int:
         "--over", default="seed", metavar="NAME", help="the parameter to average over"
     )
     given = parser.parse_args(argv)
+    from nbhelpers.runs.reports import report
+
     print(report(given.folder, over=given.over))
     return 0

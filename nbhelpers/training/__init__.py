@@ -1,10 +1,28 @@
 """Robust training, and how good and how robust a network is."""
 
-from nbhelpers.pair.checks import check_imported, self_check
-from nbhelpers.pair.pairs import Pair, load_pair
-from nbhelpers.pair.scoring import accuracy, evaluate
-from nbhelpers.training.loop import train
-from nbhelpers.training.settings import Training
+from typing import TYPE_CHECKING
+
+from nbhelpers.lazy import first_use
+
+if TYPE_CHECKING:
+    from nbhelpers.pair.checks import check_imported, self_check
+    from nbhelpers.pair.pairs import Pair, load_pair
+    from nbhelpers.pair.scoring import accuracy, evaluate
+    from nbhelpers.training.loop import train
+    from nbhelpers.training.settings import Training
+
+# Loaded at their first use, so that `nbhelpers train --help` does without torch.
+_WHERE = {
+    "Pair": "nbhelpers.pair.pairs",
+    "Training": "nbhelpers.training.settings",
+    "accuracy": "nbhelpers.pair.scoring",
+    "check_imported": "nbhelpers.pair.checks",
+    "evaluate": "nbhelpers.pair.scoring",
+    "load_pair": "nbhelpers.pair.pairs",
+    "self_check": "nbhelpers.pair.checks",
+    "train": "nbhelpers.training.loop",
+}
+__getattr__ = first_use(__name__, _WHERE)
 
 __all__ = [
     "Pair",

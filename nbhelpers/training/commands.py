@@ -10,28 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-import torch
-
 from nbhelpers import files
-from nbhelpers.checkpoints.downloads import save_checkpoint
-from nbhelpers.checkpoints.entries import manifest, write_entry
-from nbhelpers.checkpoints.readers import read_weights
 from nbhelpers.commands import command_parser
-from nbhelpers.data.images import load_images
-from nbhelpers.data.selection import random_indices
 from nbhelpers.files import check_writable, write_text
-from nbhelpers.networks.loading import load_model
-from nbhelpers.pair.checks import TEST_IMAGES_OF, labelled_first, labels_for, self_check
-from nbhelpers.pair.scoring import evaluate
-from nbhelpers.training.loop import train
 from nbhelpers.training.settings import Training, options, size_from_text, without_split
-from nbhelpers.types import whole
 
 
 def train_command(argv: Sequence[str]) -> int:
     """Train a network; returns the exit status."""
     parser = command_parser(
-        "train", "Robust optimisation: min over θ of E max over ‖δ‖ ≤ ε of the loss."
+        "train", "Train a network, standard or robust (against perturbations up to --eps)."
     )
     for name, (kind, meaning) in options().items():
         default = getattr(Training, name)
@@ -55,6 +43,10 @@ def train_command(argv: Sequence[str]) -> int:
         "--publish", metavar="NAME", help="put the weights into checkpoints/ and its manifest too"
     )
     given = parser.parse_args(argv)
+    from nbhelpers.checkpoints.downloads import save_checkpoint
+    from nbhelpers.checkpoints.readers import read_weights
+    from nbhelpers.training.loop import train
+
     config = Training(**{name: getattr(given, name) for name in options()})
     kind = f"{config.norm}-{config.eps:g}" if config.eps else "standard"
     if given.publish and int(os.environ.get("RANK", 0)) == 0:
@@ -113,6 +105,16 @@ def evaluate_command(argv: Sequence[str]) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    import torch
+
+    from nbhelpers.checkpoints.entries import manifest, write_entry
+    from nbhelpers.data.images import load_images
+    from nbhelpers.data.selection import random_indices
+    from nbhelpers.networks.loading import load_model
+    from nbhelpers.pair.checks import TEST_IMAGES_OF, labelled_first, labels_for, self_check
+    from nbhelpers.pair.scoring import evaluate
+    from nbhelpers.types import whole
+
     entry = manifest().get(args.checkpoint)
     if args.write and entry is None:
         raise ValueError(f"--write: {args.checkpoint!r} is not in the manifest")

@@ -5,10 +5,10 @@ import warnings
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from nbhelpers.attack import Norm
-from nbhelpers.networks.resnets import BLOCKS, Downsample
-from nbhelpers.types import square
-
+# Written out here, as in `nbhelpers.attack` and `nbhelpers.networks.resnets`: this module does
+# without torch, for `nbhelpers train --help`.
+Norm = Literal["l2", "linf"]
+Downsample = Literal["stride", "pool"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -17,7 +17,9 @@ class Training:
     """What is trained, and how: all that a result depends on, but for the machine."""
 
     dataset: Annotated[str, "name, or a folder with one folder per class"] = "cifar10-train"
-    architecture: Annotated[str, "resnet18, wide-resnet-16-4, torchvision:resnet50, …"] = "resnet18"
+    architecture: Annotated[str, "resnet18, wide-resnet-16-4, torchvision:resnet50, ..."] = (
+        "resnet18"
+    )
     width: Annotated[int, "channels of the first stage, of resnet18, resnet34 and resnet50"] = 16
     downsample: Annotated[
         Downsample, "of the same: maps are halved by a strided convolution, or by a mean"
@@ -106,7 +108,7 @@ def _size(given: Any) -> int | tuple[int, int]:
         raise ValueError(
             f"image_size: got {given!r}, wanted pixels, (height, width), or 0 for the images' own"
         )
-    return square(sides)
+    return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
 
 
 def warn_of_radius(config: Training, shape: tuple[int, ...]) -> None:
@@ -126,6 +128,8 @@ def warn_of_radius(config: Training, shape: tuple[int, ...]) -> None:
 
 def arguments_of(config: Training) -> dict[str, Any]:
     """What the architecture takes besides its name."""
+    from nbhelpers.networks.resnets import BLOCKS
+
     return (
         {"width": config.width, "downsample": config.downsample}
         if config.architecture in BLOCKS

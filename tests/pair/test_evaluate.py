@@ -225,7 +225,7 @@ def test_the_command_line_checks_itself(capsys):
 
 def test_the_command_line_measures_and_writes(tmp_path, capsys, monkeypatch):
     written = []
-    monkeypatch.setattr("nbhelpers.training.commands.write_entry", written.append)
+    monkeypatch.setattr("nbhelpers.checkpoints.entries.write_entry", written.append)
     options = ["--n", "16", "--eps", "0.25", "1", "--steps", "3", "--device", "cpu", "--write"]
     assert (
         main(["evaluate", "cifar10-l2-0.5", *options, "--json", str(tmp_path / "result.json")]) == 0

@@ -1,0 +1,75 @@
+"""The command line: answered without torch, in any encoding, and with one exit status for every way
+to stop it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from nbhelpers import attack
+from nbhelpers.commands import COMMANDS, ending, main
+from nbhelpers.networks import model, resnets
+from nbhelpers.runs import shard_commands
+from nbhelpers.training import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_help_and_typing_errors_are_answered_without_torch() -> None:
+    script = """
+        import contextlib, io, sys
+        from nbhelpers.commands import COMMANDS, main
+        wrong = {"--no-such-option", "--steps=x", "--jobs=x"}
+        calls = [["--help"], ["--version"], ["trian"]]
+        calls += [[name, word] for name in COMMANDS for word in ["--help", *wrong]]
+        for words in calls:
+            if words[0] == "lab" and len(words) > 1 and words[1] in wrong:
+                continue  # JupyterLab's own options
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                try:
+                    main(words)
+                except SystemExit:
+                    pass
+            heavy = {"torch", "numpy", "matplotlib", "papermill", "nbformat"} & {*sys.modules}
+            assert not heavy, f"{words} loads {heavy}"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT)
+
+
+def test_what_parsers_write_out_is_what_the_modules_take() -> None:
+    """Parsers do without the modules that import torch, so they repeat their choices."""
+    assert settings.Norm == attack.Norm and settings.Downsample == resnets.Downsample
+    assert model.Precision.__args__ == shard_commands.PRECISIONS
+
+
+@pytest.mark.parametrize("words", [[], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_is_ascii(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Files have Windows' encodings where the output is redirected there."""
+    if words:
+        with pytest.raises(SystemExit):
+            main(words)
+    else:
+        main(words)
+    printed = capsys.readouterr().out
+    assert printed and printed.isascii()
+
+
+def test_what_an_encoding_lacks_ends_nothing() -> None:
+    script = "from nbhelpers.commands import ending; print(ending(lambda: print('ε ≤ 1')))"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    run = [sys.executable, "-c", script]
+    done = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout.split() == [b"?", b"?", b"1", b"0"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_every_stop_is_status_130(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert ending(lambda: signal.raise_signal(getattr(signal, name))) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == "stopped\n"

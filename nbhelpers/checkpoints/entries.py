@@ -1,10 +1,12 @@
 """The manifest: what is known of each network, and of the data sets they were trained on."""
 
 import difflib
+import functools
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -47,19 +49,42 @@ def manifest() -> dict[str, Entry]:
     Raises:
         ValueError: the manifest cannot be parsed, or an entry has an unknown or a missing field.
     """
+    return dict(_parsed(*_version())[0])
+
+
+def _version() -> tuple[Path, tuple[int, ...]]:
+    """The manifest's file, and what changes whenever the file does."""
     path = files.CHECKPOINTS / "manifest.toml"
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise ValueError(f"cannot read the manifest {path}: {error}") from None
+    return path, (about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino)
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(
+    path: Path, version: tuple[int, ...]
+) -> tuple[dict[str, Entry], dict[str, dict[str, Any]]]:
+    """The manifest's networks and its data sets; a file that has not changed is parsed once."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the manifest {path}: {error}") from None
     datasets = tables.pop("datasets", {})
-    return {
-        name: _entry(name, {**datasets.get(table.get("dataset"), {}), **table})
+    entries = {
+        name: entry_of(name, {**datasets.get(table.get("dataset"), {}), **table})
         for name, table in tables.items()
     }
+    return entries, datasets
 
 
-def _entry(name: str, table: Mapping[str, Any]) -> Entry:
+def entry_of(name: str, table: Mapping[str, Any]) -> Entry:
+    """An entry of its fields, checked; lists become tuples.
+
+    Raises:
+        ValueError: an unknown or a missing field, or one of another type.
+    """
     known = {f.name for f in fields(Entry)}
     if unknown := set(table) - known:
         raise ValueError(
@@ -139,9 +164,7 @@ def dataset_facts(name: str) -> dict[str, Any]:
     Raises:
         ValueError: an unknown name.
     """
-    tables = tomllib.loads((files.CHECKPOINTS / "manifest.toml").read_text(encoding="utf-8"))[
-        "datasets"
-    ]
+    tables = _parsed(*_version())[1]
     if name not in tables:
         near = difflib.get_close_matches(name, list(tables), n=4, cutoff=0.4) or list(tables)[:6]
         raise ValueError(f"dataset: got {name!r}, wanted for instance {', '.join(near)}")

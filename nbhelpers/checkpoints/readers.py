@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers.checkpoints import pickles
-from nbhelpers.checkpoints.entries import Entry, _entry
+from nbhelpers.checkpoints.entries import Entry, entry_of
 
 _STATE_KEYS: tuple[str, ...] = (
     "model",
@@ -146,7 +146,7 @@ def read_weights(path: str | Path | Sequence[str | Path], inside: str = "") -> W
     if embedded:
         report += [str(embedded.pop("report", ""))]
         try:
-            kept = _entry(str(embedded.get("name", "")), embedded)
+            kept = entry_of(str(embedded.get("name", "")), embedded)
         except ValueError as error:
             raise ValueError(f"{paths[0]}: {error}") from None
         mean, std = mean or kept.mean or None, std or kept.std or None

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from nbhelpers import files
 from nbhelpers.checkpoints.downloads import download
 from nbhelpers.data.decoding import decode
-from nbhelpers.data.folders import ImageSet
+from nbhelpers.data.sets import ImageSet
 from nbhelpers.files import cache_folder, save_tensors
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # uint8 (n, 3, 32, 32) and (n,)

@@ -2,17 +2,14 @@
 refused.
 """
 
-import functools
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from nbhelpers.data.decoding import decode
+from nbhelpers.data.sets import ImageSet
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Pictures that are not read here. A folder of such is no folder without pictures.
@@ -61,28 +58,6 @@ LEFTOVERS |= {
     "thumbnails",
     "desktop.ini",
 }
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images of which none is decoded before it is asked for."""
-
-    # The image at an index: (3, h, w), uint8 or float in [0, 1]; (4, h, w) with the opacity last.
-    read: Callable[[int], Tensor]
-    labels: Tensor  # int64 (n,); -1: unknown
-    classes: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()  # what it is read from
-    margin: float = 1  # short side, in units of the square that is cut out of it
-    pixels: Tensor | None = None  # all of them, uint8 (n, 3, h, w), where they are in memory
-    digest: str = ""  # names the content, where it was checked already
-    captions: tuple[str, ...] = ()  # what each image shows, where that is more than its class
-    background: float = 1  # grey level behind what is transparent, 0 black to 1 white
-
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        """What each image shows, (n,): its caption, else its class; "" where unknown."""
-        named = (*self.classes, "")  # the last is where -1 points
-        return self.captions or tuple(named[label] for label in self.labels.tolist())
 
 
 def open_folder(folder: Path) -> ImageSet:

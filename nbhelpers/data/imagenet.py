@@ -4,8 +4,6 @@ import os
 import re
 import threading
 import zipfile
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import torch
 from nbhelpers.checkpoints.downloads import download
 from nbhelpers.checkpoints.entries import imagenet_classes
 from nbhelpers.data.decoding import decode
-from nbhelpers.data.folders import ImageSet, open_folder
+from nbhelpers.data.folders import open_folder
+from nbhelpers.data.sets import ImageSet
 from nbhelpers.files import cache_folder, check_writable
 
 # The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both
@@ -49,30 +48,9 @@ CIFAR10_OF_IMAGENET |= {
     "ship": ((403, 403), (510, 510), (628, 628), (724, 724), (913, 913)),
 }
 CIFAR10_OF_IMAGENET |= {"truck": ((555, 555), (569, 569), (675, 675), (864, 864), (867, 867))}
-_GROUPS = (CIFAR10_OF_IMAGENET, {name: (ends,) for name, ends in RESTRICTED_IMAGENET.items()})
 TINY_IMAGENET_URL = (
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip"  # where its authors publish it
 )
-
-
-def class_places(names: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
-    """For each of a data set's classes its place among a network's, int64 (len(names),); -1 where
-    it is none of them.
-
-    Equal names are one class; case counts, for ImageNet has a dog named Cardigan and a cardigan.
-    ImageNet's classes, and those of a part of it, also fall into the groups of Restricted ImageNet
-    and into CIFAR-10's classes.
-    """
-    if tuple(names) == tuple(classes):
-        return torch.arange(len(names))
-    count = Counter(classes)
-    place = {name: i for i, name in enumerate(classes) if count[name] == 1}
-    for groups in _GROUPS:
-        if {*groups} == {*classes}:
-            known = imagenet_classes()
-            ends = [(place[group], *pair) for group, pairs in groups.items() for pair in pairs]
-            place |= {name: i for i, first, last in ends for name in known[first : last + 1]}
-    return torch.tensor([place.get(name, -1) for name in names], dtype=torch.int64)
 
 
 def open_imagenet(split: str) -> ImageSet:
@@ -100,13 +78,13 @@ def open_restricted_imagenet(split: str) -> ImageSet:
         group[first : last + 1] = label
     rows = (group[images.labels] >= 0).nonzero()[:, 0].tolist()
     files = tuple(images.files[row] for row in rows)
-    labels = group[images.labels[rows]]
     return replace(
         images,
         read=lambda i: decode(files[i]),
-        labels=labels,
+        labels=group[images.labels[rows]],
         classes=tuple(RESTRICTED_IMAGENET),
         files=files,
+        captions=tuple(images.names[row] for row in rows),
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from nbhelpers import files
 from nbhelpers.checkpoints.entries import imagenet_classes
 from nbhelpers.data.decoding import decode
-from nbhelpers.data.folders import ImageSet
+from nbhelpers.data.sets import ImageSet
 
 ROOM = 1 / 16  # of the longer side, left free on each side of an object
 GREY = 0.5  # behind the objects: a robust network's inversions are better on it than on white

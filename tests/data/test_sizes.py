@@ -9,7 +9,7 @@ import torch
 from test_resume import pictures
 
 import nbhelpers as nb
-from nbhelpers.checkpoints.entries import Entry, _entry
+from nbhelpers.checkpoints.entries import Entry, entry_of
 from nbhelpers.checkpoints.readers import read_weights
 from nbhelpers.training.examples import augment
 from nbhelpers.training.loop import train
@@ -74,11 +74,11 @@ def test_sizes_of_settings_and_manifest() -> None:
     for wrong in ((1, 2, 3), (0, 3), -1, 2.5, "64"):
         with pytest.raises(ValueError, match="image_size: got"):
             Training(image_size=wrong)
-    assert _entry("a", {"file": "a", "architecture": "b", "image_size": [96, 32]}) == Entry(
+    assert entry_of("a", {"file": "a", "architecture": "b", "image_size": [96, 32]}) == Entry(
         "a", "a", "b", image_size=(96, 32)
     )
     with pytest.raises(ValueError, match="image_size is '96'"):
-        _entry("a", {"file": "a", "architecture": "b", "image_size": "96"})
+        entry_of("a", {"file": "a", "architecture": "b", "image_size": "96"})
 
 
 def test_an_augmentation_shifts_each_side_by_an_eighth() -> None:

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from nbhelpers import checkpoints, data, figures, networks, page, pair, runs, training, widgets
     from nbhelpers.attack import perturb
     from nbhelpers.data import (
+        ImageSet,
         TopImages,
         class_names,
         count_images,
         iter_batches,
         load_images,
+        open_images,
         psnr,
         random_indices,
         random_partners,
@@ -89,7 +91,8 @@ _NAMES = {
     "figures": ("curves", "distributions", "image_grid", "print_numbers", "save_result"),
     "pair": ("load_pair",),
     "data": (
-        *("TopImages", "class_names", "count_images", "iter_batches", "load_images", "psnr"),
+        *("ImageSet", "TopImages", "class_names", "count_images", "iter_batches", "load_images"),
+        *("open_images", "psnr"),
         *("random_indices", "random_partners", "represent_set", "ssim", "top_images"),
     ),
 }

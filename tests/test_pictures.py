@@ -143,13 +143,14 @@ def test_every_picture_has_its_own_name():
     assert image_names("objects") == tuple(entry["name"] for entry in INDEX)
 
 
-def test_sets_without_captions_are_named_by_their_classes(tmp_path):
+def test_sets_without_captions_are_named_by_their_classes_or_files(tmp_path):
     labels = nb.data.images.labels_of("cifar10-sample")[:3].tolist()
     classes = nb.class_names("cifar10-sample")
     assert image_names("cifar10-sample")[:3] == tuple(classes[label] for label in labels)
     assert image_names("out-of-distribution")[0] == "astronaut"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert image_names(tmp_path) == ("",)
+    assert image_names(tmp_path) == image_names(tmp_path / "a.png") == ("a",)
+    assert image_names(nb.noise(2)) == ("–", "–")
 
 
 def test_transparent_files_of_ones_own_take_a_background(tmp_path):

@@ -8,14 +8,17 @@ from nbhelpers.data.images import (
     image_names,
     iter_batches,
     load_images,
+    open_images,
 )
 from nbhelpers.data.judgements import Judgements, between, load_judgements
 from nbhelpers.data.likeness import psnr, ssim
 from nbhelpers.data.represented import represent_set
 from nbhelpers.data.selection import TopImages, random_indices, random_partners, top_images
+from nbhelpers.data.sets import ImageSet
 
 __all__ = [
     "DISTORTIONS",
+    "ImageSet",
     "Judgements",
     "TopImages",
     "between",
@@ -29,6 +32,7 @@ __all__ = [
     "iter_batches",
     "load_images",
     "load_judgements",
+    "open_images",
     "psnr",
     "random_indices",
     "random_partners",

@@ -25,7 +25,7 @@ from nbhelpers.data.imagenet import (
 from nbhelpers.data.matching import class_places
 from nbhelpers.data.pictures import open_objects, open_photographs, open_pictures
 from nbhelpers.data.sets import ImageSet
-from nbhelpers.types import Images, Labels, Size, check_images, two_sides
+from nbhelpers.types import Classifier, Images, Labels, Size, check_images, two_sides
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor | ImageSet
 HASHED_BYTES = 2**26  # of a larger data set, files' sizes and dates stand for their content
@@ -139,6 +139,15 @@ def iter_batches(
     return opened.batches(indices, batch_size=batch_size)
 
 
+def suited(source: Source, model: Classifier, size: Size | None = None) -> ImageSet:
+    """A data set as a network takes it, opened: in its channels, and where no other size was
+    chosen in its size.
+    """
+    images = _open(source)
+    size = size or images.size or getattr(model, "image_size", None)
+    return open_images(images, size=size, channels=getattr(model, "channels", images.channels))
+
+
 def count_images(source: Source) -> int:
     """How many images `source` has."""
     return len(_open(source))
@@ -151,7 +160,8 @@ def identity(source: Source) -> str:
     dates.
     """
     images, digest = _open(source), hashlib.sha256()
-    digest.update(f"{images.classes} {images.margin} {images.digest}".encode())
+    about = (images.classes, images.margin, images.background, images.digest)
+    digest.update(str(about).encode())
     digest.update(images.labels.numpy().tobytes())
     if images.digest:
         return digest.hexdigest()
@@ -161,9 +171,9 @@ def identity(source: Source) -> str:
             digest.update(f"{tuple(image.shape)} {image.dtype}".encode())
             digest.update(image.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
-    about = [path.stat() for path in images.files]
-    small = sum(one.st_size for one in about) <= HASHED_BYTES
-    for path, one in zip(images.files, about, strict=True):
+    sizes = [path.stat() for path in images.files]
+    small = sum(one.st_size for one in sizes) <= HASHED_BYTES
+    for path, one in zip(images.files, sizes, strict=True):
         if small:  # so that a fresh checkout, or a copy, is the same set
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         else:

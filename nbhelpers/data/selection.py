@@ -1,12 +1,14 @@
 """Which images of a data set: drawn by the seed, paired with others, ranked by a component."""
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nbhelpers.data.images import Source, count_images
+from nbhelpers.data.images import Source, count_images, suited
+from nbhelpers.data.sets import ImageSet
 from nbhelpers.passes import Batches, stream
 from nbhelpers.representation import representing
 from nbhelpers.types import Classifier, Images, Indices, Labels, indices, seeded, whole
@@ -39,17 +41,18 @@ def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
     the baseline.
 
     Args:
-        labels: (n,) class indices; give `torch.arange(n)` where any other image will do.
+        labels: (n,) class indices; an unknown one (-1) differs from every other image's.
         seed: random generator.
 
     Raises:
-        ValueError: all labels are the same.
+        ValueError: a single image, or all are of one class.
     """
     labels, generator = indices(labels, "labels").cpu(), seeded(seed)
+    labels = torch.where(labels < 0, -1 - torch.arange(len(labels)), labels)
     if len(labels.unique()) < 2:
         raise ValueError(
-            f"random_partners: got {labels.unique().tolist()} as labels, wanted at least two "
-            "classes"
+            f"random_partners: got {len(labels)} images of one class, wanted images of at least "
+            "two classes; raise n_images"
         )
     # A few rows of the table of all pairs at a time: the whole of it would take gigabytes.
     rows = labels.split(max(1, 2**22 // len(labels)))
@@ -63,7 +66,7 @@ def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
 
 def top_images(
     model: Classifier,
-    images: Images | Batches,
+    images: Images | Batches | str | os.PathLike[str],
     component: Indices,
     k: int = 5,
     *,
@@ -75,7 +78,9 @@ def top_images(
 
     Args:
         model: whose representation.
-        images, batch_size, positions: as in `represent`.
+        images: a data set, opened or by name or path, else as in `represent`. One that was opened
+            without a size is scaled to the network's.
+        batch_size, positions: as in `represent`.
         component: index into the representation, or (m,) of them.
         k: how many of the highest, and of the lowest.
 
@@ -87,6 +92,8 @@ def top_images(
     """
     count, k = math.prod(model.positions) if positions else model.components, whole(k, "k", least=1)
     wanted = indices(component, "component", below=count)
+    if isinstance(images, str | os.PathLike | ImageSet):
+        images = suited(images, model)
     high, low, seen = None, None, 0
     for features in stream(representing(model, positions), model.device, images, batch_size):
         values = features[:, wanted.reshape(-1).to(features.device)].cpu()

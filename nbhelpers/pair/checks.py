@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 
 from nbhelpers import files
 from nbhelpers.checkpoints.entries import Entry, imagenet_classes, manifest
-from nbhelpers.data.images import class_names, count_images, labels_of, load_images
+from nbhelpers.data.images import Source, labels_of, open_images
 from nbhelpers.networks.model import Model
 from nbhelpers.pair.scoring import accuracy
 from nbhelpers.types import Images, Indices, Labels, Size, seeded
@@ -48,7 +47,7 @@ def self_check(
 def check_imported(
     models: Mapping[str, Model],
     given: Sequence[str],
-    dataset: str | Path,
+    dataset: Source,
     *,
     size: Size,
     n: int = 100,
@@ -64,7 +63,7 @@ def check_imported(
     Args:
         models: the networks by label.
         given: what `load_model` was given for each.
-        dataset: images, by name or path.
+        dataset: images, opened or by name or path.
         size: of the images, in pixels, as in `load_images`.
         n, seed: so many images, drawn at random, or all there are.
 
@@ -83,10 +82,11 @@ def check_imported(
             f"classes: got {counts}; give a checkpoint and a baseline that were trained for the "
             "same ones"
         )
-    known, names, total = manifest(), class_names(dataset), count_images(dataset)
+    known, images = manifest(), open_images(dataset, size=size)
+    names, total = images.classes, len(images)
     labelled = True
     for name, model in zip(given, models.values(), strict=True):
-        entry, labels = known.get(name), labels_for(model, dataset)
+        entry, labels = known.get(name), labels_for(model, images)
         known_rows = int((labels >= 0).sum())
         reason = "" if known_rows else _other_classes(model, names)
         labelled = labelled and not reason
@@ -95,28 +95,28 @@ def check_imported(
         if not reason and known_rows < 20:
             reason = f"has only {known_rows} images" + " of its classes" * (known_rows < total)
         if reason:
-            print(f"{name}: accuracy not checked, for {dataset} {reason}")
+            print(f"{name}: accuracy not checked, for {images} {reason}")
             continue
         picked = labelled_first(labels, n, seed=seed)
-        images, labels = (
-            load_images(dataset, indices=picked, size=size, channels=model.channels)[0],
-            labels[picked],
-        )
+        few, _ = open_images(images, channels=model.channels).load(picked)
+        labels = labels[picked]
         # A published accuracy is that on the data set's own test images.
-        expected = _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == dataset else None
-        found = _compare(model, images, labels, expected)
+        expected = (
+            _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == images.name else None
+        )
+        found = _compare(model, few, labels, expected)
         beside = (
             f"chance {100 / len(model.classes):.2g} %"
             if expected is None
             else f"published {expected:.1f} %"
         )
-        print(f"{name}: {found:.1f} % of {len(labels)} images of {dataset} are right ({beside})")
+        print(f"{name}: {found:.1f} % of {len(labels)} images of {images} are right ({beside})")
         if _nameless(model):
             model.classes = names
     return labelled
 
 
-def labels_for(model: Model, dataset: str | Path) -> Labels:
+def labels_for(model: Model, dataset: Source) -> Labels:
     """The labels of a data set as a network's classes, int64 (n,), -1 where the network has no such
     class.
 
@@ -125,15 +125,16 @@ def labels_for(model: Model, dataset: str | Path) -> Labels:
     ImageNet's names differently. Of ImageNet's classes, or a part of them, those that the network
     has under the same name or as a group (`class_places`).
     """
-    names = class_names(dataset)
+    images = open_images(dataset)
+    names = images.classes
     if (
         names
         and len(names) == len(model.classes)
         and (_nameless(model) or set(names) & set(model.classes))
     ):
-        return labels_of(dataset)
+        return images.labels
     shared = model.classes if set(names) <= set(imagenet_classes()) else ()
-    return labels_of(dataset, classes=shared)
+    return labels_of(images, classes=shared)
 
 
 def labelled_first(labels: Labels, n: int, *, seed: int = 0) -> list[int]:

@@ -8,14 +8,15 @@ from typing import Literal
 
 import torch
 
-from nbhelpers.data.images import load_images
+from nbhelpers.data.images import open_images
 from nbhelpers.data.selection import random_indices
+from nbhelpers.data.sets import NAMELESS, ImageSet
 from nbhelpers.networks.loading import load_model
 from nbhelpers.networks.model import Model
 from nbhelpers.optimize import relative_diagonal
 from nbhelpers.pair.checks import check_imported, labelled_first, labels_for
 from nbhelpers.representation import predict
-from nbhelpers.types import Features, Images, Labels, two_sides
+from nbhelpers.types import Features, Images, Indices, Labels, indices, two_sides
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,17 @@ class Pair:
     """What `load_pair` returns."""
 
     networks: dict[str, Model]  # "robust" and "standard"
-    dataset: str | Path
+    # opened, in the networks' size and classes; an image's label is -1 where its class is none of
+    # theirs
+    dataset: ImageSet
     # pixels, of the images that suit both; (height, width) where they differ
     size: int | tuple[int, int]
     labelled: bool  # the labels of the data set, or some, are the networks' classes
-    truth: Labels | None = None  # (n,), every image's, -1 where its class is none of theirs
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the networks' outputs are called."""
+        return self.networks["robust"].classes
 
     @property
     def representations(self) -> dict[str, Callable[[Images], Features]]:
@@ -48,20 +55,11 @@ class Pair:
         return at_32 * relative_diagonal((3, *two_sides(self.size)))
 
     def load(self, indices: Sequence[int]) -> tuple[Images, Labels]:
-        """Images on the networks' device, (n, 3, h, w), and their labels, (n,), on the CPU.
-
-        Where an image's class is not among the networks', its label is what the robust network
-        sees.
+        """Images on the networks' device, (n, c, h, w), and their labels, (n,), on the CPU; -1
+        where an image's class is not among the networks'.
         """
-        robust = self.networks["robust"]
-        images, _ = load_images(
-            self.dataset, indices=indices, size=self.size, channels=robust.channels
-        )
-        images = images.to(robust.device)
-        truth = torch.full((len(images),), -1) if self.truth is None else self.truth[list(indices)]
-        return images, truth if (truth >= 0).all() else torch.where(
-            truth < 0, predict(robust, images), truth
-        )
+        images, labels = self.dataset.load(indices)
+        return images.to(self.networks["robust"].device), labels
 
     def draw(
         self, n: int, *, seed: int = 0, known: bool = False
@@ -71,29 +69,53 @@ class Pair:
         Args:
             n: at most, with `known`; else exactly.
             seed: random generator.
-            known: only images whose class is among the networks'.
+            known: leave out images whose class is not among the networks'.
+
+        Raises:
+            ValueError: more images than there are, or, with `known`, none of the networks' classes.
         """
-        if not known or self.truth is None:
+        if not known:
             picked = random_indices(self.dataset, n, seed=seed)
-        else:
-            picked = labelled_first(self.truth, n, seed=seed)
+        elif not (picked := labelled_first(self.dataset.labels, n, seed=seed)):
+            raise ValueError(
+                f"known: no image of {self.dataset} is of the networks' classes "
+                f"({', '.join(self.classes[:3])}, …); give another data set"
+            )
         return picked, *self.load(picked)
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """What images show, for captions: each one's own name, whatever the networks' classes are;
+        "–" where nothing tells.
+        """
+        return [self.dataset.names[index] for index in indices]
+
+    def class_names(self, labels: Labels | Indices) -> list[str]:
+        """The names of classes, "–" for an unknown one (-1)."""
+        places = indices(labels, "labels").tolist()
+        return [self.classes[label] if label >= 0 else NAMELESS for label in places]
+
+    def predictions(self, images: Images) -> dict[str, list[str]]:
+        """What each network takes images for, marked as its prediction: "robust: dragonfly"."""
+        return {
+            name: [f"{name}: {network.classes[k]}" for k in predict(network, images).tolist()]
+            for name, network in self.networks.items()
+        }
 
 
 def load_pair(
     checkpoint: str | Path,
     baseline: str | Path,
-    dataset: str | Path,
+    dataset: str | Path | ImageSet,
     *,
     device: str = "auto",
     precision: Literal["float32", "bfloat16", "auto"] = "float32",
 ) -> Pair:
-    """Load a robust network and the standard one beside it, and check what does not ship here
-    (`check_imported`).
+    """Load a robust network and the standard one beside it, open a data set for both, and check
+    what does not ship here (`check_imported`).
 
     Args:
         checkpoint, baseline: as `load_model` takes them; trained for the same classes.
-        dataset: images, by name or path.
+        dataset: images, opened or by name or path.
         device, precision: as in `load_model`.
 
     Raises:
@@ -104,11 +126,13 @@ def load_pair(
         key: load_model(name, device=device, precision=precision) for key, name in given.items()
     }
     size = next((network.image_size for network in networks.values() if network.image_size), 32)
-    labelled = check_imported(networks, [str(name) for name in given.values()], dataset, size=size)
-    truth = labels_for(networks["robust"], dataset) if labelled else None
-    if truth is not None and (strange := int((truth < 0).sum())):
+    robust = networks["robust"]
+    images = open_images(dataset, size=size, channels=robust.channels)
+    labelled = check_imported(networks, [str(name) for name in given.values()], images, size=size)
+    labels = labels_for(robust, images) if labelled else torch.full((len(images),), -1)
+    if labelled and (strange := int((labels < 0).sum())):
         print(
-            f"{strange} of {len(truth)} images of {dataset} have none of the networks' classes; "
-            "for a label stands what the robust network sees"
+            f"{strange} of {len(labels)} images of {images} have none of the networks' classes; "
+            "they keep their own names, and no label"
         )
-    return Pair(networks, dataset, size, labelled, truth)
+    return Pair(networks, images.relabelled(labels, robust.classes), size, labelled)

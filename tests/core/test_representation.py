@@ -107,6 +107,22 @@ def test_random_partners_belong_to_another_class() -> None:
     assert torch.equal(partners, nb.random_partners(labels, seed=1))
 
 
+def test_random_partners_of_unknown_images_are_any_others() -> None:
+    unknown = torch.full((5,), -1)
+    partners = nb.random_partners(unknown, seed=2)
+    assert bool((partners != torch.arange(5)).all()) and len(partners) == 5
+    mixed = torch.tensor([-1, 0, 0, -1])
+    for seed in range(8):
+        found = nb.random_partners(mixed, seed=seed)
+        assert bool((found != torch.arange(4)).all()) and set(found[1:3].tolist()) <= {0, 3}
+
+
+@pytest.mark.parametrize("labels", [[0], [-1], [3, 3, 3]])
+def test_random_partners_say_that_there_is_none(labels: list[int]) -> None:
+    with pytest.raises(ValueError, match=f"got {len(labels)} images? of one class.*n_images"):
+        nb.random_partners(labels)
+
+
 def test_psnr_of_a_tenth_is_twenty(images) -> None:
     grey = torch.full_like(images[:2], 0.5)
     assert torch.allclose(nb.psnr(grey, grey + 0.1), torch.full((2,), 20.0), atol=1e-3)

@@ -330,7 +330,7 @@ def test_images_need_not_be_square():
     assert tall.shape == (1, 3, 24, 16)
     figure = nb.image_grid({"tall": images, "wide": nb.noise(1, size=(200, 300))})
     assert figure.get_label() == "2 × 2 images"
-    assert nb.training.pair.Pair({}, "", (64, 16), True).length(2.0) == 2.0
+    assert nb.pair.Pair({}, nb.open_images("photographs"), (64, 16), True).length(2.0) == 2.0
 
 
 # Files.

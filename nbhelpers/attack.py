@@ -1,6 +1,4 @@
-"""Projected gradient descent (PGD) against a classifier: of training, of the evaluation, and on
-the representation.
-"""
+"""Projected gradient descent (PGD): in training, in evaluation, and on the representation."""
 
 import dataclasses
 import functools
@@ -13,34 +11,22 @@ from torch import Tensor
 
 from nbhelpers.objectives import leave, margin, misclassify
 from nbhelpers.optimize import Solver, descend, l2_ball, l2_direction, linf_ball, minimize
-from nbhelpers.types import (
-    Classifier,
-    Features,
-    Images,
-    Indices,
-    Labels,
-    PerImage,
-    Projection,
-    indices,
-    seeded,
-    whole,
-)
+from nbhelpers.types import Classifier, Images, Indices, PerImage, Projection, indices, seeded
 
 Norm = Literal["l2", "linf"]
 
 
 def perturb(
-    f: Callable[[Images], Features],
+    f: Callable[[Images], Tensor],
     images: Images,
-    labels: Labels,
+    labels: Indices,
     *,
     eps: float,
     norm: Norm = "l2",
     steps: int = 2,
     generator: torch.Generator | None = None,
 ) -> Images:
-    """The inner maximisation of robust training: images within `eps` on which the classifier's loss
-    is high.
+    """Images within `eps` that raise the classifier's loss: robust training's inner maximisation.
 
     Args:
         f: images → logits (n, classes).
@@ -48,9 +34,8 @@ def perturb(
         labels: (n,) class indices.
         eps: largest length of the change, in pixel units.
         norm: "l2" or "linf".
-        steps: of projected gradient ascent, 2.5·eps / steps each, from a random point on the ball's
-            surface (L2) or inside it (L∞).
-        generator: of that point, on the images' device.
+        steps: of projected gradient ascent, 2.5·eps / steps each.
+        generator: of the start, on the ball's surface (L2) or inside it (L∞); on their device.
 
     Raises:
         ValueError: an unknown norm, or eps or steps that are not positive.
@@ -65,14 +50,9 @@ def perturb(
         noise = noise.uniform_(-eps, eps, generator=generator)
     start = project(images + noise)
     # Training uses the last iterate unscored, so the pass that would score it is spared.
+    solver, loss = dataclasses.replace(solver, score_last=False), misclassify(labels)
     *_, last = descend(
-        f,
-        misclassify(labels),
-        start,
-        steps=steps,
-        solver=dataclasses.replace(solver, score_last=False),
-        project=project,
-        batch_size=len(images),
+        f, loss, start, steps=steps, solver=solver, project=project, batch_size=len(images)
     )
     return last.images
 
@@ -80,19 +60,17 @@ def perturb(
 def fooled(
     model: Classifier,
     images: Images,
-    labels: Labels | Indices,
+    labels: Indices,
     eps: float,
     *,
     steps: int = 20,
     restarts: int = 1,
     seed: int = 0,
 ) -> Tensor:
-    """Which images some point within `eps` (L2, pixel units) is known to misclassify, (n,) of bool:
-    PGD on the logits.
+    """Which images PGD misclassifies within `eps` (L2, pixel units), (n,) of bool.
 
     Each restart begins at a random point of the ball, and only where all before it failed. The
-    first, third and so on climb the cross-entropy, the others the margin, which finds what the
-    former's flat places hide.
+    first, third and so on climb the cross-entropy, the others the margin, flat elsewhere.
 
     Raises:
         ValueError: eps or steps that are not positive.
@@ -107,13 +85,9 @@ def fooled(
         if not len(rows):
             break
         truth, center = labels[rows], images[rows]
-        # Beyond this cross-entropy the label has less than its even share, so another class has
-        # more.
-        sure, objective = (
-            (0.0, margin(truth))
-            if restart % 2
-            else (-math.log(len(model.classes)), misclassify(truth))
-        )
+        # Beyond this cross-entropy the label has less than its even share.
+        even = -math.log(len(model.classes))
+        sure, objective = (0.0, margin(truth)) if restart % 2 else (even, misclassify(truth))
         start = _inside(center, eps, generator)
         solver, project = _pgd(center, eps, steps)
         solver = dataclasses.replace(solver, stop_below=sure)
@@ -142,19 +116,15 @@ def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> tuple[Sol
     """How `descend` becomes PGD in each image's ball."""
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: got {norm!r}, wanted 'l2' or 'linf'")
-    eps, steps = float(eps), whole(steps, "steps")
     if not (eps > 0 and math.isfinite(eps)) or steps < 1:
         raise ValueError(f"got eps={eps} and steps={steps}, wanted positive numbers")
     ball, direction = (l2_ball, l2_direction) if norm == "l2" else (linf_ball, torch.sign)
-    step_size = 2.5 * eps / steps
-    steady = Solver(step_size=step_size, momentum=0, schedule="constant", direction=direction)
-    return steady, ball(center, eps)
+    steady = Solver(momentum=0, schedule="constant", direction=direction)
+    return dataclasses.replace(steady, step_size=2.5 * eps / steps), ball(center, eps)
 
 
 def _inside(center: Images, eps: float, generator: torch.Generator) -> Images:
-    """A point of each image's L2 ball, uniform in it but for the clamp to [0, 1]; drawn on the
-    CPU.
-    """
+    """A uniform point of each image's L2 ball, drawn on the CPU, then clamped to [0, 1]."""
     options: Any = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
     offset = torch.randn(center.shape, **options)
     length = torch.rand(len(center), 1, 1, 1, **options) ** (1 / center[0].numel())
@@ -162,6 +132,6 @@ def _inside(center: Images, eps: float, generator: torch.Generator) -> Images:
     return (center + offset.to(center.device)).clamp(0, 1)
 
 
-def _wrong(model: Classifier, images: Images, labels: Labels) -> Tensor:
-    with torch.no_grad():
-        return model(images).argmax(1) != labels
+@torch.no_grad()
+def _wrong(model: Classifier, images: Images, labels: Tensor) -> Tensor:
+    return model(images).argmax(1) != labels

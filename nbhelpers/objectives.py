@@ -1,6 +1,4 @@
-"""Losses of a representation, one number per image. They see features only, so no image prior
-can enter.
-"""
+"""Losses of a representation, one per image. They see features only: no image prior can enter."""
 
 from collections.abc import Callable
 
@@ -30,10 +28,8 @@ def match(target: Features | numpy.ndarray) -> Objective:
 
     def distance(features: Features) -> PerImage:
         if features.shape[1:] != target.shape[1:] or target.shape[0] not in (1, features.shape[0]):
-            raise ValueError(
-                f"match: features {tuple(features.shape)} and target {tuple(target.shape)} do not "
-                "fit; give one target row per image, or a single row for all"
-            )
+            both = f"features {tuple(features.shape)} and target {tuple(target.shape)}"
+            raise ValueError(f"match: {both} do not fit; give one target row per image, or one row")
         return torch.linalg.vector_norm(features - target, dim=1) / length
 
     return distance
@@ -41,14 +37,14 @@ def match(target: Features | numpy.ndarray) -> Objective:
 
 @torch.inference_mode(False)
 def leave(origin: Features | numpy.ndarray) -> Objective:
-    """Minus the distance from a representation, −‖f − o‖: how far a small change of the image can
-    move it.
+    """Minus the distance from a representation, −‖f − o‖.
 
-    The gradient vanishes at the origin itself, so start beside it (`noise`, or a point of the
-    ball).
+    The gradient vanishes at the origin: start beside it (`noise`, or a point of the ball).
 
-    Source: the inner maximum of equation (1) of Engstrom et al., arXiv:1906.00945, without its
-        denominator.
+    Args:
+        origin: (n, d), one row per image, or (1, d) for all images.
+
+    Source: the numerator of equation (1) of Engstrom et al., arXiv:1906.00945.
     """
     origin = _rows(origin)
     return lambda features: -torch.linalg.vector_norm(features - origin, dim=1)
@@ -62,8 +58,7 @@ def activate(
 
     Args:
         component: an index into the features, or (n,) of them, one per image.
-        ceiling: activation at which an image is left alone, a number or a tensor (n,); None for no
-            end.
+        ceiling: activation at which an image is left alone, one or (n,); None for no end.
 
     Raises:
         TypeError, ValueError: no whole numbers, or neither one nor one per image.
@@ -76,16 +71,13 @@ def activate(
 
     def activation(features: Features) -> PerImage:
         value = features.gather(1, wanted(features)[:, None])[:, 0]
-        if end is not None:
-            value = torch.minimum(value, end.to(value))
-        return -value
+        return -(value if end is None else torch.minimum(value, end.to(value)))
 
     return activation
 
 
 def misclassify(labels: Labels | Indices) -> Objective:
-    """Minus the cross-entropy of the given classes, over logits: the inner maximisation of robust
-    training.
+    """Minus the cross-entropy of the given classes, over logits.
 
     Args:
         labels: (n,) class indices, or one for all images.
@@ -93,15 +85,14 @@ def misclassify(labels: Labels | Indices) -> Objective:
     Raises:
         TypeError, ValueError, IndexError: as in `activate`.
 
-    Source: Madry et al., arXiv:1706.06083, equation (2.1).
+    Source: the inner maximisation of Madry et al., arXiv:1706.06083, equation (2.1).
     """
     truth = _one_each(labels, "labels")
     return lambda logits: -functional.cross_entropy(logits.float(), truth(logits), reduction="none")
 
 
 def margin(labels: Labels | Indices) -> Objective:
-    """How far the given class's logit leads the best other one; negative where the image is
-    misclassified.
+    """How far the given class's logit leads the best other; negative where misclassified.
 
     Args:
         labels: (n,) class indices.
@@ -112,17 +103,13 @@ def margin(labels: Labels | Indices) -> Objective:
 
     def lead(logits: Features) -> PerImage:
         own = truth(logits)[:, None]
-        return (logits.gather(1, own) - logits.scatter(1, own, -torch.inf).amax(1, keepdim=True))[
-            :, 0
-        ]
+        return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).amax(1)
 
     return lead
 
 
 def _one_each(values: Indices, name: str) -> Callable[[Features], Tensor]:
-    """Features → a column of them for each row, (n,), checked; `values` is one for all rows, or
-    one per row.
-    """
+    """Features → a checked column for each row, (n,); `values` is one for all, or one per row."""
     wanted = indices(values, name)
     low, high = int(wanted.min()), int(wanted.max())  # here, once: on a GPU each look waits for it
 
@@ -140,9 +127,7 @@ def _one_each(values: Indices, name: str) -> Callable[[Features], Tensor]:
 def _rows(target: Features | numpy.ndarray) -> Features:
     target = usable(torch.as_tensor(target))
     if target.ndim != 2:
-        raise ValueError(
-            f"target: got shape {tuple(target.shape)}, wanted (n, d); keep the batch dimension"
-        )
+        raise ValueError(f"target: got shape {tuple(target.shape)}, wanted (n, d), a row per image")
     if not torch.isfinite(target).all():
         raise ValueError("target: got NaN or infinity, wanted finite numbers")
     return target.detach()

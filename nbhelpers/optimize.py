@@ -11,14 +11,10 @@ from torch import Tensor
 from nbhelpers.passes import Passes, fitting, losses_and_gradients, tracked
 from nbhelpers.types import Features, Images, Objective, PerImage, Projection, check_images, whole
 
-Schedule = Literal["cosine", "constant"]
-
 
 @dataclass(frozen=True)
 class Step:
-    """One iterate: images with *their own* losses. Both stay on the device; reading a value
-    makes the CPU wait.
-    """
+    """One iterate: images with *their own* losses, on the device; reading a value waits for it."""
 
     index: int  # 0 is the start
     total: int  # steps asked for
@@ -33,7 +29,7 @@ class Result:
     images: Images  # one per start image, the best or the last iterate
     losses: Tensor  # (iterates, n): every iterate's loss; the start comes first
     loss: PerImage  # of `images`
-    stopped: str  # "steps", "tolerance", "callback" or "interrupt"
+    stopped: str  # "steps", "tolerance" (all below `stop_below`), "callback" or "interrupt"
 
 
 def box(images: Images) -> Images:
@@ -64,18 +60,15 @@ def l2_ball(center: Images, radius: float) -> Projection:
 
 
 def linf_ball(center: Images, radius: float) -> Projection:
-    """Project each pixel to within `radius` of its centre's, then onto [0, 1]; otherwise as
-    `l2_ball`.
-    """
+    """As `l2_ball`, but each pixel may differ from its centre's by `radius`."""
     radius = _checked(radius)
     return lambda images: torch.clamp(images, center - radius, center + radius).clamp(0, 1)
 
 
 def within(mask: Tensor, start: Images, *, inside: Projection = box) -> Projection:
-    """Keep each pixel within `mask` of the start's: at 0 it stays as it is, bit for bit, at 1 it
-    may go anywhere.
+    """Keep each pixel within `mask` of the start's, whatever `inside` does.
 
-    Between, at a soft edge, it may move that far. Where `inside` leads elsewhere, the mask wins.
+    At 0 it stays as it is, bit for bit; at 1 it may go anywhere; between, that far.
 
     Args:
         mask: (h, w), or (n, 1, h, w) for one per image; 0 to 1, or boolean.
@@ -85,15 +78,12 @@ def within(mask: Tensor, start: Images, *, inside: Projection = box) -> Projecti
     Raises:
         ValueError: a mask of another size, of values outside [0, 1], or without any above 0.
     """
-    sides = tuple(start.shape[2:])
-    if tuple(mask.shape) not in (sides, (1, 1, *sides), (len(start), 1, *sides)):
-        raise ValueError(
-            f"mask: got shape {tuple(mask.shape)}, wanted {sides}, as the images, or one per image"
-        )
+    given, sides = tuple(mask.shape), tuple(start.shape[2:])
+    if given not in (sides, (1, 1, *sides), (len(start), 1, *sides)):
+        raise ValueError(f"mask: got shape {given}, wanted {sides}, or one per image, (n, 1, h, w)")
     if not (mask.min() >= 0 and mask.max() <= 1):  # NaN too
-        raise ValueError(
-            f"mask: got {mask.min():.3g} to {mask.max():.3g}, wanted 0 (stays) to 1 (may change)"
-        )
+        span = f"{mask.min():.3g} to {mask.max():.3g}"
+        raise ValueError(f"mask: got {span}, wanted 0 (stays) to 1 (may change)")
     if not mask.reshape(-1, sides[0] * sides[1]).any(1).all():
         raise ValueError("mask: it is empty, wanted at least one pixel above 0 for each image")
     low, high = start - mask.to(start), start + mask.to(start)
@@ -106,18 +96,14 @@ def l2_direction(gradient: Images) -> Images:
 
 
 def relative_diagonal(shape: Sequence[int]) -> float:
-    """How long the diagonal of an image of (…, c, h, w) is, in units of a 3×32×32 image's, by
-    which lengths grow.
-    """
+    """The L2 diagonal of an image (…, c, h, w), in units of a 3×32×32 image's."""
     return math.sqrt(math.prod(shape[-3:]) / 3072)
 
 
 def first_step(length: float, full: int, *, steps: int, shape: Sequence[int]) -> float:
-    """Length of the first of `steps` steps, where `length` suits `full` steps on 3×32×32 images of
-    pixels in [0, 1].
+    """Length of the first of `steps` steps, where `length` suits `full` steps on 3×32×32 images.
 
-    Fewer steps must be longer to come as far; beyond twice they may overshoot (measured, see
-    docs/speed.md).
+    Fewer steps are longer, at most twice: more may overshoot (measured, see docs/speed.md).
     """
     return length * min(max(full / steps, 1), 2) * relative_diagonal(shape)
 
@@ -127,17 +113,14 @@ class Solver:
     """How the loop steps, what it keeps and when it stops. Checked when it is made.
 
     Args:
-        step_size: L2 length of the first step of one image, in pixel units. None is 0.2 at 3×32×32
-            for 200 steps or more, longer for fewer (0.4 at 100 and below), and grows with the
-            image's diagonal.
+        step_size: L2 length of one image's first step, in pixel units. None: for 3×32×32 pixels
+            0.2 from 200 steps on, up to 0.4 for fewer; it grows with the image's diagonal.
         momentum: weight of the past steps, 0 (none) to below 1.
         schedule: "cosine" lets the step fall to zero, "constant" keeps it.
         direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
         keep: "best" for each image's lowest loss, "last" for the last iterate.
-        stop_below: an image whose loss is below this stops moving (checked every ten steps); the
-            run ends when all have. None for never.
-        interrupt: on Ctrl-C "raise" KeyboardInterrupt, so that no partial result passes for a whole
-            one, or "keep" the result so far (`Result.stopped` is then "interrupt").
+        stop_below: loss below which an image stops (looked at every ten steps); None for never.
+        interrupt: on Ctrl-C "raise" KeyboardInterrupt, or "keep" the result so far.
         score_last: False spares the pass that scores the last iterate, whose losses are NaN.
 
     Raises:
@@ -146,7 +129,7 @@ class Solver:
 
     step_size: float | None = None
     momentum: float = 0.8
-    schedule: Schedule = "cosine"
+    schedule: Literal["cosine", "constant"] = "cosine"
     direction: Callable[[Images], Images] = l2_direction
     keep: Literal["best", "last"] = "best"
     stop_below: float | None = None
@@ -154,11 +137,8 @@ class Solver:
     score_last: bool = True
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("schedule", ("cosine", "constant")),
-            ("keep", ("best", "last")),
-            ("interrupt", ("raise", "keep")),
-        ):
+        words = {"schedule": ("cosine", "constant"), "keep": ("best", "last")}
+        for name, allowed in {**words, "interrupt": ("raise", "keep")}.items():
             if getattr(self, name) not in allowed:
                 wanted = " or ".join(map(repr, allowed))
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, wanted {wanted}")
@@ -170,19 +150,16 @@ class Solver:
         if self.stop_below is not None and math.isnan(self.stop_below):
             raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
         # torch takes no NumPy scalar as a factor.
-        object.__setattr__(self, "step_size", None if size is None else float(size))
-        object.__setattr__(self, "momentum", float(self.momentum))
+        vars(self).update(step_size=size and float(size), momentum=float(self.momentum))
 
     def rates(self, steps: int, shape: Sequence[int]) -> list[float]:
         """The length of each of `steps` steps on images of `shape` (…, c, h, w), pixel units."""
         first = self.step_size or first_step(0.2, 200, steps=steps, shape=shape)
-        if self.schedule == "constant":
-            return [first] * steps
-        return [first * 0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+        falling = [first * 0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+        return falling if self.schedule == "cosine" else [first] * steps
 
 
-# The loop of Engstrom et al., arXiv:1906.00945: their inversion at 224 pixels takes 10,000 such
-# steps, their feature visualization 200.
+# The loop of Engstrom et al., arXiv:1906.00945; inversion takes 10,000 steps of it, features 200.
 PUBLISHED = Solver(step_size=1.0, momentum=0.0, schedule="constant", keep="last")
 
 
@@ -198,8 +175,7 @@ def descend(
 ) -> Iterator[Step]:
     """Minimise `objective(f(images))` from `start`; yield every iterate, the start included.
 
-    One forward and one backward pass per step. Images do not see each other: a batch of n equals n
-    runs of one.
+    One forward and one backward pass per step; a batch of n images equals n runs of one.
 
     Args:
         f: what the objective looks at: `model.representation`, or the model itself for logits.
@@ -208,63 +184,49 @@ def descend(
         steps: gradient steps; `steps + 1` iterates are yielded.
         solver: how it steps; None for `Solver()`.
         project: onto the feasible images after each step: `box`, `l2_ball(...)`.
-        batch_size: at most so many images per pass; None: chosen from free memory and one image's
-            activations. Where memory runs out nevertheless, it is halved. The result does not
-            depend on it.
+        batch_size: images per pass; None for what suits the memory. It leaves results the same.
 
     Raises:
         TypeError, ValueError: what was given, what is allowed.
 
     Source: `PUBLISHED` is the published loop of Engstrom et al., arXiv:1906.00945.
     """
+    solver = Solver() if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver: got {solver!r:.80}, wanted nb.Solver(step_size=…, momentum=…, …)")
     check_images(start, "start")
     steps = whole(steps, "steps", least=1)
     size = None if batch_size is None else whole(batch_size, "batch_size", least=1)
-    # In inference mode there would be no gradients, so it is off at each step.
-    return torch.inference_mode(False)(_iterates)(
-        f, objective, start, steps, _checked_solver(solver), project, size
-    )
 
+    @torch.inference_mode(False)  # in which there would be no gradients
+    def iterates() -> Iterator[Step]:
+        # A copy, not in half precision: small steps would be lost.
+        images = start.detach().to(torch.promote_types(start.dtype, torch.float32), copy=True)
+        velocity = torch.zeros_like(images)
+        losses = images.new_zeros(len(images))
+        active = torch.arange(len(images), device=images.device)  # rows that still move
+        passes = Passes(size or fitting(f, images))
 
-def _iterates(
-    f: Callable[[Images], Features],
-    objective: Objective,
-    start: Images,
-    steps: int,
-    solver: Solver,
-    project: Projection,
-    size: int | None,
-) -> Iterator[Step]:
-    images = start.detach().clone()
-    # Steps are lost in half precision.
-    images = images if images.dtype == torch.float64 else images.float()
-    velocity = torch.zeros_like(images)
-    losses = images.new_zeros(len(images))
-    active = torch.arange(len(images), device=images.device)  # rows that still move
-    passes = Passes(size or fitting(f, images))
+        def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
+            fresh, slope = losses_and_gradients(f, objective, images, active, passes, backward)
+            return _put(losses, active, fresh), _put(images, active, slope)
 
-    def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
-        fresh, slope = losses_and_gradients(
-            f, objective, images, active, passes=passes, backward=backward
-        )
-        return _put(losses, active, fresh), _put(images, active, slope)
+        for index, rate in enumerate(solver.rates(steps, start.shape)):
+            losses, gradient = evaluate(backward=True)
+            yield Step(index, steps, images, losses)
+            # Looking at a loss waits for the device, so seldom.
+            if solver.stop_below is not None and index % 10 == 0:
+                active = (~(losses < solver.stop_below)).nonzero()[:, 0]
+                if len(active) == 0:
+                    return
+            velocity = torch.add(solver.direction(gradient), velocity, alpha=solver.momentum)
+            moved = project(torch.sub(images, velocity, alpha=rate))
+            images = _put(images, active, moved if len(active) == len(images) else moved[active])
+        unscored = torch.full_like(losses, math.nan)
+        losses = evaluate(backward=False)[0] if solver.score_last else unscored
+        yield Step(steps, steps, images, losses)
 
-    for index, rate in enumerate(solver.rates(steps, start.shape)):
-        losses, gradient = evaluate(backward=True)
-        yield Step(index, steps, images, losses)
-        # Looking at a loss waits for the device, so seldom.
-        if solver.stop_below is not None and index % 10 == 0:
-            active = (~(losses < solver.stop_below)).nonzero()[:, 0]
-            if len(active) == 0:
-                return
-        velocity = torch.add(solver.direction(gradient), velocity, alpha=solver.momentum)
-        moved = project(torch.sub(images, velocity, alpha=rate))
-        images = _put(images, active, moved if len(active) == len(images) else moved[active])
-    if solver.score_last:
-        losses, _ = evaluate(backward=False)
-    else:
-        losses = torch.full_like(losses, math.nan)
-    yield Step(steps, steps, images, losses)
+    return iterates()
 
 
 def minimize(
@@ -288,11 +250,11 @@ def minimize(
         TypeError, ValueError: as in `descend`.
         KeyboardInterrupt: Ctrl-C, unless the solver's `interrupt` is "keep".
     """
-    solver = _checked_solver(solver)
     iterates = descend(
         f, objective, start, steps=steps, solver=solver, project=project, batch_size=batch_size
     )
-    steps, images, loss, history, stopped = whole(steps, "steps"), start, None, [], None
+    solver, steps = solver or Solver(), whole(steps, "steps")
+    images, loss, history, stopped = start, None, [], None
     try:
         for step in tracked(iterates, total=steps, initial=-1, unit="step"):  # the start is no step
             history.append(step.losses)
@@ -314,12 +276,6 @@ def minimize(
     return Result(images, torch.stack(history), loss, stopped)
 
 
-def _checked_solver(solver: Solver | None) -> Solver:
-    if solver is not None and not isinstance(solver, Solver):
-        raise TypeError(f"solver: got {solver!r:.80}, wanted nb.Solver(step_size=…, momentum=…, …)")
-    return solver or Solver()
-
-
 def _put(full: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """`full` with some rows replaced, as a new tensor where they are not all."""
     return values if len(rows) == len(full) else full.index_copy(0, rows, values.to(full.dtype))
@@ -331,11 +287,8 @@ def _length(images: Images) -> Tensor:
 
 
 def _checked(radius: float) -> float:
-    # a NumPy or torch scalar has one too
-    several = hasattr(radius, "__len__") and getattr(radius, "shape", None) != ()
+    several = getattr(radius, "ndim", hasattr(radius, "__len__"))  # a scalar array has a length too
     number = math.nan if several else float(radius)
     if not (number >= 0 and math.isfinite(number)):
-        raise ValueError(
-            f"radius: got {radius}, wanted one finite length ≥ 0 for all images, in pixel units"
-        )
+        raise ValueError(f"radius: got {radius}, wanted one finite length ≥ 0, in pixel units")
     return number

@@ -1,5 +1,6 @@
 """How many images go through a network at once, and what happens when memory runs out."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -9,42 +10,31 @@ from torch import Tensor
 from nbhelpers.types import Features, Images, Labels, Objective, PerImage, check_images, whole
 
 T = TypeVar("T")
-# a data set too large for memory, batch by batch
-Batches = Iterable[Images | tuple[Images, Labels]]
+Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for memory
 
 
-def _untracked(items: Iterable[T], **about: Any) -> Iterable[T]:
-    return items
-
-
-_display: Callable[..., Any] = _untracked
+_display: Callable[..., Any] | None = None
 
 
 def show_progress(display: Callable[..., Any]) -> None:
-    """Show the loops' progress by `display(items, total=, initial=, unit=)`, which yields `items`.
-
-    The core itself shows nothing; `nbhelpers.bars` sets a bar.
-    """
+    """Show the loops' progress by `display(items, total=, initial=, unit=)`; see `bars`."""
     global _display
     _display = display
 
 
 def tracked(items: Iterable[T], **about: Any) -> Iterable[T]:
     """The same items, their progress shown where a display is set."""
-    return _display(items, **about)
+    return _display(items, **about) if _display else items
 
 
 class Passes:
-    """Cuts work on many images into passes of at most `size`, and halves `size` for good when
-    memory runs out.
-    """
+    """Cuts work into passes of at most `size` images; halves `size` when memory runs out."""
 
     def __init__(self, size: int):
         self.size = size
 
     def over(self, count: int, work: Callable[[slice], T], *, even: bool = False) -> Iterator[T]:
-        """`work` on consecutive slices of `count` images: full ones and a rest, or, if `even`, of
-        about equal length.
+        """`work` on consecutive slices of `count` images; if `even`, of about equal length.
 
         Raises:
             torch.OutOfMemoryError: a single image does not fit.
@@ -52,9 +42,8 @@ class Passes:
         done = 0
         while done < count:
             left = count - done
-            part = slice(
-                done, done + min(left, -(-left // -(-left // self.size)) if even else self.size)
-            )
+            length = math.ceil(left / math.ceil(left / self.size)) if even else self.size
+            part = slice(done, done + min(left, length))
             try:
                 result = work(part)
             except torch.OutOfMemoryError:
@@ -71,12 +60,10 @@ def losses_and_gradients(
     objective: Objective,
     images: Images,
     rows: Tensor,
-    *,
     passes: Passes,
     backward: bool = True,
 ) -> tuple[PerImage, Images]:
-    """An objective's values, (m,), and its gradients, (m, c, h, w), for `rows` (m,) of `images` (n,
-    c, h, w).
+    """An objective's values, (m,), and gradients, (m, c, h, w), for `rows` (m,) of images.
 
     Without `backward` the gradients are zero.
 
@@ -90,31 +77,22 @@ def losses_and_gradients(
         x = (images if every else images[chosen]).detach().requires_grad_()
         with torch.set_grad_enabled(backward):
             values = f(x)
-            if not every:
-                # Objectives treat each row on its own, so the other rows may hold anything.
-                values = values.new_ones(len(images), *values.shape[1:]).index_copy(
-                    0, chosen, values
-                )
+            if not every:  # objectives treat rows on their own, so the others may hold anything
+                filled = values.new_ones(len(images), *values.shape[1:])
+                values = filled.index_copy(0, chosen, values)
             loss = objective(values)
             if loss.shape != (len(images),):
-                raise ValueError(
-                    f"objective: got shape {tuple(loss.shape)}, wanted one loss per image "
-                    f"({len(images)},)"
-                )
+                raise ValueError(f"objective: got {tuple(loss.shape)}, wanted one loss per image")
             loss = loss if every else loss[chosen]
             gradient = torch.autograd.grad(loss.sum(), x)[0] if backward else torch.zeros_like(x)
         return loss.detach(), gradient
 
     losses, gradients = zip(*passes.over(len(rows), work, even=True), strict=True)
-    return (
-        (losses[0], gradients[0]) if len(losses) == 1 else (torch.cat(losses), torch.cat(gradients))
-    )
+    return torch.cat(losses), torch.cat(gradients)
 
 
 def fitting(f: Callable[[Images], Features], images: Images) -> int:
-    """How many images suit one gradient pass, by the bytes that one more holds between forward
-    and backward.
-    """
+    """How many images suit one gradient pass, by the bytes that one more needs for it."""
     if images.numel() <= 2**17:  # 42 images of CIFAR's size, too few to look
         return len(images)
 
@@ -125,17 +103,14 @@ def fitting(f: Callable[[Images], Features], images: Images) -> int:
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with (
-            torch.enable_grad(),
-            torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor),
-        ):
+        hooks = torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor)
+        with torch.enable_grad(), hooks:
             values = f(images[:n].detach().requires_grad_())
         del values  # not before: the graph keeps the addresses apart
         return sum(sizes.values())
 
     each = max(1, held(2) - held(1))  # the difference is free of the weights
-    # On a CPU a pass beyond 64 MB is no faster, and fresh pages for its tensors make it up to half
-    # as fast.
+    # On a CPU a pass beyond 64 MB is no faster, up to half as fast for the fresh pages it needs.
     room = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else 2**26
     return max(8, room // each)
 
@@ -161,22 +136,19 @@ def stream(
     if isinstance(images, Tensor):
         check_images(images)
         images = [images]
-    return iter(tracked(_streamed(f, device, images, size), unit="batch"))
 
+    def streamed() -> Iterator[Features]:
+        passes: Passes | None = None
+        for batch in images:
+            full = batch if isinstance(batch, Tensor) else batch[0]
+            # On a CPU larger passes gain nothing, and fresh pages cost up to half as much again.
+            suits = max(1, 2048 // max(full.shape[-2:])) if device.type == "cpu" else 256
+            passes = passes or Passes(size or suits)
 
-def _streamed(
-    f: Callable[[Images], Features], device: torch.device, batches: Batches, size: int | None
-) -> Iterator[Features]:
-    passes: Passes | None = None
-    for batch in batches:
-        full = batch if isinstance(batch, Tensor) else batch[0]
-        # On a CPU larger passes gain nothing, and the fresh pages of their maps cost up to half as
-        # much again.
-        suits = max(1, 2048 // max(full.shape[-2:])) if device.type == "cpu" else 256
-        passes = passes or Passes(size or suits)
+            def work(part: slice, full: Tensor = full) -> Features:
+                with torch.no_grad():  # in each pass: around a yield it would leak into the caller
+                    return f(full[part].to(device))
 
-        def work(part: slice, full: Tensor = full) -> Features:
-            with torch.no_grad():  # in each pass: around a yield it would leak into the caller
-                return f(full[part].to(device))
+            yield from passes.over(len(full), work)
 
-        yield from passes.over(len(full), work)
+    return iter(tracked(streamed(), unit="batch"))

@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy
 import torch
@@ -25,6 +25,7 @@ Indices = int | Sequence[int] | numpy.ndarray | Tensor
 Size = int | tuple[int, int]  # pixels: the side of a square, or (height, width)
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """What the core needs of a network; `nbhelpers.Model` has it all."""
 
@@ -48,7 +49,7 @@ class Classifier(Protocol):
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn "auto" into the best device there is.
+    """The device of this name, for "auto" the best there is.
 
     Raises:
         ValueError: the device is unknown or not there.
@@ -60,13 +61,12 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         picked = torch.device(device)
         torch.empty(0, device=picked)
     except (RuntimeError, AssertionError) as error:
-        why = f"got {str(device)!r}, which this machine does not offer; use 'auto' or 'cpu'"
-        raise ValueError(f"device: {why}") from error
+        raise ValueError(f"device: got {str(device)!r}, not on this machine; use 'auto'") from error
     return picked
 
 
 def whole(value: SupportsIndex, name: str, *, least: int | None = None) -> int:
-    """A Python int from any whole number, NumPy's and torch's included.
+    """A Python int from a whole number of any kind.
 
     Raises:
         TypeError, ValueError: no whole number, or below `least`.
@@ -84,21 +84,17 @@ def indices(values: Indices, name: str, *, below: int | None = None) -> Tensor:
     """An int64 tensor, () or (n,), from whole numbers of any kind.
 
     Raises:
-        TypeError, ValueError, IndexError: no whole numbers, none or a table of them, or outside 0
-            to `below` - 1.
+        TypeError, ValueError, IndexError: no whole numbers, none, a table, or not below `below`.
     """
-    array = values if isinstance(values, Tensor) else numpy.asarray(values)
+    array: Any = values if isinstance(values, Tensor) else numpy.asarray(values)
     if 0 in array.shape or array.ndim > 1:
-        raise ValueError(
-            f"{name}: got shape {tuple(array.shape)}, wanted one index or (n,) of them, at least "
-            "one"
-        )
+        raise ValueError(f"{name}: got shape {tuple(array.shape)}, wanted one index, or (n,)")
+    if isinstance(array, numpy.ndarray) and array.dtype.kind in "iu":
+        array = torch.from_numpy(array.astype("int64"))
     kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    if array.dtype not in kinds if isinstance(array, Tensor) else array.dtype.kind not in "iu":
+    if array.dtype not in kinds:
         raise TypeError(f"{name}: got {values!r:.80}, wanted whole numbers: an index, or several")
-    found = usable(
-        array.long() if isinstance(array, Tensor) else torch.from_numpy(array.astype("int64"))
-    )
+    found = usable(array.long())
     if below is not None and not (int(found.min()) >= 0 and int(found.max()) < below):
         raise IndexError(f"{name}: got {found.tolist()}, wanted 0 to {below - 1}")
     return found
@@ -132,7 +128,7 @@ def seeded(seed: SupportsIndex) -> torch.Generator:
 
 
 def usable(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy that autograd may keep, where it was made in inference mode."""
+    """The tensor, or a copy that autograd may keep of one made in inference mode."""
     if not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):
@@ -140,40 +136,26 @@ def usable(tensor: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
-    """Refuse what is not a batch of float images in [0, 1].
-
-    Args:
-        images: the batch to look at, wanted as float (n, c, h, w) with pixels in [0, 1].
-        name: how the message calls it.
+    """Refuse what is not a float batch (n, c, h, w) of pixels in [0, 1].
 
     Raises:
         TypeError: not a floating-point tensor.
         ValueError: wrong rank, no image, NaN, or pixels outside [0, 1].
     """
     if not isinstance(images, Tensor):
-        raise TypeError(
-            f"{name}: got {type(images).__name__}, wanted a tensor (n, c, h, w); see load_images"
-        )
+        kind = type(images).__name__
+        raise TypeError(f"{name}: got {kind}, wanted a tensor (n, c, h, w); see load_images")
     if not images.is_floating_point():
-        raise TypeError(
-            f"{name}: got {images.dtype}, wanted floats in [0, 1]; convert with images.float() / "
-            "255"
-        )
+        raise TypeError(f"{name}: got {images.dtype}, wanted floats; convert: images.float() / 255")
     last = images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)
     if images.ndim != 4 or last:
         hint = "; move the channels with images.movedim(3, 1)" if last else ""
         hint = "; add the batch dimension with images[None]" if images.ndim == 3 else hint
         raise ValueError(f"{name}: got shape {tuple(images.shape)}, wanted (n, 3, h, w){hint}")
     if images.numel() == 0:
-        raise ValueError(
-            f"{name}: got an empty batch {tuple(images.shape)}, wanted at least one image"
-        )
+        raise ValueError(f"{name}: got an empty batch {tuple(images.shape)}, wanted an image")
     low, high = (bound.item() for bound in torch.aminmax(images.detach()))
     if not (low >= 0 and high <= 1):  # also true for NaN
-        if low != low or high != high:
-            hint = "remove the NaN"
-        elif low >= 0 and high <= 255:
-            hint = "divide by 255"
-        else:
-            hint = "do not normalise: the model does"
+        hint = "divide by 255" if low >= 0 and high <= 255 else "do not normalise: the model does"
+        hint = "remove the NaN" if low != low else hint
         raise ValueError(f"{name}: pixels span [{low:.3g}, {high:.3g}], wanted [0, 1]; {hint}")

@@ -200,8 +200,9 @@ def descend(
 
     @torch.inference_mode(False)  # in which there would be no gradients
     def iterates() -> Iterator[Step]:
-        # A copy, not in half precision: small steps would be lost.
-        images = start.detach().to(torch.promote_types(start.dtype, torch.float32), copy=True)
+        images = start.detach().clone()
+        # Steps are lost in half precision.
+        images = images if images.dtype == torch.float64 else images.float()
         velocity = torch.zeros_like(images)
         losses = images.new_zeros(len(images))
         active = torch.arange(len(images), device=images.device)  # rows that still move
@@ -290,5 +291,5 @@ def _checked(radius: float) -> float:
     several = getattr(radius, "ndim", hasattr(radius, "__len__"))  # a scalar array has a length too
     number = math.nan if several else float(radius)
     if not (number >= 0 and math.isfinite(number)):
-        raise ValueError(f"radius: got {radius}, wanted one finite length ≥ 0, in pixel units")
+        raise ValueError(f"radius: got {radius}, wanted one finite length ≥ 0 for all images")
     return number

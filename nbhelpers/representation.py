@@ -43,7 +43,8 @@ def represent(
 
 def representing(model: Classifier, positions: bool) -> Callable[[Images], Features]:
     """The function of images that is the representation, averaged or with positions."""
-    return functools.partial(model.representation, positions=positions)
+    f = model.representation
+    return functools.partial(f, positions=True) if positions else f
 
 
 @torch.no_grad()
@@ -95,7 +96,7 @@ def interpolate(first: Tensor, second: Tensor, amounts: Sequence[float] | Tensor
         ValueError: the shapes differ.
     """
     if first.shape != second.shape:
-        raise ValueError(f"interpolate: shapes {tuple(first.shape)}, {tuple(second.shape)} differ")
+        raise ValueError(f"shapes: {tuple(first.shape)}, {tuple(second.shape)}; wanted the same")
     amounts = torch.as_tensor(amounts, dtype=first.dtype, device=first.device)
     return torch.lerp(first[None], second[None], amounts.reshape(-1, *[1] * first.ndim))
 

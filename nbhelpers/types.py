@@ -58,11 +58,10 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else mps)
     try:
-        picked = torch.device(device)
-        torch.empty(0, device=picked)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: got {str(device)!r}, not on this machine; use 'auto'") from error
-    return picked
+    return torch.device(device)
 
 
 def whole(value: SupportsIndex, name: str, *, least: int | None = None) -> int:
@@ -91,8 +90,7 @@ def indices(values: Indices, name: str, *, below: int | None = None) -> Tensor:
         raise ValueError(f"{name}: got shape {tuple(array.shape)}, wanted one index, or (n,)")
     if isinstance(array, numpy.ndarray) and array.dtype.kind in "iu":
         array = torch.from_numpy(array.astype("int64"))
-    kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    if array.dtype not in kinds:
+    if array.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
         raise TypeError(f"{name}: got {values!r:.80}, wanted whole numbers: an index, or several")
     found = usable(array.long())
     if below is not None and not (int(found.min()) >= 0 and int(found.max()) < below):

@@ -22,7 +22,7 @@ test: .venv/.installed .peers/.installed js  ## style, types, unit tests, the no
 	$(BIN)/ruff format --check .
 	$(ABREAST) -m "not download" -rs --nbval --nbval-cell-timeout=600 tests $(NOTEBOOKS)
 
-check: .venv/.installed  ## between two edits: style, types and quick unit tests
+check: .venv/.installed js  ## between two edits: style, types and quick unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(ABREAST) -m "not (download or browser or long)" tests

@@ -41,7 +41,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 LONG = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "page_live", "train"]
 LONG += ["sweep", "inversion", "browser_use", "browser_paint", "page_paint", "notebooks_painting"]
 LONG += ["resume", "evaluate", "peers_robustness", "peers_robustbench", "package", "readme"]
-LONG += ["real_imagenet", "page_firefox", "page_again", "shards", "demos", "lab"]
+LONG += ["real_imagenet", "page_firefox", "page_again", "shards", "demos", "lab", "reference"]
 FIRST = [*LONG, "types"]
 
 

@@ -5,6 +5,7 @@ not resolve, ends it.
 """
 
 import inspect
+import shutil
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ FOLDER = Path("build/api")
 
 
 def main() -> None:
+    shutil.rmtree(FOLDER, ignore_errors=True)
     public = [getattr(nbhelpers, name) for name in nbhelpers.__all__]
     modules = [nbhelpers, *filter(inspect.ismodule, public)]
     for module in modules:

@@ -36,6 +36,8 @@ td img {{ max-width: 20rem; }}
 <main>{body}</main>
 </html>
 """
+# docs/api.md says how to make the reference; here it is made.
+REFERENCE = {"docs/api.md": "api/nbhelpers.html", "api.md": "../api/nbhelpers.html"}
 PAGES = {
     "Robust representations": "index.html",
     "Demos": "demos.html",
@@ -74,6 +76,7 @@ def copy(source: Path, target: Path) -> Path:
 
 def place(link: str) -> str:
     """Where the site has what a link of the repository's texts names."""
+    link = REFERENCE.get(link, link)
     link = re.sub(r"(^|/)README\.md", r"\1index.html", link)
     return re.sub(r"\.(md|ipynb)(?=#|$)", ".html", link)
 

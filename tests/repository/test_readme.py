@@ -125,7 +125,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_checkpoints_that_they_name_are_in_the_manifest():
-    text, known = "".join(TEXTS.values()), nbhelpers.checkpoints.entries()
+    text, known = "".join(TEXTS.values()), nbhelpers.checkpoints.manifest()
     for name in re.findall(r"`((?:cifar10|imagenet|restricted-imagenet)-[a-z0-9.-]*\d)`", text):
         assert name in known or name.startswith("imagenet-val"), name
     for start in re.findall(r"`(imagenet-[a-z0-9-]+-)…`", text):

@@ -11,6 +11,7 @@ from nbhelpers.widgets.demos import (
     misclassification,
     series,
 )
+from nbhelpers.widgets.depths import layers
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
 from nbhelpers.widgets.perturbations import distances
@@ -29,6 +30,7 @@ __all__ = [
     "feature_visualization",
     "interpolation",
     "inversion",
+    "layers",
     "misclassification",
     "paint",
     "replay",

@@ -47,7 +47,20 @@ def compress(file: bytes) -> bytes:
     return buffer.getvalue()
 
 
-class ImagePicker(anywidget.AnyWidget):
+class Picker(anywidget.AnyWidget):
+    """What a demo is asked with: `selected` is an index, −1 for nothing picked."""
+
+    label = Unicode().tag(sync=True)
+    selected = Int(-1).tag(sync=True)
+    removed = Int(0)  # how often something was removed: indices behind it have changed
+
+    @property
+    def side(self) -> int:
+        """The longer side of the pictures that a pick computes, pixels."""
+        raise NotImplementedError
+
+
+class ImagePicker(Picker):
     """Thumbnails to pick one from: click, or arrow keys with Enter.
 
     `selected` is the index of the picked image, −1 for none; `picker.observe(f, "selected")`
@@ -72,7 +85,6 @@ class ImagePicker(anywidget.AnyWidget):
     _esm = front_end("elements.js", "image_picker.js")
     _css = front_end("image_picker.css")
     kind = Unicode("picker").tag(sync=True)
-    label = Unicode().tag(sync=True)
     thumbnails = List(Bytes()).tag(sync=True)
     captions = List(Unicode()).tag(sync=True)
     groups: List = List().tag(sync=True)  # [title, number of images]
@@ -80,8 +92,6 @@ class ImagePicker(anywidget.AnyWidget):
     thumb = Int(60).tag(sync=True)
     upload = Bool(False).tag(sync=True)
     message = Unicode().tag(sync=True)
-    selected = Int(-1).tag(sync=True)
-    removed = Int(0)  # how often an image was removed: indices behind it have changed
 
     def __init__(
         self,
@@ -116,6 +126,11 @@ class ImagePicker(anywidget.AnyWidget):
             selected=selected,
         )
         self.on_msg(self._on_message)
+
+    @property
+    def side(self) -> int:
+        """The longer side of an image, pixels."""
+        return max(self.pixels.shape[-2:])
 
     @property
     def image(self) -> Images:

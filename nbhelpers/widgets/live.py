@@ -19,7 +19,7 @@ from torch import Tensor
 from traitlets import Bool, Dict, Int, List, Unicode
 
 from nbhelpers.figures.plots import Figure, image_grid
-from nbhelpers.widgets.image_picker import HERE, ImagePicker, encode
+from nbhelpers.widgets.image_picker import HERE, ImagePicker, Picker, encode
 from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import LARGE
 
@@ -238,21 +238,21 @@ class Demo(ipywidgets.VBox):
 
     Args:
         title: names the demo.
-        pickers: each with an image selected; the job gets their indices.
+        pickers: each with something selected; the job gets their indices.
         live: what to show.
         recipe: the same for the exported page; None where it can only show what was computed
             beforehand.
     """
 
     def __init__(
-        self, title: str, pickers: Sequence[ImagePicker], live: Live, recipe: Recipe | None = None
+        self, title: str, pickers: Sequence[Picker], live: Live, recipe: Recipe | None = None
     ):
         row = ipywidgets.Box(list(pickers)).add_class("nb-pickers")
         # A box of its own inside: a style sheet asks only an outer box how wide it is.
         super().__init__([ipywidgets.Box([row, live]).add_class("nb-parts")])
         self.add_class("nb-demo")
         self.title, self.pickers, self.live, self.recipe = title, tuple(pickers), live, recipe
-        live.small = all(max(picker.pixels.shape[-2:]) <= LARGE for picker in pickers)
+        live.small = all(picker.side <= LARGE for picker in pickers)
         live.compute(self.pick)
         for picker in pickers:
             picker.observe(self._go, "selected")

@@ -114,6 +114,13 @@ DISTANCE = Settings(
     "each network finds them. A change that was looked for against the standard network hardly "
     "shows, and is further away to it than another picture.",
 )
+LAYERS = Settings(
+    steps=200,
+    step_size=0.2,
+    about="Only the activations of one layer are kept. From noise, gradient descent searches for "
+    "an image with the same activations. Move the slider to a deeper layer: which network still "
+    "keeps the picture?",
+)
 
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set
 SHOWN = 16  # misclassified images to pick from

@@ -15,6 +15,7 @@ from matplotlib.textpath import TextToPath
 from torch import Tensor
 from torch.nn import functional
 
+from nbhelpers.figures.style import in_house_style
 from nbhelpers.types import Images, check_images
 
 PALETTE = ("#1769aa", "#d1571b", "#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d", "#c2476b", "#2f8f8f")
@@ -25,11 +26,20 @@ COLOURS = {
     "pixels": "#8a8a8a",
 }
 _DPI, _FONT, _LINE = 100, 8.5, 13  # dots per inch, points, dots per line of text
-_METRICS, _STYLE = TextToPath(), FontProperties(size=_FONT)
+_LABEL, _MOST_LINES = 110, 6  # widest row label in dots; lines of text under an image
+_METRICS = TextToPath()
 
 
 class Figure(MatplotlibFigure):
-    """A matplotlib figure that shows itself in a notebook without pyplot."""
+    """A matplotlib figure that shows itself in a notebook without pyplot, in the house style."""
+
+    @in_house_style
+    def savefig(self, *args: Any, **options: Any) -> None:
+        super().savefig(*args, **options)
+
+    @in_house_style
+    def draw(self, renderer: Any) -> None:
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -46,83 +56,85 @@ class Figure(MatplotlibFigure):
         return f"Figure({self.get_label()})"
 
 
+@in_house_style
 def image_grid(
     rows: Mapping[str, Images],
     *,
     columns: Sequence[str] = (),
-    captions: Mapping[str, Sequence[str]] | None = None,
+    captions: Mapping[str, Sequence[str] | Tensor] | None = None,
+    first: int | None = None,
     cell: int = 96,
     title: str = "",
 ) -> Figure:
     """Images in labelled rows, one batch a row, small ones enlarged by whole pixels.
 
+    Long texts are wrapped; what needs more than six lines is cut, and ends in "…".
+
     Args:
         rows: row label → (n, 3, h, w) in [0, 1]; rows may differ in length and image size.
         columns: a heading for each column.
-        captions: row label → a short text under each image of that row.
+        captions: row label → a short text, or a number, under each image of that row.
+        first: images shown of each row; None for all.
         cell: about the longer side of a shown image, in dots: the nearest multiple of its pixels;
             up to twice that for images of more.
         title: over the grid.
 
     Raises:
-        ValueError: no rows, or captions for a row that is not there.
+        ValueError: no rows, captions for a row that is not there, or `first` is not positive.
     """
-    captions, gap = dict(captions or {}), 6
+    captions = captions or {}
     if not rows or captions.keys() - rows.keys():
         raise ValueError(
             f"image_grid: got rows {list(rows)} and captions {list(captions)}, wanted captions of "
             "rows"
         )
-    longest = max(max(images.shape[-2:]) for images in rows.values())
+    if first is not None and first < 1:
+        raise ValueError(f"image_grid: got first={first}, wanted at least 1, or None for all")
+    for label, images in rows.items():
+        check_images(images, label)
+    batches = [images[:first] for images in rows.values()]
+    longest = max(max(images.shape[-2:]) for images in batches)
     cell = longest * round(cell / longest) if longest <= cell else min(2 * cell, longest)
-    columns = [_wrapped(text, cell) for text in columns]
-    captions = {
-        label: [_wrapped(text, cell) for text in texts] for label, texts in captions.items()
-    }
-    left = 18 + max(8 * max(map(len, label.split("\n"))) for label in rows)
-    count = max(len(images) for images in rows.values())
-    y = top = (
-        (_LINE + 12 if title else 4)
-        + _LINE * (1 + max((text.count("\n") for text in columns), default=-1))
-        + 2
-    )
-    heights = [cell + gap + _LINE * _lines(captions.get(label, ())) for label in rows]
-    width, height = left + count * (cell + gap), top + sum(heights)
+    labels = [_wrapped(label, _LABEL) for label in rows]
+    heads = [_wrapped(text, cell) for text in columns[:first]]
+    under = [[_wrapped(_text(one), cell) for one in captions.get(row, ())[:first]] for row in rows]
+    gap, left = 6, 16 + round(max(map(_width, labels)))
+    top = 6 + (_LINE + 8 if title else 0) + _LINE * _lines(heads)
+    heights = [cell + gap + _LINE * _lines(texts) for texts in under]
+    width, height = left + max(map(len, batches)) * (cell + gap), top + sum(heights)
     canvas = numpy.ones((height, width, 3), dtype=numpy.float32)
     figure = Figure(
-        figsize=(width / _DPI, height / _DPI), dpi=_DPI, label=f"{len(rows)} × {count} images"
+        figsize=(width / _DPI, height / _DPI),
+        dpi=_DPI,
+        label=f"{len(rows)} × {max(map(len, batches))} images",
     )
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    style: Any = {"fontsize": _FONT, "linespacing": 1.1}
-    for (label, images), row_height in zip(rows.items(), heights, strict=True):
-        check_images(images, label)
+    centres = [left + column * (cell + gap) + cell / 2 for column in range(max(map(len, batches)))]
+    style: Any = {"fontsize": _FONT, "linespacing": 1.1, "parse_math": False}
+    middle = style | {"ha": "center", "va": "baseline"}
+    y = top
+    for label, images, texts, row_height in zip(labels, batches, under, heights, strict=True):
         axes.text(left - 10, y + cell / 2, label, ha="right", va="center", **style)
         for column, picture in enumerate(_enlarge(images, cell)):
             high, wide = picture.shape[:2]
             x, above = left + column * (cell + gap) + (cell - wide) // 2, y + (cell - high) // 2
             canvas[above : above + high, x : x + wide] = picture
-        for column, text in enumerate(captions.get(label, ())):
-            middle = left + column * (cell + gap) + cell / 2
+        for centre, text in zip(centres, texts, strict=False):
             # of its last line: descenders must not shift a text
             base = y + cell + 12 + _LINE * text.count("\n")
-            axes.text(middle, base, text, ha="center", va="baseline", color="#444444", **style)
+            axes.text(centre, base, text, color="#444444", **middle)
         y += row_height
-    for column, text in enumerate(columns):
-        axes.text(
-            left + column * (cell + gap) + cell / 2,
-            top - 7,
-            text,
-            ha="center",
-            va="baseline",
-            **style,
-        )
+    for centre, text in zip(centres, heads, strict=False):
+        axes.text(centre, top - 7, text, **middle)
     if title:
-        axes.text(left, 4, title, ha="left", va="top", fontsize=10.5, fontweight="bold")
+        bold: Any = {"fontsize": 10.5, "fontweight": "bold", "parse_math": False}
+        axes.text(left, 4, title, ha="left", va="top", **bold)
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     return figure
 
 
+@in_house_style
 def distributions(
     samples: Mapping[str, Tensor], *, xlabel: str, title: str = "", log: bool = False
 ) -> Figure:
@@ -155,6 +167,7 @@ def distributions(
     return figure
 
 
+@in_house_style
 def curves(
     x: Sequence[float] | Tensor,
     series: Mapping[str, Tensor],
@@ -222,24 +235,42 @@ def _colour(label: str, index: int) -> str:
     )
 
 
+def _text(value: object) -> str:
+    """A caption: texts as they are, numbers with two digits after the point."""
+    return value if isinstance(value, str) else f"{float(value):.2f}"  # type: ignore[arg-type]
+
+
+def _width(text: str) -> float:
+    """Of its widest line, in dots."""
+    font = FontProperties(size=_FONT)
+    lines = [line for line in text.split("\n") if line]
+    points = [_METRICS.get_text_width_height_descent(line, font, False)[0] for line in lines]
+    return max(points, default=0.0) * _DPI / 72
+
+
 def _wrapped(text: str, width: float) -> str:
-    """The text with line breaks where it would be wider than so many dots; a word stays whole."""
+    """The text with line breaks where it would be wider than so many dots; at most six lines."""
     lines: list[str] = []
     for line in text.split("\n"):
-        now, *words = line.split(" ")
-        for word in words:
-            if (
-                _METRICS.get_text_width_height_descent(f"{now} {word}", _STYLE, False)[0]
-                * _DPI
-                / 72
-                > width
-            ):
-                lines.append(now)
-                now = word
-            else:
-                now += f" {word}"
+        now = ""
+        for word in line.split(" "):
+            joined = f"{now} {word}" if now else word
+            if _width(joined) <= width:
+                now = joined
+                continue
+            lines += [now] if now else []
+            now = word
+            while _width(now) > width:  # a word wider than its cell goes on in the next line
+                end = max(1, sum(_width(now[: i + 1]) <= width for i in range(len(now))))
+                lines.append(now[:end])
+                now = now[end:]
         lines.append(now)
-    return "\n".join(lines)
+    if len(lines) <= _MOST_LINES:
+        return "\n".join(lines)
+    last = lines[_MOST_LINES - 1]
+    while last and _width(last + "…") > width:
+        last = last[:-1]
+    return "\n".join([*lines[: _MOST_LINES - 1], last + "…"])
 
 
 def _lines(texts: Sequence[str]) -> int:

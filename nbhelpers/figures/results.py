@@ -1,60 +1,140 @@
-"""A run's numbers: shown as a table, kept as result.json."""
+"""A run's numbers: means with intervals, shown as a table, kept as result.json."""
 
+import ast
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy
 from matplotlib.figure import Figure
 
 from nbhelpers.files import write_text
 from nbhelpers.types import pick_device
 
-Numbers = Mapping[str, Mapping[str, float]]  # measure → network (or null) → value
+RESAMPLES = 1000  # of the bootstrap
+NORMAL_95 = 1.96  # standard deviations that span 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of `n` values, with its 95 % interval; no interval for a single value."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+
+    def __str__(self) -> str:
+        """At most three significant digits: `0.45 (0.44–0.46)`."""
+        if self.low is None or self.high is None:
+            return f"{self.mean:.3g}"
+        scale = max(abs(self.mean), (self.high - self.low) / 2)
+        # Two digits below ten, and one more where two cannot show the interval.
+        for digits in (3,) if scale >= 10 else (2, 3):
+            places = max(0, digits - 1 - math.floor(math.log10(scale))) if scale else 0
+            mean, low, high = (f"{x:z.{places}f}" for x in (self.mean, self.low, self.high))
+            if (low != mean or self.low == self.mean) and (high != mean or self.high == self.mean):
+                break
+        return f"{mean} ({low}{' to ' if self.low < 0 else '–'}{high})"
+
+
+Numbers = Mapping[str, Mapping[str, Any]]  # measure → network, or null → a number, values or a Mean
+
+
+def mean_of(values: Any) -> Mean:
+    """The mean and its 95 % interval.
+
+    Args:
+        values: a number, or one for each image: (n,) tensor, array or list; truth values count as
+            0 and 1.
+
+    Returns:
+        The interval is a percentile bootstrap over the images with a fixed seed; for shares, where
+        every value is 0 or 1, Wilson's, since a bootstrap of equal values has no width. A single
+        number, or values that are not all finite, have none.
+
+    Raises:
+        ValueError: no values, or more than one dimension.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; Wilson, JASA
+    22(158), 1927.
+    """
+    if isinstance(values, Mean):
+        return values
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    found = numpy.asarray(values, dtype=numpy.float64)
+    if found.ndim > 1 or not found.size:
+        raise ValueError(
+            f"numbers: got shape {found.shape}, wanted one number, or one for each image"
+        )
+    n, mean = found.size, float(found.mean())
+    if found.ndim == 0 or n == 1 or not math.isfinite(mean):
+        return Mean(mean, n=n)
+    if numpy.isin(found, (0.0, 1.0)).all():
+        spread = NORMAL_95 * math.sqrt(mean * (1 - mean) / n + NORMAL_95**2 / (4 * n**2))
+        middle, scale = mean + NORMAL_95**2 / (2 * n), 1 + NORMAL_95**2 / n
+        low, high = (middle - spread) / scale, (middle + spread) / scale
+        return Mean(mean, max(0.0, low), min(1.0, high), n)  # rounding may pass 0 and 1
+    generator = numpy.random.default_rng(0)
+    means = [generator.choice(found, n).mean() for _ in range(RESAMPLES)]
+    low, high = map(float, numpy.quantile(means, (0.025, 0.975)))
+    return Mean(mean, low, high, n)
 
 
 def print_numbers(numbers: Numbers, *, note: str = "") -> None:
-    """Print measures as rows and networks as columns, three significant digits.
+    """Print measures as rows, networks and nulls as columns: means with their 95 % intervals.
 
     Args:
-        numbers: measure → column → value; a missing value stays empty.
+        numbers: measure → column → a number, or one for each image, as `mean_of` takes them; a
+            missing column stays empty.
         note: how they were measured: n, seed, device.
     """
-    columns = list(dict.fromkeys(column for row in numbers.values() for column in row))
-    texts = {
-        measure: [f"{row[c]:.3g}" if c in row else "" for c in columns]
+    names = list(dict.fromkeys(column for row in numbers.values() for column in row))
+    means = {
+        measure: {column: mean_of(values) for column, values in row.items()}
         for measure, row in numbers.items()
     }
-    first = max(map(len, texts))
-    widths = [
-        max(len(column), *(len(row[i]) for row in texts.values()))
-        for i, column in enumerate(columns)
+    table = [["", *names]]
+    table += [[name, *(str(row.get(c, "")) for c in names)] for name, row in means.items()]
+    # A heading wider than its column breaks after a comma.
+    longest = [max(map(len, cells)) for cells in zip(*table[1:], strict=True)] or [0]
+    broken = [
+        name.split(", ") if len(name) > width else [name]
+        for name, width in zip(table[0], longest, strict=False)
     ]
-    print(
-        " " * first,
-        *(column.rjust(width) for column, width in zip(columns, widths, strict=True)),
-        sep="  ",
-    )
-    for measure, row in texts.items():
-        print(
-            measure.ljust(first),
-            *(t.rjust(width) for t, width in zip(row, widths, strict=True)),
-            sep="  ",
-        )
-    if note:
-        print(f"({note})")
+    deep = max(map(len, broken))
+    heads = [
+        [lines[row - deep + len(lines)] if row >= deep - len(lines) else "" for lines in broken]
+        for row in range(deep)
+    ]
+    lines = [*heads, *table[1:]]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for measure, *texts in lines:
+        right = (text.rjust(width) for text, width in zip(texts, widths[1:], strict=True))
+        print(measure.ljust(widths[0]), *right, sep="  ")
+    intervals = any(one.low is not None for row in means.values() for one in row.values())
+    about = "; ".join(filter(None, ["means with 95 % intervals" if intervals else "", note]))
+    if about:
+        print(f"({about})")
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has no form for: numbers and arrays of NumPy and torch as Python's, paths as
-    text.
+def numbers_in(result: Mapping[str, Any]) -> dict[str, dict[str, Mean]]:
+    """The numbers of a `result.json`, as `print_numbers` takes them; older files have no
+    intervals.
     """
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"result.json: got {value!r:.80}, wanted numbers, texts, lists and tables")
+    intervals = result.get("intervals", {})
+    return {
+        measure: {
+            column: Mean(mean, **intervals.get(measure, {}).get(column, {}))
+            for column, mean in row.items()
+        }
+        for measure, row in result["numbers"].items()
+    }
 
 
 def save_result(
@@ -67,12 +147,14 @@ def save_result(
 ) -> None:
     """Write `result.json` and the figures as PNG into a folder; do nothing where `out` is empty.
 
-    The file is replaced whole, and last: where it stands, the run was complete.
+    The file is replaced whole, and last: where it is there, the run was complete. Its "numbers"
+    are the means, its "intervals" have low, high and n for each mean that has an interval.
 
     Args:
         out: the folder, made where missing.
-        parameters: of the notebook; `seed` and `device` among them.
-        numbers: measure → network → value.
+        parameters: the notebook's `globals()`, of which its annotated parameters are kept; or any
+            parameters by name. `seed` and `device` among them.
+        numbers: measure → column → as `mean_of` takes them.
         images: indices into the data set.
         figures: file name without ending → figure.
 
@@ -82,19 +164,35 @@ def save_result(
     """
     if not str(out):
         return
-    folder = Path(out)
+    folder, parameters = Path(out), _parameters(parameters)
+    means = {
+        measure: {column: mean_of(values) for column, values in row.items()}
+        for measure, row in numbers.items()
+    }
+    intervals = {
+        measure: {
+            column: {"low": one.low, "high": one.high, "n": one.n}
+            for column, one in row.items()
+            if one.low is not None
+        }
+        for measure, row in means.items()
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in (figures or {}).items():
             figure.savefig(folder / f"{name}.png", dpi=figure.dpi)
         text = json.dumps(
             {
-                "parameters": dict(parameters),
+                "parameters": parameters,
                 "seed": parameters.get("seed"),
                 # what "auto" was
                 "device": str(pick_device(str(parameters.get("device", "auto")))),
                 "images": list(map(int, images)),
-                "numbers": {measure: dict(row) for measure, row in numbers.items()},
+                "numbers": {
+                    measure: {column: one.mean for column, one in row.items()}
+                    for measure, row in means.items()
+                },
+                "intervals": {measure: row for measure, row in intervals.items() if row},
                 "versions": {
                     name: version(name) for name in ("nbhelpers", "torch", "torchvision", "numpy")
                 },
@@ -108,3 +206,40 @@ def save_result(
         raise ValueError(
             f"out: cannot write to {folder} ({error.strerror}); name a folder you may write"
         ) from error
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a notebook's globals() its annotated names; anything else as it is."""
+    if "__name__" not in given:
+        return dict(given)
+    # Python 3.14 keeps no annotations of a cell; IPython keeps the cell's text as In.
+    names = given.get("__annotations__") or _annotated(given.get("In", ()))
+    return {name: given[name] for name in names if name in given}
+
+
+def _annotated(cells: Sequence[str]) -> list[str]:
+    """The names that the first cell with annotated assignments assigns."""
+    for cell in cells:
+        try:
+            lines = ast.parse(cell).body
+        except SyntaxError:  # a magic command
+            continue
+        names = [
+            line.target.id
+            for line in lines
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+        ]
+        if names:
+            return names
+    return []
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: numbers and arrays of NumPy and torch as Python's, paths as
+    text.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"result.json: got {value!r:.80}, wanted numbers, texts, lists and tables")

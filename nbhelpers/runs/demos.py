@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from nbhelpers import files
-from nbhelpers.figures.results import print_numbers
+from nbhelpers.figures.results import numbers_in, print_numbers
 from nbhelpers.files import write_text
 from nbhelpers.runs.grid import defaults
 from nbhelpers.runs.pages import notebook_page
@@ -67,7 +67,7 @@ def run_demo(given: argparse.Namespace) -> int:
     for name, path in pages.items():
         result = json.loads((path.parent / "result.json").read_text())
         print(f"\n{name}   {path}")
-        print_numbers(result["numbers"])
+        print_numbers(numbers_in(result))
     for line in failed:
         print(f"\nfailed: {line}", file=sys.stderr)
     print(f"\n{len(pages)} passed, {len(failed)} failed")

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import PIL.Image
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nbhelpers.figures.plots import PALETTE
+from nbhelpers.figures.style import house_style
 from nbhelpers.files import write_text
 from nbhelpers.runs.pages import notebook_page
 
@@ -291,9 +291,7 @@ def _curves(done: Sequence[Record], axis: str, axes: Sequence[str]) -> str:
     numeric = all(map(_is_finite, ticks))
     columns = min(3, len(measures))
     rows = -(-len(measures) // columns)
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "nbhelpers", "font.size": 9}
-    ):
+    with house_style({"svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for panel, measure in itertools.zip_longest(panels, measures):

@@ -4,6 +4,8 @@ import functools
 import io
 import itertools
 
+import matplotlib
+import matplotlib.style
 import numpy
 import PIL.Image
 import pytest
@@ -96,3 +98,117 @@ def test_long_texts_break_between_words_and_never_meet():
         {"a": images, "b": images}, columns=columns, captions={"a": captions["a"]}
     )
     assert plain.get_figheight() == figure.get_figheight()  # empty captions take no room
+
+
+def test_a_long_word_goes_on_in_the_next_line_and_a_long_text_is_cut():
+    images, long = torch.rand(2, 3, 32, 32), "Donaudampfschifffahrtsgesellschaft"
+    figure = nb.image_grid({"a": images}, columns=[long] * 2, captions={"a": [long, "word " * 60]})
+    figure.canvas.draw()
+    shown = [text for text in figure.axes[0].texts if text.get_text() != "a"]
+    for one, other in itertools.combinations(shown, 2):
+        box, another = (text.get_window_extent().padded(-1) for text in (one, other))
+        assert not box.overlaps(another)
+    assert shown[0].get_text().replace("\n", "") == long
+    cut = next(text.get_text() for text in shown if text.get_text().startswith("word"))
+    assert cut.endswith("…") and cut.count("\n") == 5
+
+
+def test_row_labels_are_wrapped_and_none_leaves_the_figure():
+    labels = ["robust, with positions", "x", "Donaudampfschifffahrtsgesellschaft"]
+    figure = nb.image_grid({label: torch.rand(1, 3, 32, 32) for label in labels})
+    figure.canvas.draw()
+    assert all(text.get_window_extent().x0 >= 0 for text in figure.axes[0].texts)
+
+
+def test_captions_may_be_numbers_and_rows_may_be_longer_than_what_is_shown():
+    rows = {"a": torch.rand(5, 3, 8, 8), "b": torch.rand(2, 3, 8, 8)}
+    figure = nb.image_grid(rows, captions={"a": torch.arange(5) / 8}, columns="vwxyz", first=3)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert repr(figure) == "Figure(2 × 3 images)"
+    assert sorted(texts) == sorted(["a", "b", *"vwx", "0.00", "0.12", "0.25"])
+    with pytest.raises(ValueError, match="first=0, wanted at least 1"):
+        nb.image_grid(rows, first=0)
+
+
+HOSTILE = [
+    {"image.origin": "lower"},
+    {"image.interpolation": "bicubic", "image.cmap": "jet", "image.aspect": "equal"},
+    {"image.lut": 8, "image.composite_image": False, "image.resample": False},
+    {"savefig.bbox": "tight", "savefig.pad_inches": 1},
+    {"savefig.transparent": True, "savefig.facecolor": "black", "savefig.edgecolor": "red"},
+    {"savefig.dpi": 30, "figure.dpi": 300, "figure.figsize": (1, 1)},
+    {"savefig.format": "pdf"},
+    {"figure.constrained_layout.use": True},
+    {"figure.autolayout": True},
+    {"figure.subplot.left": 0.4, "figure.frameon": False, "figure.edgecolor": "red"},
+    {"figure.facecolor": "black", "text.color": "white", "axes.labelcolor": "white"},
+    {"axes.facecolor": "black", "axes.edgecolor": "white", "xtick.color": "white"},
+    {"text.usetex": True},
+    {"text.parse_math": False, "mathtext.fontset": "stix", "axes.formatter.use_mathtext": True},
+    {"font.family": "monospace", "font.size": 30, "font.weight": "bold"},
+    {"font.family": "serif", "font.style": "italic", "axes.titlesize": 40},
+    {"font.sans-serif": ["no such font"], "font.family": ["no such family"]},
+    {"lines.linewidth": 20, "lines.marker": "x", "lines.linestyle": ":"},
+    {"axes.prop_cycle": matplotlib.cycler(color=["white"]), "axes.grid": True},
+    {"axes.xmargin": 0.4, "axes.autolimit_mode": "round_numbers", "axes.axisbelow": False},
+    {"axes.spines.left": False, "xtick.labelbottom": False, "ytick.major.size": 30},
+    {"legend.loc": "center", "legend.fontsize": 30, "legend.frameon": False},
+    {"hist.bins": 3, "patch.force_edgecolor": True, "patch.edgecolor": "red"},
+    {"path.sketch": (5, 100, 2), "path.simplify": False, "agg.path.chunksize": 10},
+    {"text.antialiased": False, "text.hinting": "none"},
+    {
+        "axes.unicode_minus": False,
+        "axes.formatter.limits": (0, 0),
+        "axes.formatter.offset_threshold": 1,
+    },
+]
+
+
+@functools.cache
+def reference() -> list[numpy.ndarray]:
+    return draw_all()
+
+
+def draw_all() -> list[numpy.ndarray]:
+    generator = torch.Generator().manual_seed(0)
+    images, values = (
+        torch.rand(2, 3, 32, 32, generator=generator),
+        torch.rand(9, generator=generator),
+    )
+    captions = {"a": ["a $5 note, and a longer text", "x_1"]}
+    figures = [
+        nb.image_grid({"a": images}, columns="xy", captions=captions, title="title"),
+        nb.distributions({"robust": values, "other": values - 1}, xlabel="$L_2$ length"),
+        nb.distributions({"robust": values}, xlabel="x", log=True),
+        nb.curves(
+            [0, 1, 2], {"robust": values.view(3, 3), "b": values[:3]}, xlabel="x", ylabel="y"
+        ),
+    ]
+    return [pixels(figure) for figure in figures]
+
+
+@pytest.mark.filterwarnings("default")  # fonts that are not there
+@pytest.mark.parametrize("settings", HOSTILE, ids=lambda settings: next(iter(settings)))
+def test_figures_do_not_depend_on_the_users_matplotlib(settings):
+    plain = reference()
+    with matplotlib.rc_context(settings):
+        before = dict(matplotlib.rcParams)
+        for one, other in zip(plain, draw_all(), strict=True):
+            assert one.shape == other.shape and numpy.array_equal(one, other)
+        assert dict(matplotlib.rcParams) == before  # the user's own settings are left alone
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("style", ["dark_background", "ggplot", "seaborn-v0_8-poster", "fast"])
+def test_figures_do_not_depend_on_a_style(style):
+    plain = reference()
+    with matplotlib.style.context(style):
+        assert all(map(numpy.array_equal, plain, draw_all()))
+
+
+def test_saved_figures_are_those_that_are_shown(tmp_path):
+    figure = nb.image_grid({"a": torch.rand(1, 3, 8, 8)})
+    with matplotlib.rc_context({"savefig.bbox": "tight", "savefig.transparent": True}):
+        figure.savefig(tmp_path / "a.png", dpi=figure.dpi)
+    with PIL.Image.open(tmp_path / "a.png") as saved:
+        assert numpy.abs(numpy.asarray(saved.convert("RGB")).astype(int) - pixels(figure)).max() < 4

@@ -1,0 +1,38 @@
+"""One look for every figure, whatever the user's matplotlib is set to."""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+import matplotlib.style
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LOOK = {"svg.hashsalt": "nbhelpers", "figure.facecolor": "white", "savefig.facecolor": "white"}
+_LOCK = threading.RLock()  # matplotlib's settings belong to the process, demos draw in threads
+
+
+@contextlib.contextmanager
+def house_style(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Matplotlib's defaults and `settings` inside the block, the user's own again after it.
+
+    A figure reads settings twice, when it is made and when it is drawn: both belong in the block.
+    """
+    with _LOCK, matplotlib.style.context("default"):
+        matplotlib.rcParams.update({**_LOOK, **(settings or {})})
+        yield
+
+
+def in_house_style(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, run inside `house_style`."""
+
+    @functools.wraps(function)
+    def styled(*args: P.args, **options: P.kwargs) -> T:
+        with house_style():
+            return function(*args, **options)
+
+    return styled

@@ -12,12 +12,16 @@ import matplotlib.style
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LOOK = {"svg.hashsalt": "nbhelpers", "figure.facecolor": "white", "savefig.facecolor": "white"}
+_LOOK: dict[Any, Any] = {
+    "svg.hashsalt": "nbhelpers",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
 _LOCK = threading.RLock()  # matplotlib's settings belong to the process, demos draw in threads
 
 
 @contextlib.contextmanager
-def house_style(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+def house_style(settings: Mapping[Any, Any] | None = None) -> Iterator[None]:
     """Matplotlib's defaults and `settings` inside the block, the user's own again after it.
 
     A figure reads settings twice, when it is made and when it is drawn: both belong in the block.

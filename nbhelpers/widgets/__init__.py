@@ -1,6 +1,7 @@
 """Live pickers and demos for JupyterLab."""
 
 from nbhelpers.widgets.canvas import Paint, paint
+from nbhelpers.widgets.class_picker import ClassPicker
 from nbhelpers.widgets.demos import (
     brittleness,
     epsilon_series,
@@ -12,18 +13,21 @@ from nbhelpers.widgets.demos import (
     series,
 )
 from nbhelpers.widgets.depths import layers
+from nbhelpers.widgets.drawn import classes
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
 from nbhelpers.widgets.perturbations import distances
 from nbhelpers.widgets.strokes import replay
 
 __all__ = [
+    "ClassPicker",
     "Demo",
     "Frame",
     "ImagePicker",
     "Live",
     "Paint",
     "brittleness",
+    "classes",
     "distances",
     "epsilon_series",
     "feature_manipulation",

@@ -121,6 +121,13 @@ LAYERS = Settings(
     "an image with the same activations. Move the slider to a deeper layer: which network still "
     "keeps the picture?",
 )
+CLASSES = Settings(
+    steps=80,
+    step_size=0.2,
+    live=80,
+    about="What does a classifier think a class looks like? From faint noise, gradient ascent "
+    "raises the class's logit, nothing else. The network that took no part names the drawing.",
+)
 
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set
 SHOWN = 16  # misclassified images to pick from

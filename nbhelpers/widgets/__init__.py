@@ -14,6 +14,8 @@ from nbhelpers.widgets.demos import (
 )
 from nbhelpers.widgets.depths import layers
 from nbhelpers.widgets.drawn import classes
+from nbhelpers.widgets.filled import inpainting
+from nbhelpers.widgets.hole_picker import HolePicker
 from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
 from nbhelpers.widgets.perturbations import distances
@@ -23,6 +25,7 @@ __all__ = [
     "ClassPicker",
     "Demo",
     "Frame",
+    "HolePicker",
     "ImagePicker",
     "Live",
     "Paint",
@@ -32,6 +35,7 @@ __all__ = [
     "epsilon_series",
     "feature_manipulation",
     "feature_visualization",
+    "inpainting",
     "interpolation",
     "inversion",
     "layers",

@@ -59,7 +59,7 @@ class Paint(Live):
     Source: feature addition, Engstrom et al., arXiv:1906.00945, §4.2, under a mask.
     """
 
-    _esm = front_end("elements.js", "paint.js")
+    _esm = front_end("elements.js", "brush.js", "paint.js")
     _css = front_end("image_picker.css", "paint.css")
     kind = Unicode("paint").tag(sync=True)
     # label, component, about, thumbnail (base64 of a picture file)
@@ -192,7 +192,7 @@ class Paint(Live):
             self._now, self.done = self.image, len(self._strokes)
             self._newest += 1
             frame = Frame(0, 0, self._draw)
-            self._show(self._newest, _picture(frame, 0) | {"text": f"{self.done} strokes"}, "done")
+            self._show(self._newest, _picture(frame, 0) | {"text": ""}, "done")
 
     def export(self) -> bytes:
         """A PNG file of the picture, with the note of what was done among its texts; see

@@ -5,26 +5,6 @@
 // `result` (a sheet of source and picture side by side), `status` (state, text), `done` (strokes), and the messages
 // "frame" and "file".
 
-const button = (text, press) => {
-  const made = keepKeys(make("button", "nb-button", text));
-  made.type = "button";
-  made.addEventListener("click", press);
-  return made;
-};
-const slider = (name, most, value, moved) => {
-  const label = make("label", "nb-slider");
-  const range = keepKeys(make("input"));
-  const shown = make("output");
-  Object.assign(range, { type: "range", min: name === "brush" ? 1 : 0, max: most, step: 1, value });
-  range.addEventListener("input", () => moved(+range.value));
-  label.append(make("span", "", name), range, shown);
-  const show = (at, text) => {
-    range.value = at;
-    shown.textContent = text;
-    range.setAttribute("aria-valuetext", text);
-  };
-  return { label, show };
-};
 const LARGEST = 8e6; // bytes: a Jupyter server drops a message of more than 10 MB without a word
 const asFile = (text) => new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
 
@@ -33,116 +13,31 @@ function render({ model, el }) {
   const { signal } = controller;
   const [height, width] = model.get("size");
   let urls = [];
-  let size = Math.max(1, Math.round(width / 3)); // of the brush, pixels
-  let at = [width / 2, height / 2]; // the brush's middle
-  let mask = null; // of the stroke being drawn
   let erasing = false;
   let [asked, drawn] = [0, 0]; // pictures that came, and the newest shown: decoding may overtake
 
-  // The picture, and over it the brush and what it has covered.
-  const board = keepKeys(make("div", "nb-board"));
-  board.tabIndex = 0;
-  board.setAttribute("role", "application");
-  board.setAttribute("aria-label", "canvas: arrow keys move the brush, Enter paints, plus and minus change its size");
-  board.style.aspectRatio = `${width} / ${height}`;
-  const canvas = () => Object.assign(make("canvas", "nb-picture"), { width, height });
-  const [picture, cover, source] = [canvas(), canvas(), canvas()];
-  for (const [element, name] of [[picture, "painted"], [source, "source"]]) {
-    element.setAttribute("role", "img");
-    element.setAttribute("aria-label", name);
-  }
-  cover.classList.add("nb-cover");
-  cover.setAttribute("aria-hidden", "true");
-  board.append(picture, cover);
-
-  // Soft by one pixel at its edge; a stroke is the most of all places of the brush.
-  /** @type {(into: Uint8ClampedArray, at: number[]) => Uint8ClampedArray} */
-  const stamp = (into, [x, y]) => {
-    for (let row = 0; row < height; row++)
-      for (let column = 0; column < width; column++) {
-        const far = Math.hypot(column + 0.5 - x, row + 0.5 - y);
-        const value = 255 * Math.min(1, Math.max(0, size / 2 + 0.5 - far));
-        into[row * width + column] = Math.max(into[row * width + column], value);
-      }
-    return into;
-  };
-  const line = (from, to) => {
-    const count = Math.max(1, Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1])));
-    for (let k = 1; k <= count; k++)
-      stamp(mask, [0, 1].map((i) => from[i] + ((to[i] - from[i]) * k) / count));
-  };
-  const outline = () => {
-    const context = cover.getContext("2d");
-    const shown = mask ?? stamp(new Uint8ClampedArray(width * height), at);
-    const pixels = context.createImageData(width, height);
-    shown.forEach((value, i) => pixels.data.set(erasing ? [255, 255, 255, value / 2] : [255, 140, 0, value / 2], 4 * i));
-    context.putImageData(pixels, 0, 0);
-  };
-  const apply = () => {
-    const sent = mask;
-    mask = null;
-    outline();
-    if (!sent.some((value) => value > 0)) return say("the brush was outside the picture");
-    model.send({ type: "stroke", erase: erasing }, undefined, [sent.buffer]);
-  };
-  const place = (event) => {
-    const box = board.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
-  };
-  const begin = () => (mask = stamp(new Uint8ClampedArray(width * height), at));
-  board.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
-    board.focus();
-    board.setPointerCapture(event.pointerId);
-    at = place(event);
-    begin();
-    outline();
-    event.preventDefault();
+  const brush = brushOn({
+    size: [height, width],
+    name: "painted",
+    say: (text) => say(text),
+    apply: (mask) => model.send({ type: "stroke", erase: erasing }, undefined, [mask.buffer]),
   });
-  board.addEventListener("pointermove", (event) => {
-    const next = place(event);
-    if (mask) line(at, next);
-    at = next;
-    outline();
-  });
-  board.addEventListener("pointerup", () => mask && apply());
-  board.addEventListener("pointercancel", () => {
-    mask = null;
-    outline();
-  });
-  const resize = (value) => {
-    size = Math.max(1, Math.min(width, value));
-    brush.show(size, `${size} px`);
-    outline();
-  };
-  board.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const far = event.shiftKey ? 4 : 1;
-    const way = { ArrowRight: [far, 0], ArrowLeft: [-far, 0], ArrowDown: [0, far], ArrowUp: [0, -far] }[event.key];
-    if (way) {
-      at = [Math.max(0, Math.min(width, at[0] + way[0])), Math.max(0, Math.min(height, at[1] + way[1]))];
-      outline();
-      say(`brush at column ${Math.round(at[0])}, row ${Math.round(at[1])}`);
-    } else if (event.key === "Enter" || event.key === " ") [begin(), apply()];
-    else if (event.key === "+" || event.key === "-") [resize(size + (event.key === "+" ? 1 : -1)), say(`${size} pixels wide`)];
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
-  });
+  const { board, picture } = brush;
+  const source = pictureOf(width, height, "source");
 
   // Tools.
-  const brush = slider("brush", width, size, resize);
   const amount = slider("amount", model.get("amounts").length - 1, model.get("at"), (value) => {
     model.set("at", value);
     model.save_changes();
     showAmount();
   });
   const showAmount = () => amount.show(model.get("at"), model.get("amounts")[model.get("at")]);
-  const eraser = button("Eraser", () => {
-    erasing = !erasing;
-    eraser.setAttribute("aria-pressed", String(erasing));
-    outline();
-  });
+  const erase = (on) => {
+    erasing = on;
+    eraser.setAttribute("aria-pressed", String(on));
+    brush.erase(on);
+  };
+  const eraser = button("Eraser", () => erase(!erasing));
   eraser.setAttribute("aria-pressed", "false");
   const undo = button("Undo", () => model.send({ type: "undo" }));
   const stop = button("Stop", () => stop.getAttribute("aria-disabled") !== "true" && model.send({ type: "stop" }));
@@ -210,12 +105,10 @@ function render({ model, el }) {
     about.textContent = `${entry.label} network, component ${entry.component}; ten images with most of it: ${entry.about}`;
   }
   function choose(i) {
-    erasing = false;
-    eraser.setAttribute("aria-pressed", "false");
+    erase(false);
     model.set("chosen", i);
     model.save_changes();
     mark();
-    outline();
     options[i].option.focus();
   }
   function build() {
@@ -324,14 +217,13 @@ function render({ model, el }) {
   const figure = make("figure", "nb-source");
   figure.append(make("div", "nb-name", "source"), source);
   const left = make("div", "nb-easel");
-  left.append(board, bar, brush.label, amount.label, tools, figure);
+  left.append(board, bar, brush.control, amount.label, tools, figure);
   const right = make("div", "nb-palette");
   right.append(make("div", "nb-label", "Choose a component"), list, about, naming);
   const both = make("div", "nb-sides");
   both.append(left, right);
   el.append(make("div", "nb-about", model.get("about")), both, make("div", "nb-note", model.get("note")));
   build();
-  resize(size);
   showAmount();
   status();
   whole();

@@ -105,6 +105,14 @@ PAINTING = Settings(
     "which the picture survives, or up to a percentile of what the set has there. No pixel "
     "elsewhere changes. Both networks' components are there; paint the same place with each.",
 )
+FILLING = Settings(
+    steps=30,
+    step_size=0.8,
+    live=60,
+    about="Brush a hole over the picture. Gradient descent changes the pixels in the hole until "
+    "the representation outside it matches the original's. Each position there also sees a part of "
+    "the hole.",
+)
 DISTANCE = Settings(
     steps=30,
     step_size=0.4,

@@ -74,6 +74,7 @@ def test_undo_and_eraser_bring_back_what_was(demo):
     painted(live, MASK, 1)
     live.undo()
     assert torch.equal(live.image, before) and live.done == 1
+    assert live.status["text"] == ""  # the front end adds the number of strokes
     live._handle_custom_msg(
         {"type": "stroke", "erase": True}, [memoryview((MASK * 255).byte().numpy().tobytes())]
     )

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
         ssim,
         top_images,
     )
-    from nbhelpers.figures import curves, distributions, image_grid, print_numbers, save_result
+    from nbhelpers.figures import (
+        curves,
+        distributions,
+        image_grid,
+        image_sheet,
+        print_numbers,
+        save_result,
+    )
     from nbhelpers.networks import Model, load_model, region
     from nbhelpers.objectives import activate, leave, match, misclassify
     from nbhelpers.optimize import (
@@ -88,7 +95,9 @@ _NAMES = {
     "attack": ("perturb",),
     "representation": ("contributions", "distance", "interpolate", "noise", "predict", "represent"),
     "networks": ("Model", "load_model", "region"),
-    "figures": ("curves", "distributions", "image_grid", "print_numbers", "save_result"),
+    "figures": (
+        *("curves", "distributions", "image_grid", "image_sheet", "print_numbers", "save_result"),
+    ),
     "pair": ("load_pair",),
     "data": (
         *("ImageSet", "TopImages", "class_names", "count_images", "iter_batches", "load_images"),

@@ -1,6 +1,6 @@
 """Figures in one look, and a run's numbers."""
 
-from nbhelpers.figures.plots import curves, distributions, image_grid
+from nbhelpers.figures.plots import curves, distributions, image_grid, image_sheet
 from nbhelpers.figures.results import print_numbers, save_result
 
-__all__ = ["curves", "distributions", "image_grid", "print_numbers", "save_result"]
+__all__ = ["curves", "distributions", "image_grid", "image_sheet", "print_numbers", "save_result"]

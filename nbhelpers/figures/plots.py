@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nbhelpers.figures.style import in_house_style
-from nbhelpers.types import Images, check_images
+from nbhelpers.types import Images, check_images, whole
 
 PALETTE = ("#1769aa", "#d1571b", "#3a8f4d", "#8e4aa8", "#b8860b", "#4d4d4d", "#c2476b", "#2f8f8f")
 COLOURS = {
@@ -132,6 +132,30 @@ def image_grid(
         axes.text(left, 4, title, ha="left", va="top", **bold)
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     return figure
+
+
+def image_sheet(
+    images: Images, captions: Sequence[str] = (), *, columns: int = 12, cell: int = 96
+) -> Figure:
+    """Many images in reading order, each over its caption.
+
+    Args:
+        images: (n, 3, h, w), pixels in [0, 1].
+        captions: a text for each image, or none.
+        columns: images a row.
+        cell: as in `image_grid`.
+
+    Raises:
+        ValueError: `columns` is not positive, or the captions are not one for each image.
+    """
+    columns = whole(columns, "columns", least=1)
+    if len(captions) not in (0, len(images)):
+        raise ValueError(f"captions: got {len(captions)} for {len(images)} images, wanted one each")
+    starts = range(0, len(images), columns)
+    # Rows need labels that differ, and here none is to be seen.
+    rows = {" " * k: images[i : i + columns] for k, i in enumerate(starts)}
+    texts = {" " * k: captions[i : i + columns] for k, i in enumerate(starts)} if captions else None
+    return image_grid(rows, captions=texts, cell=cell)
 
 
 @in_house_style

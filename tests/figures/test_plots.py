@@ -212,3 +212,13 @@ def test_saved_figures_are_those_that_are_shown(tmp_path):
         figure.savefig(tmp_path / "a.png", dpi=figure.dpi)
     with PIL.Image.open(tmp_path / "a.png") as saved:
         assert numpy.abs(numpy.asarray(saved.convert("RGB")).astype(int) - pixels(figure)).max() < 4
+
+
+def test_a_sheet_has_every_image_in_reading_order():
+    images = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 3, 8, 8)
+    sheet = nb.image_sheet(images, list("abcde"), columns=2, cell=8)
+    assert repr(sheet) == "Figure(3 × 2 images)"
+    shades = numpy.unique(pixels(sheet)[..., 0])  # shown in six bits
+    assert all(abs(shades - 255 * k / 4).min() <= 4 for k in range(5))
+    with pytest.raises(ValueError, match="got 2 for 5 images"):
+        nb.image_sheet(images, ["a", "b"])

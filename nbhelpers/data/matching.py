@@ -1,31 +1,176 @@
 """A data set's classes as a network's: one function, by name."""
 
-from collections import Counter
+import functools
+import re
 from collections.abc import Sequence
 
 import torch
 
 from nbhelpers.checkpoints.entries import imagenet_classes
 from nbhelpers.data.imagenet import CIFAR10_OF_IMAGENET, RESTRICTED_IMAGENET
+from nbhelpers.types import Labels
 
-_GROUPS = (CIFAR10_OF_IMAGENET, {name: (ends,) for name, ends in RESTRICTED_IMAGENET.items()})
+GROUPS = (CIFAR10_OF_IMAGENET, {name: (ends,) for name, ends in RESTRICTED_IMAGENET.items()})
+# Names of one thing, as CIFAR-10, STL-10, PASCAL, COCO and lists of ImageNet's classes have them.
+ALIASES = (
+    ("airplane", "aeroplane", "plane"),
+    ("automobile", "car", "motorcar", "auto"),
+    ("bicycle", "bike"),
+    ("cell phone", "mobile phone", "cellular telephone", "cellular phone", "mobile"),
+    ("motorcycle", "motorbike"),
+    ("sofa", "couch"),
+    ("television", "tv"),
+    ("truck", "lorry"),
+    ("beach wagon", "station wagon"),
+    ("cab", "taxi", "taxicab"),
+    ("cock", "rooster"),
+    ("killer whale", "orca"),
+    ("ladybug", "ladybird", "ladybeetle"),
+    ("lesser panda", "red panda"),
+    ("monarch", "monarch butterfly"),
+    ("puffer", "pufferfish", "blowfish"),
+    ("tabby", "tabby cat"),
+    ("t shirt top", "t shirt", "tshirt"),
+)
+# Two classes of ImageNet that differ in a capital alone: a dog and a garment.
+BY_CASE = {"Cardigan", "cardigan"}
+PLURALS = ((r"(?<=[^s])s$", ""), (r"(?<=[hsxz])es$", ""), (r"ies$", "y"), (r"ves$", "f"))
+SYNSET = re.compile(r"n\d{8}")
+NUMBER = re.compile(r"(?:(?:class|label)[ _-]?)?([0-9]+)", re.IGNORECASE)  # "7", "class_7"
 
 
-def class_places(names: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
+def class_places(names: Sequence[str], classes: Sequence[str]) -> Labels:
     """For each of a data set's classes its place among a network's, int64 (len(names),); -1 where
     it is none of them.
 
-    Equal names are one class; case counts, for ImageNet has a dog named Cardigan and a cardigan.
-    ImageNet's classes, and those of a part of it, also fall into the groups of Restricted ImageNet
-    and into CIFAR-10's classes.
+    Equal names are one class, whatever their order. Where a name has no equal: one that differs in
+    case, spaces or punctuation, a known alias (car and automobile), one of ImageNet's synonyms
+    ("tench, Tinca tinca"), a plural. Numbers count as names where both sides have nothing else.
+    WordNet's numbers (n01440764) are ImageNet's names. ImageNet's classes, and those of a part of
+    it, also fall into the groups of Restricted ImageNet and into CIFAR-10's classes.
     """
-    if tuple(names) == tuple(classes):
+    names, classes = tuple(names), tuple(classes)
+    if names == classes:
         return torch.arange(len(names))
-    count = Counter(classes)
-    place = {name: i for i, name in enumerate(classes) if count[name] == 1}
-    for groups in _GROUPS:
-        if {*groups} == {*classes}:
-            known = imagenet_classes()
-            ends = [(place[group], *pair) for group, pairs in groups.items() for pair in pairs]
-            place |= {name: i for i, first, last in ends for name in known[first : last + 1]}
-    return torch.tensor([place.get(name, -1) for name in names], dtype=torch.int64)
+    if names and are_numbers(names) and are_numbers(classes):
+        return _by_number(names, classes)
+    names, classes = _spelled_out(names), _spelled_out(classes)
+    found = _by_name(names, classes)
+    if (group := _groups_of(classes)) is not None:
+        within = group[class_places(names, imagenet_classes())]
+        found = torch.where(found < 0, within, found)
+    return _completed(found, len(classes))
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether classes have bare numbers in place of names."""
+    return all(map(NUMBER.fullmatch, names))
+
+
+def _by_number(names: tuple[str, ...], classes: tuple[str, ...]) -> Labels:
+    """None at all where a number is not the network's: it may count from one, or others."""
+    place = {_number(name): i for i, name in enumerate(classes)}
+    found = [place.get(_number(name), -1) for name in names]
+    return torch.tensor(found if min(found) >= 0 else [-1] * len(names))
+
+
+def _number(name: str) -> int:
+    found = NUMBER.fullmatch(name)
+    assert found is not None
+    return int(found[1])
+
+
+def _by_name(names: tuple[str, ...], classes: tuple[str, ...]) -> Labels:
+    """Equal names first; what a looser comparison finds must be one class that no closer one
+    took.
+    """
+    found, taken = [-1] * len(names), set[int]()
+    tool = "plane" if "airliner" in names else ""  # ImageNet's plane is a carpenter's
+    for keys in (_exactly, _plain, _synonyms, _singular):
+        places: dict[str, set[int]] = {}
+        for place, name in enumerate(classes):
+            for key in keys(name):
+                places.setdefault(key, set()).add(place)
+        for i, name in enumerate(names):
+            fits = {place for key in keys(name) for place in places.get(key, ())} - taken
+            if found[i] < 0 and len(fits) == 1 and (name != tool or keys is _exactly):
+                (found[i],) = fits
+        taken = {place for place in found if place >= 0}
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _exactly(name: str) -> set[str]:
+    return {name}
+
+
+def _plain(name: str) -> set[str]:
+    return {_joined(name)}
+
+
+def _joined(name: str) -> str:
+    """Without case, spaces and punctuation."""
+    return name.strip() if name.strip() in BY_CASE else re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _synonyms(name: str) -> set[str]:
+    """Each of the names between commas, and what else it is called."""
+    parts = {_joined(name), *map(_joined, name.split(","))}
+    return {_canonical().get(part, part) for part in parts} - {""}
+
+
+def _singular(name: str) -> set[str]:
+    given = _synonyms(name)
+    single = {re.sub(many, one, key) for key in given for many, one in PLURALS}
+    return {_canonical().get(key, key) for key in given | single}
+
+
+@functools.cache
+def _canonical() -> dict[str, str]:
+    return {_joined(name): _joined(group[0]) for group in ALIASES for name in group}
+
+
+def _spelled_out(names: tuple[str, ...]) -> tuple[str, ...]:
+    """ImageNet's names in place of WordNet's numbers: of all 1,000, or of those that timm lists."""
+    if not names or not all(map(SYNSET.fullmatch, names)):
+        return names
+    if len(names) == 1000 and names == tuple(sorted(names)):
+        return imagenet_classes()
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        return names
+    known = dict(zip(ImageNetInfo().label_names(), imagenet_classes(), strict=True))
+    return tuple(known.get(name, name) for name in names)
+
+
+def _groups_of(classes: tuple[str, ...]) -> Labels | None:
+    """For each of ImageNet's classes, and -1 after them, its place among classes that are groups of
+    them.
+    """
+    for groups in GROUPS:
+        if (places := _places_of_groups(tuple(groups), classes)) is not None:
+            group = torch.full((1001,), -1)
+            for (_, pairs), place in zip(groups.items(), places, strict=True):
+                for first, last in pairs:
+                    group[first : last + 1] = place
+            return group
+    return None
+
+
+def _places_of_groups(groups: tuple[str, ...], classes: tuple[str, ...]) -> list[int] | None:
+    """Where the groups are among the classes, if these are the groups and nothing else."""
+    if len(groups) != len(classes):
+        return None
+    places = _by_name(groups, classes).tolist()
+    return places if sorted(places) == list(range(len(classes))) else None
+
+
+def _completed(found: Labels, count: int) -> Labels:
+    """ImageNet's 1,000 classes on both sides, a few of them spelled in ways that no list has: where
+    the others are in one order, so are these.
+    """
+    own = torch.arange(len(found))
+    in_place, elsewhere = (found == own).sum(), ((found >= 0) & (found != own)).sum()
+    if len(found) == count == 1000 and in_place >= 500 and elsewhere <= 10:
+        return own
+    return found

@@ -1,16 +1,19 @@
 """The check of networks that were just imported."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from nbhelpers import files
-from nbhelpers.checkpoints.entries import Entry, imagenet_classes, manifest
-from nbhelpers.data.images import Source, labels_of, open_images
+from nbhelpers.checkpoints.entries import Entry, manifest
+from nbhelpers.data.images import Source, open_images
+from nbhelpers.data.matching import are_numbers, class_places
 from nbhelpers.networks.model import Model
+from nbhelpers.pair.labels import Given, labelled, labelled_first, labels_for, listed
 from nbhelpers.pair.scoring import accuracy
-from nbhelpers.types import Images, Indices, Labels, Size, seeded
+from nbhelpers.types import Images, Labels, Size
 
 # Labelled images that its data set offers a network for a test.
 TEST_IMAGES_OF = {
@@ -22,14 +25,18 @@ TEST_IMAGES_OF = {
 
 
 def self_check(
-    model: Model, images: Images, labels: Labels | Indices, *, expected: float | None = None
+    model: Model,
+    images: Images | Source,
+    labels: Given | None = None,
+    *,
+    expected: float | None = None,
 ) -> float:
     """Accuracy on labelled images, if it is what it should be; for a network that was just
     imported.
 
     Args:
         model: the classifier; its name in the manifest, if it has one, gives `expected`.
-        images, labels: at least 20, of the data set it was trained for.
+        images, labels: at least 20, of the data set it was trained for; as in `accuracy`.
         expected: its published accuracy in percent.
 
     Returns:
@@ -41,7 +48,7 @@ def self_check(
     """
     if expected is None and (entry := manifest().get(model.name)):
         expected = _clean(entry)
-    return _compare(model, images, labels, expected)
+    return _compare(model, *labelled(model, images, labels), expected)
 
 
 def check_imported(
@@ -72,16 +79,9 @@ def check_imported(
         (`labels_for`).
 
     Raises:
-        ValueError: the networks differ in their number of classes, or one fails as in `self_check`.
+        ValueError: the networks differ in their classes, or one fails as in `self_check`.
     """
-    if len({len(model.classes) for model in models.values()}) > 1:
-        counts = " and ".join(
-            f"{len(m.classes)} of {name}" for name, m in zip(given, models.values(), strict=True)
-        )
-        raise ValueError(
-            f"classes: got {counts}; give a checkpoint and a baseline that were trained for the "
-            "same ones"
-        )
+    _check_same_classes(dict(zip(given, models.values(), strict=True)))
     known, images = manifest(), open_images(dataset, size=size)
     names, total = images.classes, len(images)
     labelled = True
@@ -111,38 +111,29 @@ def check_imported(
             else f"published {expected:.1f} %"
         )
         print(f"{name}: {found:.1f} % of {len(labels)} images of {images} are right ({beside})")
-        if _nameless(model):
+        if are_numbers(model.classes):
             model.classes = names
     return labelled
 
 
-def labels_for(model: Model, dataset: Source) -> Labels:
-    """The labels of a data set as a network's classes, int64 (n,), -1 where the network has no such
-    class.
-
-    Where there are as many classes on both sides and some names are equal, or the network's are
-    bare numbers, the data set's labels are the network's as they are: libraries spell a few of
-    ImageNet's names differently. Of ImageNet's classes, or a part of them, those that the network
-    has under the same name or as a group (`class_places`).
-    """
-    images = open_images(dataset)
-    names = images.classes
-    if (
-        names
-        and len(names) == len(model.classes)
-        and (_nameless(model) or set(names) & set(model.classes))
-    ):
-        return images.labels
-    shared = model.classes if set(names) <= set(imagenet_classes()) else ()
-    return labels_of(images, classes=shared)
-
-
-def labelled_first(labels: Labels, n: int, *, seed: int = 0) -> list[int]:
-    """At most `n` images whose class the network has (`labels_for`), drawn by the seed: their
-    indices.
-    """
-    order = torch.randperm(len(labels), generator=seeded(seed)).tolist()  # as in `random_indices`
-    return [row for row in order if labels[row] >= 0][:n]
+def _check_same_classes(models: Mapping[str, Model]) -> None:
+    """Refuse networks whose outputs mean different things: other classes, or another order."""
+    counts = [f"{len(model.classes)} of {name}" for name, model in models.items()]
+    if len({len(model.classes) for model in models.values()}) > 1:
+        raise ValueError(
+            f"classes: got {' and '.join(counts)}; give a checkpoint and a baseline that were "
+            "trained for the same ones"
+        )
+    named = [(name, m.classes) for name, m in models.items() if not are_numbers(m.classes)]
+    for (first, known), (name, classes) in itertools.pairwise(named):
+        places, own = class_places(classes, known), torch.arange(len(known))
+        moved = bool(((places >= 0) & (places != own)).any())
+        if moved or not bool((places == own).any()):
+            raise ValueError(
+                f"classes: {first} has {listed(known)}, {name} has {listed(classes)}"
+                f"{', in another order' if moved else ''}; give networks that were trained for the "
+                "same ones"
+            )
 
 
 def _other_classes(model: Model, names: tuple[str, ...]) -> str:
@@ -154,17 +145,11 @@ def _other_classes(model: Model, names: tuple[str, ...]) -> str:
     return f"has other classes ({names[0]}, …) than the network ({model.classes[0]}, …)"
 
 
-def _nameless(model: Model) -> bool:
-    return model.classes == tuple(map(str, range(len(model.classes))))
-
-
 def _clean(entry: Entry) -> float | None:
     return entry.accuracy.get("clean", entry.published.get("clean"))
 
 
-def _compare(
-    model: Model, images: Images, labels: Labels | Indices, expected: float | None
-) -> float:
+def _compare(model: Model, images: Images, labels: Labels, expected: float | None) -> float:
     """Accuracy, where it is neither near chance nor far from what is expected."""
     n, found, chance = len(images), accuracy(model, images, labels), 100 / len(model.classes)
     causes = (

@@ -14,7 +14,8 @@ from nbhelpers.data.sets import NAMELESS, ImageSet
 from nbhelpers.networks.loading import load_model
 from nbhelpers.networks.model import Model
 from nbhelpers.optimize import relative_diagonal
-from nbhelpers.pair.checks import check_imported, labelled_first, labels_for
+from nbhelpers.pair.checks import check_imported
+from nbhelpers.pair.labels import labelled_first, labels_for
 from nbhelpers.representation import predict
 from nbhelpers.types import Features, Images, Indices, Labels, indices, two_sides
 

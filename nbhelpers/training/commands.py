@@ -105,13 +105,11 @@ def evaluate_command(argv: Sequence[str]) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    import torch
-
     from nbhelpers.checkpoints.entries import manifest, write_entry
-    from nbhelpers.data.images import load_images
-    from nbhelpers.data.selection import random_indices
+    from nbhelpers.data.images import suited
     from nbhelpers.networks.loading import load_model
-    from nbhelpers.pair.checks import TEST_IMAGES_OF, labelled_first, labels_for, self_check
+    from nbhelpers.pair.checks import TEST_IMAGES_OF, self_check
+    from nbhelpers.pair.labels import labelled_first, labels_needed, left_out
     from nbhelpers.pair.scoring import evaluate
     from nbhelpers.types import whole
 
@@ -129,21 +127,19 @@ def _evaluate(args: argparse.Namespace) -> int:
             "--dataset: which labelled images? A name, such as cifar10-sample, or a folder per "
             "class"
         )
-    truth, n = labels_for(model, source), whole(args.n, "n", least=1)
-    picked = labelled_first(truth, n, seed=args.seed)
-    if not picked:  # none is of the network's own classes
-        picked = random_indices(source, min(n, len(truth)), seed=args.seed)
-    images, labels = load_images(
-        source, indices=picked, size=model.image_size, channels=model.channels
-    )
-    labels = torch.where(truth[picked] >= 0, truth[picked], labels)
+    images = suited(source, model)
+    truth = labels_needed(model, images)
+    picked = labelled_first(truth, whole(args.n, "n", least=1), seed=args.seed)
+    pixels, labels = images.load(picked)[0], truth[picked]
+    if bool((truth < 0).any()):
+        print(left_out(truth, images))
     print(f"{model}\n{len(picked)} images of {source}, seed {args.seed}, {model.device}")
     if args.quick:
-        print(f"accuracy {self_check(model, images, labels):.1f} %: as it should be")
+        print(f"accuracy {self_check(model, pixels, labels):.1f} %: as it should be")
         return 0
     result = evaluate(
         model,
-        images,
+        pixels,
         labels,
         eps=args.eps,
         steps=args.steps,
@@ -155,10 +151,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         f"{result['clean']:>8.1f}%"
     )
     for radius, percent in result["l2"].items():
-        print(f"{radius:>6} {percent:>8.1f}% {result['sensitivity'][radius]:>12.3f}")
+        moved = result["sensitivity"][radius]
+        print(f"{radius:>6} {percent:>8.1f}% {'–' if moved is None else f'{moved:.3f}':>12}")
     if args.json:
         about = {"checkpoint": args.checkpoint, "device": str(model.device)}
         write_text(args.json, json.dumps(about | result, indent=1))
     if args.write and entry is not None:
-        write_entry(dataclasses.replace(entry, accuracy=result))
+        known = {radius: value for radius, value in result["sensitivity"].items() if value}
+        write_entry(dataclasses.replace(entry, accuracy=result | {"sensitivity": known}))
     return 0

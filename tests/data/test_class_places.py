@@ -7,7 +7,7 @@ import nbhelpers as nb
 from nbhelpers.data.imagenet import RESTRICTED_IMAGENET
 from nbhelpers.data.images import labels_of
 from nbhelpers.data.matching import class_places
-from nbhelpers.pair.checks import labels_for
+from nbhelpers.pair.labels import labels_for
 
 IMAGENET = nb.class_names("photographs")
 CIFAR10 = nb.class_names("cifar10-sample")
@@ -72,6 +72,74 @@ def test_a_part_of_imagenet_falls_into_the_groups_too():
     ]
     assert class_places(CIFAR10, CIFAR10).tolist() == list(range(10))
     assert class_places((), CIFAR10).shape == (0,)
+
+
+STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "meant"),
+    [
+        # a part of the classes, another order, other spellings
+        (("cat", "dog", "truck"), CIFAR10, ("cat", "dog", "truck")),
+        (("cat", "dog"), ("dog", "cat"), ("cat", "dog")),
+        (STL10, CIFAR10, ("airplane", "bird", "automobile", *STL10[3:7], "", "ship", "truck")),
+        (CIFAR10, STL10, ("airplane", "car", *STL10[1:2], *STL10[3:6], "", "horse", *STL10[8:])),
+        (TUTORIAL, CIFAR10, CIFAR10),
+        (CIFAR10, TUTORIAL, TUTORIAL),
+        (("Cats", "Dogs"), CIFAR10, ("cat", "dog")),
+        (
+            ("horses", "foxes", "wolves", "cherries"),
+            ("wolf", "cherry", "horse", "fox"),
+            ("horse", "fox", "wolf", "cherry"),
+        ),
+        (
+            ("aquarium_fish", "T-shirt"),
+            ("Aquarium fish", "T-shirt/top"),
+            ("Aquarium fish", "T-shirt/top"),
+        ),
+        (("pottedplant", "tv"), ("television", "potted plant"), ("potted plant", "television")),
+        # two folders of one class, and two classes that a name may mean
+        (("car", "automobile"), CIFAR10, ("", "automobile")),
+        (("auto", "car"), CIFAR10, ("automobile", "automobile")),
+        (("crane",), ("crane", "crane, bird"), ("crane",)),
+        (("glass", "sunglass"), ("sunglasses", "glass"), ("glass", "sunglasses")),
+        # ImageNet's spelling variants
+        (("tench, Tinca tinca", "red panda"), IMAGENET, ("tench", "lesser panda")),
+        (("Cardigan, Cardigan Welsh corgi",), ("cardigan", "tench"), ("",)),
+        (("n01440764", "n02102040"), IMAGENET, ("tench", "English springer")),
+        (("tench, Tinca tinca", "tabby_cat", "sorrel"), TUTORIAL, ("", "cat", "horse")),
+        (("airliner", "plane", "ship"), CIFAR10, ("airplane", "", "ship")),
+        # numbers where both sides have nothing else, by value and not by place
+        (("0", "1", "10", "2"), tuple(map(str, range(12))), ("0", "1", "10", "2")),
+        (("00", "07"), tuple(map(str, range(10))), ("0", "7")),
+        (("class_3", "class_1"), ("LABEL_0", "LABEL_1", "LABEL_3"), ("LABEL_3", "LABEL_1")),
+        (("1", "2", "3"), ("0", "1", "2"), ("", "", "")),
+        (("0", "1"), ("cat", "dog"), ("", "")),
+        # nothing in common
+        (("lamp", "chair"), CIFAR10, ("", "")),
+        ((), CIFAR10, ()),
+    ],
+)
+def test_classes_are_matched_by_name(names, classes, meant):
+    assert tuple(named(class_places(names, classes), classes)) == meant
+
+
+def test_all_of_imagenet_keeps_its_order_however_a_few_are_spelled():
+    other = [name.upper().replace(" ", "_") for name in IMAGENET]
+    other[:400] = [f"{name} or so" for name in IMAGENET[:400]]
+    assert class_places(other, IMAGENET).tolist() == list(range(1000))
+    turned = (*other[500:], *other[:500])
+    found = class_places(turned, IMAGENET)
+    assert found[:400].tolist() == list(range(500, 900)) and (found[500:900] < 0).all()
+
+
+def test_of_restricted_imagenet_every_class_of_the_thousand_counts():
+    restricted = tuple(RESTRICTED_IMAGENET)
+    plain = class_places(IMAGENET, restricted)
+    assert torch.equal(class_places([f"{name}, so called" for name in IMAGENET], restricted), plain)
+    assert (plain >= 0).sum() == sum(b - a + 1 for a, b in RESTRICTED_IMAGENET.values())
 
 
 def test_labels_stay_unknown_where_they_were(tmp_path):

@@ -179,7 +179,8 @@ def test_a_published_network_must_reach_its_figure(nameless, monkeypatch):
     ("folders", "reason", "labelled"),
     [
         ([""], "has no labels", False),
-        (["cat", "dog"], "has 2 classes, the network 10", False),
+        (["lamp", "sofa"], "has 2 classes, the network 10", False),
+        (["cat", "dog"], "has only 2 images", True),
         (
             [f"{i} pans" for i in range(10)],
             r"has other classes \(0 pans, …\) than the network \(airplane, …\)",
@@ -324,3 +325,112 @@ def test_accuracy_takes_labels_of_any_kind(tiny_model, kind):
     assert accuracy(tiny_model, images, kind(found)) == 100
     with pytest.raises(ValueError, match="one per image"):
         accuracy(tiny_model, images, kind(found[:2]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, sample):
+    """Sixty images of four of CIFAR-10's classes under other names, and three of none."""
+    names = {"Cats": 3, "dog": 5, "car": 1, "ship": 8}
+    root = tmp_path_factory.mktemp("named")
+    for name, label in names.items():
+        (root / name).mkdir()
+        for row in (sample[1] == label).nonzero()[:, 0].tolist():
+            pixels = (sample[0][row] * 255).round().byte().permute(1, 2, 0).numpy()
+            PIL.Image.fromarray(pixels).save(root / name / f"{row}.png")
+    (root / "monkey").mkdir()
+    for k in range(3):
+        PIL.Image.new("RGB", (32, 32), (k, 90, 90)).save(root / "monkey" / f"{k}.png")
+    return root
+
+
+def test_every_score_of_a_folder_is_by_name(robust, folder, sample, capsys, tmp_path):
+    """The command, the functions and the check agree, whatever the order of the folders."""
+    rows = torch.cat([(sample[1] == label).nonzero()[:, 0] for label in (1, 3, 5, 8)])
+    wanted = accuracy(robust, sample[0][rows], sample[1][rows])
+    assert accuracy(robust, folder) == accuracy(robust, nb.open_images(folder)) == wanted > 50
+    assert self_check(robust, folder, expected=wanted) == wanted
+    assert nb.pair.evaluate(robust, folder, eps=[], steps=1)["clean"] == wanted
+    names = [robust.classes[label] for label in sample[1].tolist()]
+    assert accuracy(robust, sample[0], names) == accuracy(robust, *sample)
+    command = ["evaluate", "cifar10-l2-0.5", "--dataset", str(folder), "--device", "cpu"]
+    result = tmp_path / "result.json"
+    assert main([*command, "--eps", "0.1", "--steps", "1", "--json", str(result)]) == 0
+    assert json.loads(result.read_text())["clean"] == pytest.approx(wanted)
+    said = capsys.readouterr().out
+    assert (
+        "3 of " in said and "are left out: the network has none of their classes (monkey)" in said
+    )
+
+
+@pytest.mark.parametrize("score", [accuracy, self_check, nb.pair.evaluate, "command"])
+@pytest.mark.parametrize("folders", [["lamp", "sofa"], [str(k) for k in range(10)], [""]])
+def test_where_no_class_is_the_networks_the_refusal_lists_both(
+    robust, tmp_path, capsys, score, folders
+):
+    for name in folders:
+        (tmp_path / name).mkdir(exist_ok=True)
+        PIL.Image.new("RGB", (32, 32)).save(tmp_path / name / "0.png")
+    if score == "command":
+        assert main(["evaluate", "cifar10-l2-0.5", "--dataset", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+    else:
+        with pytest.raises(ValueError, match="class") as caught:
+            score(robust, tmp_path)
+        said = str(caught.value)
+    both = ("has no labels",) if folders == [""] else (", ".join(folders[:6]), "airplane, automob")
+    assert all(part in said for part in both)
+
+
+def test_networks_whose_classes_are_in_another_order_are_not_set_side_by_side(robust, sample):
+    turned = nb.Model(resnet("resnet18", width=4), classes=robust.classes[::-1], image_size=32)
+    strange = nb.Model(
+        resnet("resnet18", width=4), classes=[f"pan {k}a" for k in range(10)], image_size=32
+    )
+    for other, why in ((turned, "in another order"), (strange, "trained for the same ones")):
+        with pytest.raises(ValueError, match=rf"airplane, .*{why}"):
+            check_imported(
+                {"robust": robust, "standard": other}, ["a", "b"], "cifar10-sample", size=32
+            )
+    spelled = ("plane", "car", *robust.classes[2:])
+    same = nb.Model(resnet("resnet18", width=4), classes=spelled, image_size=32)
+    with pytest.raises(ValueError, match="near chance"):  # it is untrained, but of these classes
+        check_imported({"robust": robust, "standard": same}, ["a", "b"], "cifar10-sample", size=32)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_one_image_has_an_accuracy_and_no_sensitivity(robust, sample, copies):
+    images, labels = sample[0][:1].repeat(copies, 1, 1, 1), sample[1][:1].repeat(copies)
+    found = nb.pair.evaluate(robust, images, labels, eps=0.25, steps=1)
+    assert found["clean"] in (0, 100) and found["sensitivity"] == {"0.25": None}
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    "eps", [0.25, [0.25], (0.25,), torch.tensor(0.25), np.float32(0.25), np.array([0.25])]
+)
+def test_a_radius_may_be_any_number(tiny_model, sample, eps):
+    found = nb.pair.evaluate(tiny_model, sample[0][:2], sample[1][:2], eps=eps, steps=1)
+    assert list(found["l2"]) == ["0.25"]
+
+
+@pytest.mark.parametrize("eps", [0, -1.0, float("nan"), float("inf"), [0.5, 0]])
+def test_a_radius_that_is_none_is_refused(tiny_model, sample, eps):
+    with pytest.raises(ValueError, match="wanted positive numbers"):
+        nb.pair.evaluate(tiny_model, sample[0][:2], sample[1][:2], eps=eps, steps=1)
+
+
+def test_one_output_is_never_right(sample):
+    one = nb.Model(resnet("resnet18", width=4, classes=1), image_size=32)
+    with pytest.raises(ValueError, match="has one output"):
+        accuracy(one, sample[0][:4], [0, 0, 0, 0])
+    with pytest.raises(ValueError, match="has one output"):
+        nb.pair.evaluate(one, sample[0][:4], [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("number", "kind"), [(torch.nan, "NaN"), (torch.inf, "NaN|infinite")])
+def test_numbers_that_are_none_give_no_accuracy(sample, number, kind):
+    torch.manual_seed(0)
+    broken = nb.Model(resnet("resnet18", width=4), image_size=32)
+    broken.head.weight.data[0, 0] = number
+    with pytest.raises(ValueError, match=rf"its logits are ({kind}) for \d+ of 4 images"):
+        accuracy(broken, sample[0][:4], sample[1][:4])

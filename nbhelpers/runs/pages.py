@@ -29,16 +29,16 @@ def notebook_page(notebook: Path) -> Path | None:
     page = notebook.with_suffix(".html")
     if page.exists() and page.stat().st_mtime_ns >= notebook.stat().st_mtime_ns:
         return page
-    import nbformat  # here and below, as they take a second
-    from nbconvert import HTMLExporter
-
     try:
+        import nbformat  # here and below, as they take a second
+        from nbconvert import HTMLExporter
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what no reader of the page sees
             text, _ = HTMLExporter(raw_template=_TEMPLATE).from_notebook_node(
                 nbformat.read(notebook, as_version=4)
             )
-    except Exception:  # whatever JSON, nbformat or the template find wrong with it
+    except Exception:  # what JSON, nbformat or the template find, or an old nbconvert's ImportError
         return None
     write_text(page, text)
     return page

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,13 @@ def test_pictures_of_a_page_say_what_they_show(tmp_path: Path) -> None:
     text = notebook_page(tmp_path / "n.ipynb").read_text()
     found = re.findall(r'<img\b[^>]*?alt="(.*?)"', text)
     assert [html.unescape(alt) for alt in found] == ["Figure(2 × 3 <images>)", "a still"]
+
+
+def test_an_nbconvert_that_cannot_be_imported_ends_nothing(tmp_path, monkeypatch):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("read")])
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    monkeypatch.setitem(sys.modules, "nbconvert", None)  # such as an old one beside a new lxml
+    assert notebook_page(tmp_path / "n.ipynb") is None
 
 
 @pytest.mark.parametrize(("number", "index"), [(10**400, 0), (1.0, None)])

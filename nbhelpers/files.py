@@ -64,6 +64,19 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         ) from error
 
 
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Make a file's folder and see that the file could be written, before hours are spent on what
+    goes into it. The file itself stays as it is.
+
+    Raises:
+        ValueError: the path is a folder, or its folder cannot be made or written.
+    """
+    target = Path(path)
+    if target.is_dir() or not target.name:
+        raise ValueError(f"{path} is a folder; name a file in it, such as {target / 'result'}")
+    check_writable(target.parent)
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all: a temporary path to write to, moved to `path` where all

@@ -4,7 +4,7 @@ on a cluster.
 
 from typing import TYPE_CHECKING
 
-from nbhelpers.lazy import first_use
+from nbhelpers.names import first_use
 
 if TYPE_CHECKING:
     from nbhelpers.runs.reports import report

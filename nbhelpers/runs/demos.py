@@ -10,121 +10,144 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nbhelpers import files
 from nbhelpers.figures.results import numbers_in, print_numbers
-from nbhelpers.files import write_text
-from nbhelpers.runs.grid import defaults
+from nbhelpers.runs.grid import one_value
+from nbhelpers.runs.named import check_named
 from nbhelpers.runs.pages import notebook_page
-from nbhelpers.runs.presets import Weights, estimate, obtain, parts_of, read_preset, survey
-from nbhelpers.runs.sweeps import Run, plan, run_all
+from nbhelpers.runs.parameters import Notebook, read_notebook
+from nbhelpers.runs.presets import least_seconds, networks_of, obtain, parts_of, read_preset, survey
+from nbhelpers.runs.sweeps import Outcome, Run, plan, run_all
 from nbhelpers.types import pick_device
 
 
 def run_demo(given: argparse.Namespace) -> int:
-    """Run every notebook, with its defaults or with a preset; returns 1 where one failed."""
-    notebooks = [
-        path
-        for path in sorted(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))
-        if not given.only or path.stem.partition("_")[0] in given.only
-    ]
-    if not notebooks:
-        raise ValueError(f"--only: no notebook of number {', '.join(given.only)}")
-    values = (read_preset(given.preset) if given.preset else {}) | dict(map(_pair, given.set))
-    known = {name for path in files.NOTEBOOKS.glob("[0-9]_*.ipynb") for name in defaults(path)}
-    if strange := sorted(values.keys() - known):
-        raise ValueError(
-            f"no notebook has the parameter {', '.join(strange)}; there are "
-            f"{', '.join(sorted(known))}"
-        )
-    if given.preset or given.set:  # a folder that the same command finds again
+    """What `nbhelpers demo` does; returns 1 where a notebook failed."""
+    known = [read_notebook(path) for path in sorted(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))]
+    notebooks = _chosen(known, given.only)
+    words = dict(map(_pair, given.set))
+    preset = read_preset(given.preset) if given.preset else {}
+    _check_names(preset | words, words, known, notebooks)
+    changed = bool(given.preset or given.set)
+    if changed:  # a folder that the same command finds again
         folder = given.out or Path("runs") / Path(given.preset or "demo").stem
     else:
         folder = (given.out or Path("runs/demo")) / time.strftime("%Y-%m-%d-%H%M%S")
-    if values:
-        found = survey(values, str(values.get("device", "auto")))
-        _tell(
-            found, values, [path for path in notebooks if not _finished(folder / path.stem)], folder
-        )
-        if given.dry_run:
-            return 0
+    runs = [_planned(notebook, preset, words, folder, changed) for notebook in notebooks]
+    if changed:
+        found = survey(networks_of(run.parameters for run in runs), _device(runs))
+        _tell(found, [run for run in runs if run.state != "done"], folder)
+    elif given.dry_run:
+        print(*(run.notebook.stem for run in runs), sep="\n")
+    if given.dry_run:
+        return 0
+    if changed:
         for one in found:
             if one.address:
                 obtain(one.name)
-    elif given.dry_run:
-        print(*(path.stem for path in notebooks), sep="\n")
-        return 0
-    runs = [_planned(notebook, values, folder / notebook.stem) for notebook in notebooks]
-    pages, failed = {}, []
-    for outcome in run_all(runs, jobs=1 if values and given.jobs is None else given.jobs):
-        name = outcome.run.notebook.stem
-        if outcome.state == "done":
-            executed = outcome.run.folder / outcome.run.notebook.name
-            pages[name] = notebook_page(executed) or executed
-        else:
-            failed.append(f"{name}: {outcome.message}")
-    for name, path in pages.items():
-        result = json.loads((path.parent / "result.json").read_text())
-        print(f"\n{name}   {path}")
+    return _show(run_all(runs, jobs=1 if changed and given.jobs is None else given.jobs))
+
+
+def _show(outcomes: Sequence[Outcome]) -> int:
+    """Print the numbers and the pages; 1 where a notebook failed."""
+    done = [outcome.run for outcome in outcomes if outcome.state == "done"]
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    executed = [run.folder / run.notebook.name for run in done]
+    pages = [notebook_page(path) or path for path in executed]
+    for run, page in zip(done, pages, strict=True):
+        result = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
+        print(f"\n{run.notebook.stem}   {page}")
         print_numbers(numbers_in(result))
-    for line in failed:
-        print(f"\nfailed: {line}", file=sys.stderr)
-    print(f"\n{len(pages)} passed, {len(failed)} failed")
+    for outcome in failed:
+        print(f"\nfailed: {outcome.run.notebook.stem}: {outcome.message}", file=sys.stderr)
+    print(f"\n{len(done)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 
-def _pair(word: str) -> tuple[str, Any]:
+def _chosen(known: Sequence[Notebook], numbers: Sequence[str]) -> list[Notebook]:
+    """The notebooks of those numbers; all where none is given."""
+    there = {notebook.path.stem.partition("_")[0]: notebook for notebook in known}
+    if strange := [number for number in numbers if number not in there]:
+        raise ValueError(
+            f"--only: no notebook of number {', '.join(strange)}; there are {', '.join(there)}"
+        )
+    return [notebook for number, notebook in there.items() if not numbers or number in numbers]
+
+
+def _pair(word: str) -> tuple[str, str]:
     name, equals, text = word.partition("=")
     if not equals:
         raise ValueError(f"-p {word}: wanted NAME=VALUE")
-    return name, yaml.safe_load(text)
+    if name == "out":
+        raise ValueError("-p out: each notebook gets its own folder; FOLDER is given without -p")
+    return name, text
 
 
-def _planned(notebook: Path, values: Mapping[str, Any], folder: Path) -> Run:
+def _check_names(
+    values: Mapping[str, Any],
+    words: Mapping[str, str],
+    known: Sequence[Notebook],
+    chosen: Sequence[Notebook],
+) -> None:
+    """Refuse parameters that no notebook has, and words that none of those chosen has."""
+    there = {name for notebook in known for name in notebook.parameters}
+    if strange := sorted(values.keys() - there):
+        raise ValueError(
+            f"no notebook has the parameter {', '.join(strange)}; there are "
+            f"{', '.join(sorted(there - {'out'}))}"
+        )
+    # What a notebook of `checkpoints` makes of a checkpoint and a baseline counts.
+    used = {name for notebook in chosen for name in parts_of(values, notebook.parameters)}
+    used |= {"checkpoint", "baseline"} if "checkpoints" in used else set()
+    if unused := sorted(words.keys() - used):
+        numbers = ", ".join(notebook.path.stem.partition("_")[0] for notebook in chosen)
+        raise ValueError(f"-p {', '.join(unused)}: notebook {numbers} has no such parameter")
+
+
+def _planned(
+    notebook: Notebook,
+    preset: Mapping[str, Any],
+    words: Mapping[str, str],
+    folder: Path,
+    changed: bool,
+) -> Run:
     """A run with those of the values that the notebook has parameters for; what an earlier call
     has done stays done.
     """
-    if not values:
-        return plan(notebook, {}, folder)[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    preset = folder / "preset.yaml"
-    write_text(
-        preset,
-        yaml.safe_dump(parts_of(values, defaults(notebook)), allow_unicode=True, sort_keys=False),
-    )
-    return plan(notebook, {}, folder, presets=[preset], retry_failed=True)[0]
+    values = {
+        name: one_value(value, notebook.parameters[name]) if name in words else value
+        for name, value in parts_of({**preset, **words}, notebook.parameters).items()
+    }
+    place = folder / notebook.path.stem
+    run, *more = plan(notebook, {}, place, presets=[values], retry_failed=changed)
+    if more:
+        raise ValueError("a demo takes one value of each parameter; nbhelpers sweep takes several")
+    asked = {name: [run.parameters[name]] for name in run.asked}
+    check_named(asked, notebook.defaults, notebook.path)
+    return run
 
 
-def _finished(folder: Path) -> bool:
-    return any(folder.glob("*/result.json"))
+def _device(runs: Sequence[Run]) -> str:
+    return str(runs[0].parameters.get("device", "auto"))
 
 
-def _tell(
-    found: Sequence[Weights], values: Mapping[str, Any], todo: Sequence[Path], folder: Path
-) -> None:
-    """What is downloaded, how large, from where; and how long the notebooks may take on this
-    device.
-    """
+def _tell(found: Sequence[Any], todo: Sequence[Run], folder: Path) -> None:
+    """What is downloaded, how large, from where; and how long the notebooks take at least."""
     for one in found:
         size = f"{'' if one.exact else 'at least '}{one.size / 1e6:.0f} MB"
         where = f"to download, {size}, from {one.address}" if one.address else "here already"
         print(f"{one.name}: {where}")
-    device = pick_device(str(values.get("device", "auto")))
-    speeds = " and ".join(f"{1000 * one.seconds:.3g} ms" for one in found)
-    seconds = {one.name: one.seconds for one in found}
-    takes = 0.0
-    for notebook in todo:
-        own = defaults(notebook)
-        takes += estimate(notebook.stem, own | parts_of(values, own), seconds)
-    print(
-        f"{len(todo)} notebooks into {folder}: perhaps {_duration(takes)} on this {device.type}",
-        end="",
-    )
-    print(
-        f" ({speeds} per image and step, timed on two steps); the same command goes on where it "
-        "was stopped"
-    )
+    print(f"{len(todo)} notebooks into {folder}", end="")
+    if todo:
+        seconds = {one.name: one.seconds for one in found}
+        takes = sum(least_seconds(run.parameters, seconds) for run in todo)
+        speeds = " and ".join(f"{1000 * one.seconds:.3g} ms" for one in found)
+        print(
+            f": at least {_duration(takes)} on this {pick_device(_device(todo)).type} ({speeds} "
+            "per image and step, timed on two steps)",
+            end="",
+        )
+    print("; the same command goes on where it was stopped")
 
 
 def _duration(seconds: float) -> str:

@@ -2,18 +2,44 @@
 
 import ast
 import contextlib
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from nbhelpers.runs.parameters import SCALARS, Kind, Parameter, read_parameters
+from nbhelpers.names import near
+from nbhelpers.runs.parameters import SCALARS, Notebook, Parameter, read_notebook
 
 _BOOLS = {"true": True, "false": False}
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML where 2020-01-02 and 12:30 are texts and 1e-3 is a number."""
+
+
+_Plain.yaml_constructors = {
+    tag: construct
+    for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+    if tag != f"{_TAG}timestamp"
+}
+_Plain.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag.removeprefix(_TAG) in ("bool", "null")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Plain.add_constructor(f"{_TAG}int", lambda loader, node: int(loader.construct_scalar(node)))
+for _name, _pattern in (
+    ("int", r"[-+]?\d+"),
+    ("float", r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    ("merge", "<<"),
+):
+    _Plain.add_implicit_resolver(
+        f"{_TAG}{_name}", re.compile(f"^(?:{_pattern})$"), list("-+.0123456789<")
+    )
 
 
 class Values(list):
@@ -23,34 +49,55 @@ class Values(list):
 
 
 def axes(
-    notebook: Path, grid: Mapping[str, Any], presets: Sequence[str | Path]
+    notebook: str | Path | Notebook,
+    grid: Mapping[str, Any],
+    presets: Sequence[str | Path | Mapping[str, Any]],
 ) -> dict[str, list[Any]]:
     """The values of every parameter that is given, those of the grid last and in its order.
 
     Args:
         notebook: whose parameters they are.
         grid: parameter → value or values.
-        presets: YAML files of the same, which the grid overrides.
+        presets: the same, as YAML files or read already; the grid overrides them.
 
     Raises:
         ValueError: an unknown parameter or file, or a value of the wrong type.
     """
-    known = read_parameters(notebook)
+    notebook = read_notebook(notebook)
     found: dict[str, list[Any]] = {}
     for preset in presets:
-        for name, values in _read_preset(preset, notebook).items():
-            found[name] = _axis(name, values, known, str(preset))
+        given, where = preset, "the preset"
+        if not isinstance(given, Mapping):  # a path counts from here, or else from the notebook
+            places = [Path(given).expanduser(), notebook.path.parent / given]
+            place = next((place for place in places if place.is_file()), None)
+            if place is None:
+                raise ValueError(
+                    f"no parameter file {given}, neither here nor in {notebook.path.parent}"
+                )
+            given, where = read_values(place), str(preset)
+        for name, values in given.items():
+            found[name] = _axis(name, values, notebook.parameters, where)
     found = {name: values for name, values in found.items() if name not in grid}
-    return found | {name: _axis(name, values, known, "the grid") for name, values in grid.items()}
-
-
-def defaults(notebook: Path) -> dict[str, Any]:
-    """The notebook's own values, without `out`; an expression's text, for the record."""
-    return {
-        name: parameter.value
-        for name, parameter in read_parameters(notebook).items()
-        if name != "out"
+    return found | {
+        name: _axis(name, values, notebook.parameters, "the grid") for name, values in grid.items()
     }
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Parameters from a YAML file.
+
+    Raises:
+        ValueError: it cannot be read, or has other than lines of `parameter: value`.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Plain)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: wanted lines of `parameter: value`")
+    return {str(name): value for name, value in values.items()}
 
 
 def run_name(parameters: Mapping[str, Any]) -> str:
@@ -64,65 +111,68 @@ def run_name(parameters: Mapping[str, Any]) -> str:
     return name
 
 
-def from_words(words: Iterable[str], notebook: Path) -> dict[str, Any]:
+def from_words(words: Iterable[str], notebook: str | Path | Notebook) -> dict[str, Any]:
     """A grid from `NAME=VALUES` of the command line; a name given again adds its values.
 
     Raises:
         ValueError: no `=`, or a list or dictionary that is neither YAML nor Python.
     """
-    known, grid = read_parameters(notebook), dict[str, Any]()
+    known, grid = read_notebook(notebook).parameters, dict[str, Any]()
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"-p {word}: wanted NAME=VALUES")
         # `plan` tells the nearest name
-        kind = known[name].kind if name in known else Kind(("str",))
-        try:
-            values = split_values(
-                text, kind.names[0] if kind.scalar and len(kind.names) == 1 else ""
-            )
-            if kind.scalar and len(kind.names) > 1:  # int | str, say
-                values = [_loaded(part) for part in text.split(",")]
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ValueError(
-                f"-p {word}: {' '.join(str(error).split())[:100]}; wanted for instance [1, 2]"
-            ) from error
+        kinds = _scalars(known[name].kind if name in known else str)
+        if len(kinds) == 1:
+            values = split_values(text, kinds[0])
+        else:  # int | str, say; a list or a dictionary is a single value
+            parts = text.split(",") if kinds else [text]
+            values = [loaded(part, word) for part in parts]
         grid[name] = Values([*grid.get(name, ()), *values])
     return grid
 
 
-def split_values(text: str, kind: str) -> list[Any]:
-    """Values from the command line: `a,b`, for integers also `0:5` and `0:10:2`.
-
-    A list or a dictionary is a single value, written in YAML or Python.
-    """
-    if kind not in SCALARS:
-        return [_loaded(text)]
-    if kind == "int" and re.fullmatch(r"-?\d+:-?\d+(:-?\d+)?", text):
+def split_values(text: str, kind: type) -> list[Any]:
+    """Plain values from the command line: `a,b`, for integers also `0:5` and `0:10:2`."""
+    if kind is int and re.fullmatch(r"-?\d+:-?\d+(:-?\d+)?", text):
         return list(range(*map(int, text.split(":"))))
     return text.split(",")
 
 
-def _loaded(text: str) -> Any:
+def loaded(text: str, word: str) -> Any:
+    """A value written in Python or YAML, as it stands in a word after -p.
+
+    Raises:
+        ValueError: it is neither.
+    """
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError):
-        return _numbers(yaml.safe_load(text))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        pass
+    try:
+        return yaml.load(text, _Plain)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"-p {word}: {' '.join(str(error).split())[:100]}; wanted for instance [1, 2]"
+        ) from error
 
 
-def _numbers(value: Any) -> Any:
-    """YAML takes 1e-3 for text; inside lists and dictionaries nothing else would make it a
-    number.
+def one_value(text: str, parameter: Parameter) -> Any:
+    """The single value of a parameter that a text of the command line stands for.
+
+    Raises:
+        ValueError: it is of the wrong type.
     """
-    if isinstance(value, list):
-        return [_numbers(one) for one in value]
-    if isinstance(value, dict):
-        return {key: _numbers(one) for key, one in value.items()}
-    return (
-        float(value)
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
-        else value
-    )
+    one = len(_scalars(parameter.kind)) == 1
+    value = text if one else loaded(text, f"{parameter.name}={text}")
+    return _value(value, parameter, "-p")
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Which name was meant, and which there are."""
+    meant = "".join(f"did you mean {one}? " for one in near(name, known, most=1))
+    return f"{meant}The notebook has {', '.join(known)}"
 
 
 def _axis(name: str, values: Any, known: Mapping[str, Parameter], where: str) -> list[Any]:
@@ -131,59 +181,51 @@ def _axis(name: str, values: Any, known: Mapping[str, Parameter], where: str) ->
             "out: the sweep itself gives each run its folder; take it out of the parameters"
         )
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"unknown parameter {name!r} in {where}; {hint}The notebook has {', '.join(known)}"
-        )
-    values = values if isinstance(values, Values) else _plain(values)
-    parameter = known[name]
+        raise ValueError(f"unknown parameter {name!r} in {where}; {unknown(name, known)}")
+    parameter, several = known[name], isinstance(values, Values)
+    try:
+        values = values if several else _plain(values)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
     many = isinstance(values, list | tuple | set | frozenset)
-    if isinstance(values, Values) or (
-        many and (parameter.kind.scalar or _several(values, parameter))
-    ):
-        checked = [_value(name, value, parameter, where) for value in values]
-    else:
+    if not several and not (many and _holds_several(values, parameter)):
         try:
-            checked = [_value(name, values, parameter, where)]
+            return [_value(values, parameter, where)]
         except ValueError:  # what is no value of the parameter may be several
             if not many:
                 raise
-            try:
-                checked = [_value(name, value, parameter, where) for value in values]
-            except ValueError:
-                checked = []
-            if not checked:
+            with contextlib.suppress(ValueError):
+                return _checked([_value(value, parameter, where) for value in values])
+            if values:
                 raise
-    if not checked:
+    return _checked([_value(value, parameter, where) for value in values], name, where)
+
+
+def _checked(values: list[Any], name: str = "", where: str = "") -> list[Any]:
+    if not values:
         raise ValueError(f"{name}: no value in {where}")
-    return checked
+    return values
 
 
-def _several(values: Any, parameter: Parameter) -> bool:
-    """Whether a list holds several values of a list or dictionary parameter, rather than being
-    one.
+def _holds_several(values: Any, parameter: Parameter) -> bool:
+    """Whether a list of lists holds several values of a list parameter whose annotation does not
+    tell of what: its default does.
     """
-    containers = list | tuple | set | frozenset | dict
-    if (
-        not values
-        or not parameter.kind.names
-        or not all(isinstance(value, containers) for value in values)
-    ):
-        return False
-    if parameter.kind.names == ("dict",):
-        return True
-    if parameter.kind.inside:
-        return all(one.scalar for one in parameter.kind.inside)
-    default = parameter.value
-    return isinstance(default, containers) and not any(
-        isinstance(one, containers) for one in default
+    containers = list | tuple | set | frozenset
+    bare = parameter.kind in (list, tuple, set) and isinstance(parameter.value, containers)
+    return bool(
+        bare
+        and values
+        and all(isinstance(value, containers) for value in values)
+        and not any(isinstance(one, containers) for one in parameter.value)
     )
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's and torch's numbers and arrays, ranges, iterators and paths as Python's own
-    values.
+    """NumPy's and torch's numbers and arrays, ranges, iterators and paths as Python's own values.
+
+    Raises:
+        TypeError: a value that a notebook could not be given as text.
     """
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -194,77 +236,76 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         items = [_plain(one) for one in value]
         return {tuple: tuple, set: set, frozenset: frozenset}.get(type(value), list)(items)
+    if not isinstance(value, bool | int | float | complex | str | bytes | NoneType):
+        raise TypeError(
+            f"got {value!r}, wanted numbers, texts, lists or dictionaries; give a date as a text"
+        )
     return value
 
 
-def _value(name: str, value: Any, parameter: Parameter, where: str) -> Any:
+def _value(value: Any, parameter: Parameter, where: str) -> Any:
     try:
         return _converted(_plain(value), parameter.kind)
     except (ValueError, TypeError, KeyError):
-        wanted = parameter.annotation or " or ".join(parameter.kind.names)
+        wanted = parameter.annotation or getattr(parameter.kind, "__name__", "another")
         raise ValueError(
-            f"{name}: got {value!r} in {where}, wanted {wanted} (default {parameter.default})"
+            f"{parameter.name}: got {value!r} in {where}, wanted {wanted} (default "
+            f"{parameter.default})"
         ) from None
 
 
-def _converted(value: Any, kind: Kind) -> Any:
+def _converted(value: Any, kind: Any) -> Any:
     """A value as the parameter's kind wants it; raises one of ValueError, TypeError, KeyError
     where it cannot be.
     """
-    if kind.optional and (
-        value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
-    ):
-        return None
-    if not kind.names:
+    outer, inside = get_origin(kind) or kind, get_args(kind)
+    if kind is Any:
         return value
-    if kind.choices:
-        return {str(choice): choice for choice in kind.choices}[str(value)]
-    if kind.scalar:
-        return _scalar(value, kind.names)
-    (name,) = kind.names
-    takes: Any = {"dict": dict, "set": list | tuple | set | frozenset}.get(name, list | tuple)
+    if outer in (Union, UnionType):
+        return _one_of(value, inside)
+    if outer is Literal:
+        return {str(choice): choice for choice in inside}[str(value)]
+    if outer in SCALARS:
+        return _scalar(value, outer)
+    takes: Any = {dict: dict, set: list | tuple | set | frozenset}.get(outer, list | tuple)
     if not isinstance(value, takes):
         raise TypeError
     if isinstance(value, dict):
-        key, item = kind.inside if len(kind.inside) == 2 else (Kind(), Kind())
+        key, item = inside if len(inside) == 2 else (Any, Any)
         return {_converted(k, key): _converted(v, item) for k, v in value.items()}
-    inside = kind.inside if len(kind.inside) > 1 else (kind.inside or (Kind(),)) * len(value)
-    items = [_converted(one, item) for one, item in zip(value, inside, strict=True)]
-    return items if name == "list" else {"tuple": tuple, "set": set}[name](items)
+    if outer is not tuple or not inside or inside[-1] is ...:
+        inside = (inside[0] if inside else Any,) * len(value)
+    return outer(_converted(one, item) for one, item in zip(value, inside, strict=True))
 
 
-def _scalar(value: Any, names: Sequence[str]) -> Any:
-    if type(value).__name__ in names:
+def _one_of(value: Any, kinds: Sequence[Any]) -> Any:
+    if NoneType in kinds and (value is None or str(value).lower() in ("none", "null")):
+        return None
+    if type(value) in kinds:
         return value
-    if "float" in names and type(value) is int:
-        return float(value)
-    if isinstance(value, str):  # from the command line, or 1e-3, which YAML reads as text
-        for name, convert in (
-            ("int", int),
-            ("float", float),
-            ("bool", lambda text: _BOOLS[text.lower()]),
-        ):
-            if name in names:
-                with contextlib.suppress(ValueError, KeyError):
-                    return convert(value)
+    for kind in kinds:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if kind is not NoneType:
+                return _converted(value, kind)
     raise ValueError
 
 
-def _read_preset(preset: str | Path, notebook: Path) -> dict[str, Any]:
-    """A YAML file's parameters; its path counts from here, or else from the notebook."""
-    places = [Path(preset).expanduser(), notebook.parent / preset]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise ValueError(f"no parameter file {preset}, neither here nor in {notebook.parent}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: wanted lines of `parameter: value`")
-    return {
-        str(name): _numbers(value) if isinstance(value, list | dict) else value
-        for name, value in values.items()
-    }
+def _scalar(value: Any, kind: type) -> Any:
+    if type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if not isinstance(value, str):
+        raise ValueError
+    return _BOOLS[value.lower()] if kind is bool else kind(value)  # from the command line
+
+
+def _scalars(kind: Any) -> tuple[type, ...]:
+    """The plain types that a kind takes, besides None; () where it takes others too."""
+    outer, inside = get_origin(kind) or kind, get_args(kind)
+    if outer in (Union, UnionType):
+        parts = [_scalars(one) for one in inside if one is not NoneType]
+        return tuple(dict.fromkeys(sum(parts, ()))) if all(parts) else ()
+    if outer is Literal:
+        return tuple(dict.fromkeys(type(choice) for choice in inside if choice is not None))
+    return (kind,) if kind in SCALARS else ()

@@ -1,11 +1,14 @@
 """A notebook with values of its parameters, and the kernel that runs it."""
 
 import contextlib
+import contextvars
 import copy
 import math
 import os
 import re
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +20,42 @@ from nbformat.v4 import new_code_cell
 LONGEST_SOCKET = (
     90  # bytes of a socket's path; systems take 104 or 108, and the kernel's number follows
 )
+
+
+class Kernels:
+    """The kernels that a sweep has running here, to be ended all together."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._running: set[int] = set()
+        self._lock = threading.Lock()
+
+    def begin(self, process: int) -> None:
+        """A kernel has started; it ends at once where all were stopped meanwhile."""
+        with self._lock:
+            self._running.add(process)
+        if self.stopped:
+            self.stop()
+
+    def end(self, process: int) -> None:
+        """A kernel has ended by itself, or soon will have."""
+        with self._lock:
+            self._running.discard(process)
+
+    def stop(self) -> None:
+        """Kill those that run, with the processes that they started, and those that are to come."""
+        self.stopped = True
+        with self._lock:
+            for process in self._running:
+                with contextlib.suppress(OSError):
+                    if os.name == "posix":  # a kernel leads a group of its own
+                        os.killpg(process, signal.SIGKILL)
+                    else:
+                        os.kill(process, signal.SIGTERM)
+
+
+# Those of the sweep that a thread works for.
+KERNELS: contextvars.ContextVar[Kernels] = contextvars.ContextVar("KERNELS")
 
 
 def injected(notebook: NotebookNode, values: Mapping[str, Any]) -> NotebookNode:
@@ -69,6 +108,7 @@ def kernel_manager(
         log: takes what the kernel itself prints.
         record: gets the kernel's "peak_memory_mib" when it ends.
     """
+    kernels = KERNELS.get(Kernels())
     with _socket_folder() as sockets:
 
         class Kernel(AsyncKernelManager):
@@ -80,12 +120,14 @@ def kernel_manager(
                 await super().start_kernel(
                     env={**os.environ, **environment}, stdout=log, stderr=log, **options
                 )
+                kernels.begin(self.provisioner.pid)  # type: ignore[union-attr]
 
             async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
                 with contextlib.suppress(OSError, AttributeError):
                     status = Path(f"/proc/{self.provisioner.pid}/status").read_text()  # type: ignore[union-attr]
                     if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
                         record["peak_memory_mib"] = round(int(peak[1]) / 1024, 1)
+                kernels.end(getattr(self.provisioner, "pid", 0))
                 await super().shutdown_kernel(now, restart)
 
         yield Kernel

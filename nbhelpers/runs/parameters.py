@@ -1,60 +1,33 @@
-"""A notebook's parameters cell, read from its syntax: names, types, defaults and comments;
+"""A notebook, read once: its code, its kernel, and its parameters cell understood from its syntax;
 nothing is run.
 """
 
 import ast
-import builtins
-import difflib
+import functools
+import hashlib
 import io
-import math
+import json
 import operator
 import re
 import tokenize
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nbformat
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
+from nbformat import NotebookNode
 
-SCALARS = ("int", "float", "bool", "str")
-_CONTAINERS = {
-    "list": "list",
-    "List": "list",
-    "Sequence": "list",
-    "Iterable": "list",
-    "Collection": "list",
+from nbhelpers.names import near
+
+SCALARS = (int, float, bool, str)
+# A parameter's annotation by the last part of its name; others say nothing.
+_NAMES: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (*SCALARS, list, tuple, set, dict)},
+    **dict.fromkeys(("List", "Sequence", "Iterable", "Collection"), list),
+    **{"Tuple": tuple, "Set": set, "frozenset": set, "FrozenSet": set},
+    **dict.fromkeys(("Dict", "Mapping", "MutableMapping"), dict),
 }
-_CONTAINERS |= {
-    "tuple": "tuple",
-    "Tuple": "tuple",
-    "set": "set",
-    "Set": "set",
-    "frozenset": "set",
-    "FrozenSet": "set",
-}
-_CONTAINERS |= {"dict": "dict", "Dict": "dict", "Mapping": "dict", "MutableMapping": "dict"}
-_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {ast.Add: operator.add, ast.Sub: operator.sub}
-_OPERATORS |= {
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Pow: operator.pow,
-}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What values a parameter takes."""
-
-    names: tuple[str, ...] = ()  # of SCALARS, or one of list, tuple, set, dict; () for anything
-    optional: bool = False  # None too
-    choices: tuple[Any, ...] = ()  # of a Literal
-    inside: tuple["Kind", ...] = ()  # of a container's items, of a dictionary's keys and values
-
-    @property
-    def scalar(self) -> bool:
-        return bool(self.names) and all(name in SCALARS for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -64,7 +37,7 @@ class Parameter:
     name: str
     annotation: str  # as written; "" for none
     default: str  # as written
-    kind: Kind
+    kind: Any  # as of typing: int, list[float], str | None; Any where nothing tells
     help: str = ""
 
     @property
@@ -76,35 +49,81 @@ class Parameter:
             return self.default
 
 
-def read_parameters(notebook: Path) -> dict[str, Parameter]:
-    """The notebook's parameters by name, in order.
+@dataclass(frozen=True)
+class Notebook:
+    """What a sweep needs of a notebook."""
+
+    path: Path  # absolute
+    parameters: dict[str, Parameter]  # in order
+    kernel: str  # to run it in, installed here
+    code: str  # a digest of the code alone: new outputs make no new version
+    source: str = field(repr=False)  # JSON, without outputs
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its own values, without `out`; an expression's text, for the record."""
+        return {
+            name: parameter.value for name, parameter in self.parameters.items() if name != "out"
+        }
+
+
+def read_notebook(notebook: "str | Path | Notebook") -> Notebook:
+    """Read a notebook, unless it is read already.
 
     Raises:
-        ValueError: no such notebook, not a notebook, no tagged cell, or no parameter `out`.
+        ValueError: no such notebook, not a notebook, no tagged cell, no parameter `out`, or a
+            kernel of another language that is not installed.
     """
-    if not notebook.is_file():
-        near = difflib.get_close_matches(
-            notebook.name, [path.name for path in notebook.parent.glob("*.ipynb")]
-        )
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no notebook {notebook}{hint}")
+    if isinstance(notebook, Notebook):
+        return notebook
+    path = Path(notebook).resolve()
+    if not path.is_file():
+        names = [other.name for other in path.parent.glob("*.ipynb")]
+        meant = "".join(f"; did you mean {name}?" for name in near(path.name, names, most=1))
+        raise ValueError(f"no notebook {path}{meant}")
     try:
-        cells = nbformat.read(notebook, 4).cells
-        tagged = [
-            c.source
-            for c in cells
-            if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])
-        ]
-        parameters = parse(tagged[0]) if tagged else {}
+        node = nbformat.read(path, 4)
+        code = [cell for cell in node.cells if cell.cell_type == "code"]
+        tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+        parameters = parse(tagged[0].source) if tagged else {}
+        spec = {**node.metadata.get("kernelspec", {})}
+        language = spec.get("language") or node.metadata.get("language_info", {}).get("name")
+        for cell in code:
+            cell.outputs, cell.execution_count = [], None
+        node.metadata.pop("widgets", None)
+        digest = hashlib.sha256("\n\n".join(cell.source for cell in code).encode())
     except Exception as error:  # whatever JSON, nbformat or the parser find wrong with it
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{notebook} cannot be read as a notebook: {reason}") from error
+        raise ValueError(f"{path} cannot be read as a notebook: {reason}") from error
     if "out" not in parameters:
         raise ValueError(
-            f'{notebook.name} has no parameter `out`: tag a cell "parameters", with `out: str = '
-            '""` in it'
+            f'{path.name} has no parameter `out`: tag a cell "parameters", with `out: str = ""` '
+            "in it"
         )
-    return parameters
+    kernel = _kernel(path.name, str(spec.get("name") or ""), str(language or "python"))
+    return Notebook(path, parameters, kernel, digest.hexdigest()[:16], json.dumps(node))
+
+
+def _kernel(notebook: str, name: str, language: str) -> str:
+    """The kernel that a notebook names, or this environment's where it names none that is here."""
+    installed = KernelSpecManager().find_kernel_specs()
+    if name in installed:
+        return name
+    if "python" in language.lower():
+        return NATIVE_KERNEL_NAME
+    raise ValueError(
+        f"{notebook} wants the kernel {name!r} ({language}), which is not installed; there are "
+        f"{', '.join(sorted(installed))}"
+    )
+
+
+def with_kernel(notebook: NotebookNode, kernel: str) -> NotebookNode:
+    """The notebook, made one of that kernel; a kernel of the same name stays as described."""
+    spec = notebook.metadata.get("kernelspec", {})
+    if spec.get("name") != kernel:
+        about = {"name": kernel, "display_name": kernel, "language": "python"}
+        notebook.metadata["kernelspec"] = nbformat.from_dict(about)
+    return notebook
 
 
 def parse(source: str) -> dict[str, Parameter]:
@@ -123,7 +142,6 @@ def parse(source: str) -> dict[str, Parameter]:
         if token.type == tokenize.COMMENT
     }
     found: dict[str, Parameter] = {}
-    targets: list[ast.expr]
     for statement in ast.parse(plain).body:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
             targets, annotation = [statement.target], statement.annotation
@@ -131,116 +149,61 @@ def parse(source: str) -> dict[str, Parameter]:
             targets, annotation = statement.targets, None
         else:
             continue
+        value, comment = statement.value, comments.get(statement.end_lineno or 0, "")
+        written = ast.get_source_segment(plain, value) or "\n"
+        default = written if "\n" not in written else ast.unparse(value)
+        text = ast.unparse(annotation).strip("'") if annotation else ""
         for target in targets:
             if isinstance(target, ast.Name):
-                value: Any = statement.value
-                written = ast.get_source_segment(plain, value) or ""
-                default = written if written and "\n" not in written else ast.unparse(value)
-                text = ast.unparse(annotation).strip("'") if annotation else ""
                 kind = _kind(annotation, value)
-                found[target.id] = Parameter(
-                    target.id, text, default, kind, comments.get(statement.end_lineno or 0, "")
-                )
+                found[target.id] = Parameter(target.id, text, default, kind, comment)
     return found
 
 
-def _kind(annotation: ast.expr | None, default: ast.expr) -> Kind:
-    """A parameter's kind by its annotation; where that is none or of unknown names, by its
-    default.
-    """
-    given = _annotated(annotation) if annotation is not None else Kind()
-    if given.names:
-        # A default of None makes None a value, whatever the annotation says.
-        nothing = isinstance(default, ast.Constant) and default.value is None
-        return Kind(given.names, given.optional or nothing, given.choices, given.inside)
-    value = _folded(default)
-    name = type(value).__name__
-    known = value is not None and name in (*SCALARS, "list", "tuple", "set", "dict")
-    return Kind((name,) if known else (), given.optional or value is None)
-
-
-def _annotated(node: ast.expr) -> Kind:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):  # an annotation in quotes
-        try:
-            return _annotated(ast.parse(node.value, mode="eval").body)
-        except SyntaxError:
-            return Kind()
-    if isinstance(node, ast.Constant) and node.value is None:
-        return Kind(optional=True)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _either([_annotated(node.left), _annotated(node.right)])
-    name = _last_name(node)
-    if not isinstance(node, ast.Subscript):
-        return Kind((_CONTAINERS.get(name, name),)) if name in (*SCALARS, *_CONTAINERS) else Kind()
-    parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if name in ("Optional", "Union"):
-        return _either(
-            [_annotated(part) for part in parts] + [Kind(optional=True)] * (name == "Optional")
-        )
-    if name in ("Annotated", "Final", "ClassVar"):
-        return _annotated(parts[0])
-    if name == "Literal":
-        values = tuple(_folded(part) for part in parts)
-        kinds = tuple(dict.fromkeys(type(value).__name__ for value in values if value is not None))
-        return Kind(kinds, None in values, tuple(value for value in values if value is not None))
-    if name in _CONTAINERS:
-        inside = [
-            _annotated(part)
-            for part in parts
-            if not (isinstance(part, ast.Constant) and part.value is ...)
-        ]
-        return Kind((_CONTAINERS[name],), inside=tuple(inside))
-    return Kind()
-
-
-def _either(kinds: list[Kind]) -> Kind:
-    optional = any(kind.optional for kind in kinds)
-    real = [kind for kind in kinds if kind != Kind(optional=True)]
-    if len(real) == 1:
-        return Kind(real[0].names, optional, real[0].choices, real[0].inside)
-    if all(kind.scalar for kind in real):
-        return Kind(tuple(dict.fromkeys(name for kind in real for name in kind.names)), optional)
-    return Kind(optional=optional)  # a list or a number, say: anything
-
-
-def _last_name(node: ast.expr) -> str:
-    node = node.value if isinstance(node, ast.Subscript) else node
-    return (
-        node.attr
-        if isinstance(node, ast.Attribute)
-        else node.id
-        if isinstance(node, ast.Name)
-        else ""
-    )
-
-
-def _folded(node: ast.expr) -> Any:
-    """The value of a literal, or of arithmetic on numbers; Ellipsis for all else."""
+def _kind(annotation: ast.expr | None, default: ast.expr) -> Any:
+    """A parameter's kind by its annotation; where that says nothing, by its default."""
     try:
-        return ast.literal_eval(node)
+        value = ast.literal_eval(default)
     except (ValueError, TypeError, SyntaxError):
-        pass
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _folded(node.operand)
-        return -value if isinstance(value, int | float) else ...
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        left, right = _folded(node.left), _folded(node.right)
-        numbers = all(
-            isinstance(side, int | float) and math.isfinite(side) and abs(side) < 1e9
-            for side in (left, right)
-        )
-        if numbers and not (isinstance(node.op, ast.Pow) and abs(right) > 64):
+        value = ...
+    kind = Any if annotation is None else _annotated(annotation)
+    if kind is Any and type(value) in _NAMES.values():
+        kind = type(value)
+    return kind | None if value is None else kind
+
+
+def _annotated(node: ast.expr) -> Any:
+    """An annotation as an object of typing; Any for names that are not known."""
+    match node:
+        case ast.Constant(value=None):
+            return type(None)
+        case ast.Constant(value=str(text)):  # an annotation in quotes
             try:
-                return _OPERATORS[type(node.op)](left, right)
-            except (ArithmeticError, ValueError):
-                return ...
-    if isinstance(node, ast.Call) and _last_name(node.func) in (
-        *SCALARS,
-        "list",
-        "tuple",
-        "set",
-        "dict",
-    ):
-        # an empty one: only its type is asked for
-        return getattr(builtins, _last_name(node.func))()
-    return ...
+                return _annotated(ast.parse(text, mode="eval").body)
+            except SyntaxError:
+                return Any
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _annotated(left) | _annotated(right)
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return _NAMES.get(name, Any)
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inside):
+            return _generic(name, inside.elts if isinstance(inside, ast.Tuple) else [inside])
+    return Any
+
+
+def _generic(name: str, parts: list[ast.expr]) -> Any:
+    if name == "Literal":
+        try:
+            return Literal[tuple(ast.literal_eval(part) for part in parts)]
+        except ValueError:
+            return Any
+    kinds = tuple(
+        ... if isinstance(part, ast.Constant) and part.value is ... else _annotated(part)
+        for part in parts
+    )
+    if name in ("Annotated", "Final", "ClassVar"):
+        return kinds[0]
+    if name in ("Optional", "Union"):
+        return functools.reduce(operator.or_, (*kinds, None) if name == "Optional" else kinds)
+    kind = _NAMES.get(name, Any)
+    return kind[kinds] if kind in (list, tuple, set, dict) else kind

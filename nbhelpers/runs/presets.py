@@ -1,15 +1,14 @@
 """Presets: parameters for all notebooks together, what has to be downloaded for them, and how
-long they may take.
+long they take at least.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from nbhelpers import files
 from nbhelpers.checkpoints.downloads import (
@@ -20,17 +19,15 @@ from nbhelpers.checkpoints.downloads import (
     remote_size,
 )
 from nbhelpers.checkpoints.entries import dataset_facts, entry, manifest
-from nbhelpers.data.images import SETS, count_images
-from nbhelpers.networks.loading import build_network
+from nbhelpers.networks.loading import build_network, load_model
 from nbhelpers.networks.model import Model
 from nbhelpers.objectives import match
 from nbhelpers.optimize import Solver, minimize
 from nbhelpers.representation import noise
-from nbhelpers.runs.named import DOWNLOADED
+from nbhelpers.runs.grid import read_values
 from nbhelpers.types import pick_device, two_sides
 
 FOLDER = files.NOTEBOOKS / "presets"
-UNKNOWN = 10_000  # images of a data set that is not counted before it is there
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -39,22 +36,12 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises:
         ValueError: no such preset, or not lines of `parameter: value`.
     """
-    place = next(
-        (path for path in (FOLDER / f"{name}.yaml", Path(name).expanduser()) if path.is_file()),
-        None,
-    )
-    if place is None:
-        known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-        raise ValueError(f"no preset {name!r}, and no such file; there are {known}")
-    try:
-        values = yaml.safe_load(place.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{place} cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{place}: wanted lines of `parameter: value`")
-    return {str(key): value for key, value in values.items()}
+    places = (FOLDER / f"{name}.yaml", Path(name).expanduser())
+    for place in places:
+        if place.is_file():
+            return read_values(place)
+    known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    raise ValueError(f"no preset {name!r}, and no such file; there are {known}")
 
 
 def parts_of(preset: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,6 +67,14 @@ class Weights:
     exact: bool  # the server told the size; else it is that of the weights alone
     address: str  # where it comes from; "" where it is here
     seconds: float  # of one image and step: there and back through the network, and the step
+
+
+def networks_of(parameters: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The networks that runs name, those of `checkpoint` first, as `survey` takes them."""
+    runs = list(parameters)
+    names = [run[key] for key in ("checkpoint", "baseline") for run in runs if run.get(key)]
+    several = [name for run in runs for name in run.get("checkpoints") or []]
+    return {"checkpoints": list(dict.fromkeys([*names, *several]))}
 
 
 def survey(preset: Mapping[str, Any], device: str = "auto") -> list[Weights]:
@@ -160,11 +155,8 @@ def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
     elif name.startswith("torchvision:"):
         size = dataset_facts("imagenet")["image_size"]
         model = Model(build_network(name, None, {}), image_size=size)
-    else:
-        # a file of the user's own: what it is only loading tells
-        from nbhelpers.networks.loading import load_model
-
-        model = load_model(name, device="cpu")
+    else:  # a file of the user's own: what it is only loading tells; timm's are not downloaded yet
+        model = load_model(name, device="cpu", pretrained=not name.startswith("timm:"))
         size = model.image_size or 32
     weight = sum(4 * tensor.numel() for tensor in model.parameters())
     model = model.to(place)
@@ -184,77 +176,14 @@ def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
     return (time.perf_counter() - began) / (2 + 1 / 3) / few, weight
 
 
-def estimate(notebook: str, values: Mapping[str, Any], seconds: Mapping[str, float]) -> float:
-    """Seconds that a notebook may take, the start of its kernel included.
+def least_seconds(values: Mapping[str, Any], seconds: Mapping[str, float]) -> float:
+    """Seconds that a notebook takes at least: its images, each with all steps, once through each
+    network.
 
     Args:
-        notebook: its name, such as 2_inversion.
         values: all its parameters.
         seconds: of one image and step, by network, as `survey` finds them.
     """
-    dataset = str(values.get("dataset", ""))
-    counted = dataset in SETS and dataset not in DOWNLOADED
-    total = count_images(dataset) if counted else UNKNOWN
-    about = {"n_images": 8, "steps": 100, **values, "total": total}
     names = values.get("checkpoints") or [values.get("checkpoint"), values.get("baseline")]
-    work = WORK.get(notebook.partition("_")[0], lambda v: 2 * v["n_images"] * v["steps"])(about)
-    return 15 + 1.1 * work * sum(seconds.get(str(name), 0.0) for name in names)
-
-
-def _series(v: Mapping[str, Any]) -> float:
-    n, steps = min(v["n_images"], v["total"]), min(v["steps"], 100)
-    return (
-        n * v["attack_steps"] * 2 * len(v["radii"]) + 6 * v["steps"] + 6 * v["attack_steps"] + steps
-    )
-
-
-def _brittleness(v: Mapping[str, Any]) -> float:
-    n, steps = v["n_images"], v["steps"]
-    return 2 * (n * steps + 11 * -(-n // 3) * min(steps, 20)) + min(steps, 100)
-
-
-def _inversion(v: Mapping[str, Any]) -> float:
-    n, steps = v["n_images"], v["steps"]
-    return 2 * (
-        (n + min(v["n_shown"], 6) + 3) * steps + 2 * v["n_starts"] * (steps // 2)
-    ) + 9 * min(steps, 100)
-
-
-def _visualization(v: Mapping[str, Any]) -> float:
-    drawn = 0.75 * v["n_components"] * (2 + v["n_images"]) * v["steps"] + 48 * (v["steps"] // 2)
-    # a pass without gradient is a third of a step
-    return drawn + 5 * min(v["steps"], 60) + 1.2 * v["total"]
-
-
-def _manipulation(v: Mapping[str, Any]) -> float:
-    raised = (v["n_components"] * v["n_images"] + min(32, v["total"])) * v["steps"]
-    return raised + 5 * min(v["steps"], 60) + 0.7 * min(v["total"], 2000)
-
-
-def _interpolation(v: Mapping[str, Any]) -> float:
-    return 2 * v["n_images"] * v["n_points"] * v["steps"] + 7 * min(v["steps"], 60)
-
-
-def _misclassification(v: Mapping[str, Any]) -> float:
-    mistakes = min(32, max(1, v["total"] // 3))
-    return (
-        mistakes * (v["n_components"] + 1) * v["steps"]
-        + 4 * min(v["steps"], 60)
-        + 0.7 * min(v["total"], 2000)
-    )
-
-
-def _painting(v: Mapping[str, Any]) -> float:
-    return (4 * v["n_images"] + 60) * v["steps"] + 0.3 * min(v["total"], 1000)
-
-
-def _distances(v: Mapping[str, Any]) -> float:
-    return v["n_images"] * (v["steps"] + 5 * v["n_strengths"]) + 0.7 * min(v["total"], 500)
-
-
-# Images times steps that a notebook takes through each network, by the number it begins with.
-WORK: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    **{"0": _series, "1": _brittleness, "2": _inversion, "3": _visualization},
-    **{"4": _manipulation, "5": _interpolation, "6": _misclassification},
-    **{"7": _painting, "8": _distances},
-}
+    work = float(values.get("n_images", 1)) * float(values.get("steps", 1))
+    return work * sum(seconds.get(str(name), 0.0) for name in names)

@@ -2,9 +2,7 @@
 
 import base64
 import csv
-import html
 import io
-import itertools
 import json
 import statistics
 import sys
@@ -14,16 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import PIL.Image
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from markupsafe import Markup, escape
 
-from nbhelpers.figures.plots import PALETTE
-from nbhelpers.figures.style import house_style
-from nbhelpers.files import write_text
+from nbhelpers.files import check_file, write_text
+from nbhelpers.names import near
 from nbhelpers.runs.pages import notebook_page
-
-INK = "#010203"  # stands for the page's own text colour until the figure is in the page
+from nbhelpers.runs.report_curves import Line, Panel, draw_panels, is_finite
 
 PAGE = Path(__file__).with_name("report.html")
 # What the notebooks call the networks that their parameters name.
@@ -49,6 +45,7 @@ class Record:
     page: str = ""  # the same to read in a browser, or the notebook where it cannot be made
     pictures: tuple[str, ...] = ()
     error: str = ""
+    done: bool = False  # it has a result; neither done nor an error: a sweep runs it once more
 
 
 def report(folder: str | Path, *, over: str = "seed") -> Path:
@@ -56,25 +53,34 @@ def report(folder: str | Path, *, over: str = "seed") -> Path:
 
     Args:
         folder: of the sweep.
-        over: the parameter to average over.
+        over: the parameter to average over; runs without a seed are averaged all the same.
 
     Returns:
         The page's path.
 
     Raises:
-        ValueError: there is no run in the folder, or it cannot be written.
+        ValueError: there is no run in the folder, none has the parameter, or it cannot be written.
     """
     folder = Path(folder)
     records = read_runs(folder)
     if not records:
         raise ValueError(f"no run in {folder}; wanted the folder given to a sweep with -o")
+    known = _keys(record.parameters for record in records)
+    if over not in known and over != "seed":
+        meant = "".join(f"did you mean {name}? " for name in near(over, known, most=1))
+        raise ValueError(f"over: no run has {over!r}; {meant}The runs have {', '.join(known)}")
+    check_file(folder / "results.csv")
+    check_file(folder / "report.html")
+    over = over if over in known else ""
     varied = [
         key for key in _keys(r.parameters for r in records) if len(_groups(records, [key])) > 1
     ]
     try:
         records = [replace(record, page=_readable(folder, record)) for record in records]
         write_text(folder / "results.csv", _table(records))
-        write_text(folder / "report.html", _page(folder, records, varied, over))
+        write_text(
+            folder / "report.html", _page(folder, records, varied, over if over in known else "")
+        )
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
     return folder / "report.html"
@@ -119,6 +125,7 @@ def _read(place: Path) -> Record:
         "",
         tuple(f"{place.name}/{picture.name}" for picture in sorted(place.glob("*.png"))),
         run.get("error", ""),
+        path.exists() and not run.get("error"),
     )
 
 
@@ -157,6 +164,9 @@ def _table(records: Sequence[Record]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rest = ["duration_s", "peak_memory_mib", "device", "error", "notebook"]
+    records = [
+        r if r.done or r.error else replace(r, error="open: no result.json") for r in records
+    ]
     rows.writerow(["run", *parameters, *map(_label, numbers), *rest])
     for record in records:
         values = [record.parameters.get(key) for key in parameters] + [
@@ -167,192 +177,122 @@ def _table(records: Sequence[Record]) -> str:
 
 
 def _page(folder: Path, records: Sequence[Record], varied: Sequence[str], over: str) -> str:
-    done, failed = [r for r in records if not r.error], [r for r in records if r.error]
+    done, failed = [r for r in records if r.done], [r for r in records if r.error]
     axes = [key for key in varied if key != over]
-    parts = [f"<h1>{_text(folder.resolve().name)}</h1>", _facts(records, done, failed, varied)]
-    if failed:
-        parts.append("<h2>Failed</h2><ul class=failed>" + "".join(map(_failure, failed)) + "</ul>")
-    if done:
-        parts += ["<h2>Numbers</h2>", _summary(done, axes, over)]
-        parts += [f"<h2>Over {_text(axis)}</h2>{_curves(done, axis, axes)}" for axis in axes]
-        parts += [
-            "<h2>Pictures</h2>",
-            _contact_sheet(folder, done, varied),
-            "<h2>All runs</h2>",
-            _runs(done, varied),
-        ]
-    title = f"{folder.resolve().name}: {len(done)} runs"
-    page = PAGE.read_text(encoding="utf-8").replace("TITLE", _text(title), 1)
-    return page.replace("BODY", "\n".join(parts), 1)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(PAGE.read_text(encoding="utf-8")).render(
+        name=folder.resolve().name,
+        done=done,
+        failed=failed,
+        facts=_facts(records, varied),
+        summary=_summary(done, axes, over),
+        over=over,
+        curves={axis: Markup(draw_panels(_panels(done, axis, axes), axis)) for axis in axes},
+        pictures=_contact_sheets(folder, done, varied),
+        runs=_runs(done, varied),
+        link=_link,
+    )
 
 
-def _facts(
-    records: Sequence[Record],
-    done: Sequence[Record],
-    failed: Sequence[Record],
-    varied: Sequence[str],
-) -> str:
+def _facts(records: Sequence[Record], varied: Sequence[str]) -> dict[str, str | Markup]:
     fixed = {
         key: value
         for record in records
         for key, value in record.parameters.items()
         if key not in varied
     }
-    devices, versions = (
-        _join(r.device for r in done),
-        _join(f"{k} {v}" for r in done for k, v in r.versions.items()),
-    )
-    seconds = [r.duration_s for r in done if r.duration_s is not None]
-    memory = [r.peak_memory_mib for r in done if r.peak_memory_mib is not None]
-    facts = {
-        "notebook": _text(_join(Path(r.notebook).name for r in records)),
-        "runs": f"{len(done)} done, {len(failed)} failed",
-        "swept": _text(
-            "; ".join(f"{key}: {_join(_shown(r, key) for r in records)}" for key in varied) or "–"
-        ),
-        "fixed": _text(", ".join(f"{key}={value}" for key, value in fixed.items()) or "–"),
+    done, failed = sum(r.done for r in records), sum(bool(r.error) for r in records)
+    left = len(records) - done - failed
+    seconds = [r.duration_s for r in records if r.done and r.duration_s is not None]
+    memory = [r.peak_memory_mib for r in records if r.done and r.peak_memory_mib is not None]
+    devices = [r.device for r in records if r.done]
+    versions = [f"{name} {is_}" for r in records if r.done for name, is_ in r.versions.items()]
+    swept = (f"{key}: {_join(_shown(r, key) for r in records)}" for key in varied)
+    return {
+        "notebook": _join(Path(r.notebook).name for r in records),
+        "runs": f"{done} done, {failed} failed" + (f", {left} open" if left else ""),
+        "swept": "; ".join(swept) or "–",
+        "fixed": ", ".join(f"{key}={value}" for key, value in fixed.items()) or "–",
         "one run": f"{statistics.median(seconds):.3g} s (median)" if seconds else "",
         "peak memory": f"{max(memory):.0f} MiB" if memory else "",
-        "device, versions": _text(", ".join(filter(None, (devices, versions)))),
-        "table": "<a href=results.csv>results.csv</a>",
+        "device, versions": _join([*devices, *versions]),
+        "table": _link("results.csv", "results.csv"),
     }
-    return (
-        "<dl>" + "".join(f"<dt>{key}<dd>{value}" for key, value in facts.items() if value) + "</dl>"
-    )
 
 
-def _summary(done: Sequence[Record], axes: Sequence[str], over: str) -> str:
+def _summary(done: Sequence[Record], axes: Sequence[str], over: str) -> list[list[str | Markup]]:
     """Mean and spread of every number, for every combination of the other parameters."""
     numbers, groups = _keys(r.numbers for r in done), _groups(done, axes)
-    table = [
-        [
-            ", ".join(axes),
-            *(_text(_label(key)) for key in numbers),
-            "n",
-            f"notebooks, by {_text(over)}",
-        ]
+    links_by = f"notebooks, by {over}" if over else "notebooks"
+    table: list[list[str | Markup]] = [
+        [", ".join(axes), *(_label(key) for key in numbers), "n", links_by]
     ]
     for values, group in groups.items():
-        links = " ".join(_link(r.page, r.parameters.get(over, r.name)) for r in group)
+        links = Markup(" ").join(_link(r.page, r.parameters.get(over, r.name)) for r in group)
         means = (_mean([r.numbers[key] for r in group if key in r.numbers]) for key in numbers)
-        table.append([_text(", ".join(map(str, values)) or "all"), *means, str(len(group)), links])
+        table.append([", ".join(values) or "all", *means, str(len(group)), links])
     if len(groups) < len(numbers):  # the longer side goes down the page
         table = [list(column) for column in zip(*table, strict=True)]
-    return (
-        _html_table(table)
-        + f"<p class=note>Mean ± standard deviation over {_text(over)}, of n runs.</p>"
-    )
+    return table
 
 
-def _mean(values: Sequence[float]) -> str:
-    finite = [value for value in values if _is_finite(value)]
+def _mean(values: Sequence[float]) -> str | Markup:
+    finite = [value for value in values if is_finite(value)]
     if not finite:
         return _join(map(_short, values))
     spread = f" ± {statistics.stdev(finite):.2g}" if len(finite) > 1 else ""
-    spread += (
-        f" ({len(values) - len(finite)} of {len(values)} not finite)"
-        if len(finite) < len(values)
-        else ""
-    )
-    return (
-        f"{_short(statistics.fmean(finite))}<small>{spread}</small>"
-        if spread
-        else _short(finite[0])
-    )
+    if len(finite) < len(values):
+        spread += f" ({len(values) - len(finite)} of {len(values)} not finite)"
+    mean = _short(statistics.fmean(finite))
+    return Markup("{}<small>{}</small>").format(mean, spread) if spread else mean
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether a value has a place on an axis."""
-    # false for NaN too
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _runs(done: Sequence[Record], varied: Sequence[str]) -> str:
+def _runs(done: Sequence[Record], varied: Sequence[str]) -> list[list[str | Markup]]:
     numbers = _keys(r.numbers for r in done)
-    table = [[", ".join(varied), *(_text(_label(key)) for key in numbers), "seconds", "MiB"]]
+    table: list[list[str | Markup]] = [
+        [", ".join(varied), *(_label(key) for key in numbers), "seconds", "MiB"]
+    ]
     for record in done:
         values = [_short(record.numbers[key]) if key in record.numbers else "" for key in numbers]
         values += [
             "" if value is None else f"{value:.0f}"
             for value in (record.duration_s, record.peak_memory_mib)
         ]
-        table.append([_text(_join(_shown(record, key) for key in varied) or record.name)])
-        table[-1] += [_link(record.page, value) for value in values]
-    return _html_table(table)
+        name = _join(_shown(record, key) for key in varied) or record.name
+        table.append([name, *(_link(record.page, value) for value in values)])
+    return table
 
 
-def _curves(done: Sequence[Record], axis: str, axes: Sequence[str]) -> str:
+def _panels(done: Sequence[Record], axis: str, axes: Sequence[str]) -> list[Panel]:
     """One panel per measure; a line per network and per combination of the other parameters."""
-    measures = list(dict.fromkeys(key[0] for key in _keys(r.numbers for r in done)))
-    if not measures:
-        return ""
     others = [key for key in axes if key != axis]
     ticks = [group[0].parameters.get(axis, MISSING) for group in _groups(done, [axis]).values()]
-    numeric = all(map(_is_finite, ticks))
-    columns = min(3, len(measures))
-    rows = -(-len(measures) // columns)
-    with house_style({"svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).flat
-        for panel, measure in itertools.zip_longest(panels, measures):
-            if measure is None:
-                panel.axis("off")
-                continue
-            lines = [
-                (network, values, group)
-                for network in dict.fromkeys(
-                    key[1] for r in done for key in r.numbers if key[0] == measure
-                )
-                for values, group in _groups(done, others).items()
-            ]
-            for color, (network, values, group) in zip(
-                itertools.cycle(PALETTE), lines, strict=False
-            ):
-                points = []
-                for runs in _groups(group, [axis]).values():
-                    seen = [r.numbers.get((measure, network)) for r in runs]
-                    finite = [value for value in seen if value is not None and _is_finite(value)]
-                    if finite:
-                        spread = statistics.stdev(finite) if len(finite) > 1 else 0.0
-                        tick = runs[0].parameters.get(axis, MISSING)
-                        place = (
-                            tick
-                            if numeric
-                            else [_frozen(one) for one in ticks].index(_frozen(tick))
-                        )
-                        points.append((place, statistics.fmean(finite), spread))
-                if points:
-                    x, y, spread = zip(*sorted(points), strict=True)
-                    label = _verbatim(", ".join(filter(None, (network, *values))))
-                    panel.errorbar(
-                        x, y, spread, color=color, marker="o", markersize=4, capsize=3, label=label
-                    )
-            panel.set_title(_verbatim(measure), color=INK, fontsize=9.5)
-            panel.set_xlabel(_verbatim(axis), color=INK)
-            if not numeric:
-                panel.set_xticks(
-                    range(len(ticks)),
-                    [_verbatim(str(tick)) for tick in ticks],
-                    rotation=20,
-                    ha="right",
-                )
-                panel.margins(x=0.15)
-            elif all(isinstance(tick, int) for tick in ticks):
-                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-            panel.tick_params(colors=INK)
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.spines[["left", "bottom"]].set_color(INK)
-            panel.patch.set_visible(False)
-            if len(lines) > 1:
-                panel.legend(fontsize=8, labelcolor=INK, frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
-    return f"<figure class=plot>{svg[svg.index('<svg') :].replace(INK, 'currentColor')}</figure>"
+    numeric = all(map(is_finite, ticks))
+    places = {_frozen(tick): tick if numeric else k for k, tick in enumerate(ticks)}
+    panels = []
+    for measure in dict.fromkeys(key[0] for key in _keys(r.numbers for r in done)):
+        networks = dict.fromkeys(key[1] for r in done for key in r.numbers if key[0] == measure)
+        lines = []
+        for network in networks:
+            for values, group in _groups(done, others).items():
+                seen: dict[float, list[float]] = {}
+                for record in group:
+                    value = record.numbers.get((measure, network))
+                    if value is not None and is_finite(value):
+                        place = places[_frozen(record.parameters.get(axis, MISSING))]
+                        seen.setdefault(place, []).append(value)
+                lines.append(Line(", ".join(filter(None, (network, *values))), seen))
+        panels.append(Panel(measure, lines, ticks, numeric))
+    return panels
 
 
-def _contact_sheet(folder: Path, done: Sequence[Record], varied: Sequence[str]) -> str:
-    sheets: dict[str, list[str]] = {}  # name of a picture → one of each run
+def _contact_sheets(
+    folder: Path, done: Sequence[Record], varied: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The runs' pictures, made small, by name."""
+    sheets: dict[str, list[dict[str, Any]]] = {}
     for record in done:
         caption = ", ".join(f"{key}={_shown(record, key)}" for key in varied) or record.name
         for picture in record.pictures:
@@ -366,26 +306,10 @@ def _contact_sheet(folder: Path, done: Sequence[Record], varied: Sequence[str]) 
             encoded = io.BytesIO()
             small.save(encoded, "WEBP", quality=80)
             source = "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode()
-            name = Path(picture).stem
-            tag = (
-                f'<img src="{source}" width={small.width} height={small.height} '
-                f'alt="{_text(f"{name}, {caption}")}">'
-            )
-            sheets.setdefault(name, []).append(
-                f'<figure><a href="{_quote(picture)}">{tag}</a>'
-                f"<figcaption>{_link(record.page, caption)}</figcaption></figure>"
-            )
-    if not sheets:
-        return "<p class=note>The runs saved no picture.</p>"
-    return "".join(
-        f"<h3>{_text(name)}</h3><div class=sheet>{''.join(each)}</div>"
-        for name, each in sheets.items()
-    )
-
-
-def _failure(record: Record) -> str:
-    error_file = f'<a href="{_quote(record.name)}/error.txt">error.txt</a>'
-    return f"<li>{_link(record.page, record.name)}: {_text(record.error)} ({error_file})"
+            about = {"place": picture, "source": source, "size": small.size}
+            about |= {"caption": caption, "page": record.page}
+            sheets.setdefault(Path(picture).stem, []).append(about)
+    return sheets
 
 
 def _groups(records: Iterable[Record], keys: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
@@ -412,21 +336,8 @@ def _shown(record: Record, key: str) -> str:
     return str(record.parameters.get(key, MISSING))
 
 
-def _verbatim(text: str) -> str:
-    return text.replace("$", r"\$")  # else matplotlib takes it for mathematics
-
-
 def _keys(mappings: Iterable[Mapping[Any, Any]]) -> list[Any]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
-
-
-def _html_table(table: Sequence[Sequence[str]]) -> str:
-    """From cells that are HTML already; the first row and the first column are headings."""
-    head = "".join(f"<th>{cell}" for cell in table[0])
-    rows = "".join(
-        f"<tr><th>{row[0]}" + "".join(f"<td>{cell}" for cell in row[1:]) for row in table[1:]
-    )
-    return f"<div class=wide><table><thead><tr>{head}<tbody>{rows}</table></div>"
 
 
 def _label(key: Number) -> str:
@@ -441,13 +352,7 @@ def _join(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _quote(path: str) -> str:
-    return urllib.parse.quote(path)
-
-
-def _link(path: str, label: Any) -> str:
-    return f'<a href="{_quote(path)}">{_text(label)}</a>' if path and str(label) else _text(label)
+def _link(path: str, label: Any) -> Markup:
+    if not path or not str(label):
+        return escape(label)
+    return Markup('<a href="{}">{}</a>').format(urllib.parse.quote(path), label)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,49 +41,37 @@ def sweep_command(argv: Sequence[str]) -> int:
     parser.add_argument("--retry-failed", action="store_true", help="run again what failed before")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
     given = parser.parse_args(argv)
-    from nbhelpers.runs.grid import defaults, from_words
+    if given.jobs and given.dask and given.dask != "local":
+        raise ValueError("--jobs: a Dask scheduler has its own workers; take --jobs away")
+    from nbhelpers.runs.grid import from_words
     from nbhelpers.runs.named import check_named
-    from nbhelpers.runs.sweeps import plan, sweep
+    from nbhelpers.runs.parameters import read_notebook
+    from nbhelpers.runs.sweeps import plan, run_all
     from nbhelpers.runs.workers import dask_executor
 
-    notebook = given.notebook.resolve()
+    notebook = read_notebook(given.notebook)
     grid = from_words(given.grid, notebook)
-    runs = plan(
-        given.notebook, grid, given.out, presets=given.presets, retry_failed=given.retry_failed
-    )
+    runs = plan(notebook, grid, given.out, presets=given.presets, retry_failed=given.retry_failed)
     check_named(
         {name: [run.parameters[name] for run in runs] for name in runs[0].asked},
-        defaults(notebook),
-        notebook,
+        notebook.defaults,
+        notebook.path,
     )
     states = [run.state for run in runs]
     open_runs = states.count("open") + given.retry_failed * states.count("failed")
     print(
-        (
-            f"{len(runs)} runs in {given.out}: {states.count('done')} done, "
-            f"{states.count('failed')} failed, "
-        ),
-        end="",
+        f"{len(runs)} runs in {given.out}: {states.count('done')} done, "
+        f"{states.count('failed')} failed, {open_runs} to do"
     )
-    print(f"{open_runs} to do")
     _warn_of_changed_code(runs)
     if given.dry_run:
         print(
             *(f"{state:6}  {run.name}" for run, state in zip(runs, states, strict=True)), sep="\n"
         )
         return 0
-    options = {"presets": given.presets, "jobs": given.jobs, "retry_failed": given.retry_failed}
-    try:
-        with (
-            dask_executor(given.dask, given.jobs)
-            if given.dask
-            else contextlib.nullcontext() as executor
-        ):
-            outcomes = sweep(given.notebook, grid, given.out, executor, **options)
-    except KeyboardInterrupt:
-        # Every state is on disk, so leaving at once is as safe as any kill; the kernels follow by
-        # themselves.
-        os._exit(130)
+    dask = dask_executor(given.dask, given.jobs) if given.dask else contextlib.nullcontext()
+    with dask as executor:
+        outcomes = run_all(runs, executor, jobs=given.jobs)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     print(f"{len(outcomes) - len(failed)} done, {len(failed)} failed")
     for outcome in failed:
@@ -95,12 +82,9 @@ def sweep_command(argv: Sequence[str]) -> int:
 
 
 def _warn_of_changed_code(runs: "list[Run]") -> None:
-    from nbhelpers.runs.sweeps import code_digest
-
-    now = code_digest(runs[0].notebook)
     done = [run.folder / "run.json" for run in runs if run.state == "done"]
     changed = sum(
-        json.loads(path.read_text(encoding="utf-8"))["code"] != now
+        json.loads(path.read_text(encoding="utf-8"))["code"] != runs[0].code
         for path in done
         if path.exists()
     )

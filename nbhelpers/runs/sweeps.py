@@ -8,7 +8,7 @@ so a kill at any moment leaves a run either absent or whole. A lock per run keep
 one folder from doing a run twice.
 """
 
-import hashlib
+import contextlib
 import itertools
 import json
 import os
@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,15 +32,19 @@ from filelock import FileLock, Timeout
 from jupyter_core.utils import ensure_event_loop
 from tqdm import tqdm
 
-from nbhelpers.runs.grid import axes, defaults, run_name
-from nbhelpers.runs.inject import injected, kernel_manager
+from nbhelpers.runs.grid import axes, run_name
+from nbhelpers.runs.inject import KERNELS, Kernels, injected, kernel_manager
 from nbhelpers.runs.named import content, located
+from nbhelpers.runs.parameters import Notebook, read_notebook, with_kernel
 from nbhelpers.runs.workers import Environment, shares
 
 
 @dataclass(frozen=True)
 class Run:
-    """One parameter set of a notebook; small and picklable, so that any executor can carry it."""
+    """One parameter set of a notebook; picklable, so that any executor can carry it.
+
+    It brings the notebook's code along, so that all runs of a sweep are of the same.
+    """
 
     notebook: Path
     out: Path  # of the sweep, shared by all workers
@@ -53,6 +57,9 @@ class Run:
     asked: tuple[str, ...] = ()
     # digests of what checkpoints and data sets hold
     made_from: Mapping[str, str] = field(default_factory=dict)
+    source: str = field(default="", repr=False)  # the notebook as JSON, without outputs
+    kernel: str = ""  # by its name, installed here
+    code: str = ""  # the notebook's digest
 
     @property
     def folder(self) -> Path:
@@ -77,19 +84,19 @@ class Outcome:
 
 
 def sweep(
-    notebook: str | Path,
+    notebook: str | Path | Notebook,
     grid: Mapping[str, Any],
     out: str | Path,
     executor: Executor | None = None,
     *,
-    presets: Sequence[str | Path] = (),
+    presets: Sequence[str | Path | Mapping[str, Any]] = (),
     jobs: int | None = None,
     retry_failed: bool = False,
 ) -> list[Outcome]:
     """Run a notebook once per parameter set and keep each run in a folder of its own.
 
     A run that is done is skipped, so the same call again completes what a crash has left. Ctrl-C
-    ends after the runs in flight.
+    ends the runs in flight, of which nothing is kept.
 
     Args:
         notebook: has a cell tagged `parameters`, `out` among them, and saves with `save_result(out,
@@ -99,8 +106,8 @@ def sweep(
         out: folder for the runs, shared by all workers.
         executor: any `concurrent.futures.Executor`, such as Dask's `Client.get_executor()`; None
             for threads here, each of which drives one kernel process.
-        presets: YAML files of parameters; later files override earlier ones, and `grid` overrides
-            them all.
+        presets: YAML files of parameters, or such parameters; later ones override earlier ones,
+            and `grid` overrides them all.
         jobs: runs at a time without `executor`; None for one per GPU, or else per core and 2 GiB of
             memory. Cores and GPUs are shared out among them.
         retry_failed: run again what failed before.
@@ -109,9 +116,10 @@ def sweep(
         One outcome per run, in the order of the grid.
 
     Raises:
-        ValueError: an unknown parameter, a value of the wrong type, no such notebook, a folder that
-            cannot be written, or one that holds runs with other parameters. Nothing has been run
-            then.
+        ValueError: an unknown parameter, a value of the wrong type, no such notebook or kernel, a
+            folder that cannot be written, or one that holds runs with other parameters. Nothing has
+            been run then.
+        KeyboardInterrupt: Ctrl-C.
     """
     runs = plan(notebook, grid, out, presets=presets, retry_failed=retry_failed)
     return run_all(runs, executor, jobs=jobs)
@@ -126,29 +134,31 @@ def run_all(
     """
     for out in dict.fromkeys(run.out for run in runs):
         _check_folder(out)
+    kernels = Kernels()
     if executor is not None:
-        return _gather(executor, execute, runs)
+        return _gather(executor, execute, runs, kernels)
     environments: queue.SimpleQueue[Environment] = queue.SimpleQueue()
     for environment in shares(jobs, len(runs)):
         environments.put(environment)
 
     def job(run: Run, wait: bool) -> Outcome:
         environment = environments.get()
+        KERNELS.set(kernels)
         try:
             return execute(replace(run, environment=environment), wait)
         finally:
             environments.put(environment)
 
     with ThreadPoolExecutor(environments.qsize()) as pool:
-        return _gather(pool, job, runs)
+        return _gather(pool, job, runs, kernels)
 
 
 def plan(
-    notebook: str | Path,
+    notebook: str | Path | Notebook,
     grid: Mapping[str, Any],
     out: str | Path,
     *,
-    presets: Sequence[str | Path] = (),
+    presets: Sequence[str | Path | Mapping[str, Any]] = (),
     retry_failed: bool = False,
 ) -> list[Run]:
     """The runs of a sweep, checked against the notebook's parameters and against what is in the
@@ -156,12 +166,12 @@ def plan(
 
     Args, Raises: as in `sweep`.
     """
-    notebook, out = Path(notebook).resolve(), Path(out).resolve()
-    values = axes(notebook, grid, presets)
+    source, out = read_notebook(notebook), Path(out).resolve()
+    values = axes(source, grid, presets)
     # Every name of the grid is part of a run's name even if it has one value, so that a grid can
     # grow later.
     named = [name for name in values if name in grid or len(values[name]) > 1]
-    own = defaults(notebook)
+    notebook, own = source.path, source.defaults
     runs: dict[str, Run] = {}
     digests: dict[str, str] = {}
 
@@ -192,6 +202,9 @@ def plan(
             retry_failed,
             asked=tuple(whole),
             made_from=held,
+            source=source.source,
+            kernel=source.kernel,
+            code=source.code,
         )
         _check_same(run, chosen)
         runs.setdefault(name, run)
@@ -209,7 +222,7 @@ def execute(run: Run, wait: bool = False) -> Outcome:
     """
     try:
         (run.out / ".locks").mkdir(parents=True, exist_ok=True)
-        with FileLock(run.out / ".locks" / run.name, timeout=-1 if wait else 0):
+        with _lock(run, wait):
             if run.state == "done" or (run.state == "failed" and not run.retry):
                 return known_outcome(run)
             working = run.out / ".running" / run.name
@@ -220,6 +233,8 @@ def execute(run: Run, wait: bool = False) -> Outcome:
             folder.mkdir(parents=True)
             try:
                 message = _attempt(run, folder)
+                if KERNELS.get(Kernels()).stopped:
+                    return Outcome(run, "busy")
                 _publish(folder, run.folder)
             finally:
                 shutil.rmtree(working, ignore_errors=True)
@@ -231,6 +246,22 @@ def execute(run: Run, wait: bool = False) -> Outcome:
         return Outcome(run, "failed", f"not recorded, {type(error).__name__}: {error}")
 
 
+@contextlib.contextmanager
+def _lock(run: Run, wait: bool) -> Iterator[None]:
+    """The run's lock; raises Timeout where another sweep has it, or where this one was stopped."""
+    lock, kernels = FileLock(run.out / ".locks" / run.name), KERNELS.get(Kernels())
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1 if wait else 0)
+        except Timeout:
+            if kernels.stopped or not wait:
+                raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def known_outcome(run: Run) -> Outcome:
     """The outcome that an earlier sweep has left in the run's folder."""
     if run.state == "done":
@@ -240,7 +271,7 @@ def known_outcome(run: Run) -> Outcome:
 
 
 def _gather(
-    executor: Executor, job: Callable[[Run, bool], Outcome], runs: Sequence[Run]
+    executor: Executor, job: Callable[[Run, bool], Outcome], runs: Sequence[Run], kernels: Kernels
 ) -> list[Outcome]:
     """Submit what is open, show failures as they come, then wait for what other sweeps are at."""
     outcomes = {
@@ -272,11 +303,9 @@ def _gather(
                     outcomes[run.folder] = outcome
                     bar.update()
             except KeyboardInterrupt:
-                flying = sum(not future.cancel() for future in futures)
-                bar.write(
-                    f"stopping after the {flying} runs in flight; Ctrl-C again drops them",
-                    file=sys.stderr,
-                )
+                for future in futures:
+                    future.cancel()
+                kernels.stop()
                 raise
     return [outcome for outcome in outcomes.values() if outcome is not None]
 
@@ -287,7 +316,7 @@ def _attempt(run: Run, folder: Path) -> str:
     """
     record: dict[str, Any] = {
         "notebook": run.notebook.name,
-        "code": code_digest(run.notebook),
+        "code": run.code,
         "index": run.index,
         "parameters": dict(run.parameters),
         "made_from": dict(run.made_from),
@@ -333,9 +362,8 @@ def _papermill(run: Run, folder: Path, executed: Path, record: dict[str, Any]) -
     memory.
     """
     given = {name: run.parameters[name] for name in run.asked}
-    nbformat.write(
-        injected(nbformat.read(run.notebook, 4), {**given, "out": str(folder)}), executed
-    )
+    notebook = with_kernel(nbformat.from_dict(json.loads(run.source)), run.kernel)
+    nbformat.write(injected(notebook, {**given, "out": str(folder)}), executed)
     path = str(executed).replace("{", "{{").replace("}", "}}")  # papermill fills in braces
     with (
         open(folder / "kernel.log", "wb") as log,
@@ -377,12 +405,6 @@ def _write(path: Path, text: str) -> None:
 
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", text)  # IPython's tracebacks are coloured
-
-
-def code_digest(notebook: Path) -> str:
-    """Of the code alone: new outputs make no new version."""
-    code = [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
-    return hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:16]
 
 
 def _check_folder(out: Path) -> None:

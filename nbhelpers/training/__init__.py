@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from nbhelpers.lazy import first_use
+from nbhelpers.names import first_use
 
 if TYPE_CHECKING:
     from nbhelpers.pair.checks import check_imported, self_check

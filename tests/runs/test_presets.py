@@ -19,7 +19,7 @@ from nbhelpers.checkpoints.downloads import addresses, fetch_library
 from nbhelpers.commands import main
 from nbhelpers.networks.resnets import resnet
 from nbhelpers.runs import presets, sweeps
-from nbhelpers.runs.grid import defaults
+from nbhelpers.runs.parameters import read_notebook
 from tools import served
 
 NOTEBOOKS = sorted(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))
@@ -62,7 +62,7 @@ def server(home, folder, monkeypatch):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_name_parameters_and_networks_that_are_there(name):
     values = presets.read_preset(name)
-    known = {key for path in NOTEBOOKS for key in defaults(path)}
+    known = {key for path in NOTEBOOKS for key in read_notebook(path).defaults}
     assert values.keys() <= known
     for key in ("checkpoint", "baseline"):
         assert key not in values or values[key].startswith("torchvision:") or entry(values[key])
@@ -70,7 +70,7 @@ def test_presets_name_parameters_and_networks_that_are_there(name):
 
 def test_a_notebook_gets_what_it_has_parameters_for():
     values = presets.read_preset("imagenet-small")
-    zero, five = (presets.parts_of(values, defaults(NOTEBOOKS[k])) for k in (0, 5))
+    zero, five = (presets.parts_of(values, read_notebook(NOTEBOOKS[k]).defaults) for k in (0, 5))
     assert (
         zero["checkpoints"] == ["imagenet-resnet18-l2-0", "imagenet-resnet18-l2-3"]
         and "checkpoint" not in zero
@@ -119,7 +119,7 @@ def test_a_run_says_first_what_it_would_do(server, home, capsys):
     )
     assert re.match(
         (
-            rf"{len(NOTEBOOKS)} notebooks into .*: perhaps (\d+ h )?\d+ min on this cpu \([\d.e+]+ "
+            rf"{len(NOTEBOOKS)} notebooks into .*: at least (\d+ h )?\d+ min on this cpu \([\d.e+]+ "
             r"ms "
             r"and [\d.e+]+ ms per"
         ),
@@ -259,15 +259,13 @@ def test_torchvisions_weights_resume_and_are_checked(home, tmp_path, monkeypatch
         assert not place.exists()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[:7], ids=lambda path: path.stem)
-def test_a_notebooks_work_grows_with_its_parameters(path):
-    own, speed = defaults(path), {"a": 0.01, "b": 0.01}
-    own |= {"checkpoint": "a", "baseline": "b", "checkpoints": ["a", "b"]}
-    one, twice = (
-        presets.estimate(path.stem, own | {"steps": steps}, speed) for steps in (100, 200)
-    )
-    assert 15 < one < twice < 2 * one
-    assert presets.estimate("9_new", {"checkpoint": "a", "baseline": "b"}, speed) > 15
+def test_the_least_time_grows_with_images_and_steps_whichever_network_is_named():
+    speed = {"a": 0.01, "b": 0.01}
+    for path in NOTEBOOKS:
+        own = read_notebook(path).defaults
+        own |= {"checkpoint": "a", "baseline": "b", "checkpoints": ["a", "b"]}
+        one, twice = (presets.least_seconds(own | {"steps": k}, speed) for k in (100, 200))
+        assert one > 0 and twice == pytest.approx(2 * one), path.stem
 
 
 def test_presets_are_yaml_of_plain_values():

@@ -5,7 +5,7 @@ exactly as asked for.
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nbformat
 import numpy as np
@@ -17,7 +17,7 @@ from nbhelpers.commands import main
 from nbhelpers.files import NOTEBOOKS
 from nbhelpers.runs.grid import axes, from_words
 from nbhelpers.runs.inject import _socket_folder
-from nbhelpers.runs.parameters import parse, read_parameters
+from nbhelpers.runs.parameters import parse, read_notebook
 from nbhelpers.runs.sweeps import plan, sweep
 
 CELL = """\
@@ -68,27 +68,23 @@ def write(path: Path, cell: str, body: str) -> Path:
 
 
 def test_every_line_of_the_cell_is_understood(notebook: Path) -> None:
-    found = read_parameters(notebook)
+    found = read_notebook(notebook).parameters
     assert list(found) == [*BODY.split('"')[1].split(), "out"]
-    assert (found["eps"].default, found["eps"].help, found["eps"].kind.names) == (
+    assert (found["eps"].default, found["eps"].help, found["eps"].kind) == (
         "8 / 255",
         "a fraction",
-        ("float",),
+        float,
     )
     assert (found["colour"].value, found["colour"].help) == ("#ff0000", "red = warm")
     assert found["path"].value == "a=b,c" and found["sides"].help == "two"
-    assert found["note"].kind.names == ("str",) and found["note"].kind.optional
-    assert found["schedule"].kind.choices == ("constant", "cosine")
-    assert found["plain"].kind.names == ("float",) and found["either"].kind.names == ("int", "str")
-    assert [kind.names for kind in found["weights"].kind.inside] == [("str",), ("float",)]
-    assert (
-        parse("a = 8 / 255\nb = -(2**3)\nc = float('inf')\nd = f()\ne = 9**9**9")["e"].kind.names
-        == ()
-    )
+    assert found["note"].kind == str | None and found["limit"].kind == int | None
+    assert found["schedule"].kind == Literal["constant", "cosine"]
+    assert found["plain"].kind is float and found["either"].kind == int | str
+    assert found["weights"].kind == dict[str, float] and found["sides"].kind == tuple[int, int]
+    assert parse("a = 8 / 255\nb = -(2**3)\nd = f()\ne = 9**9**9")["e"].kind is Any
     for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
-        assert all(
-            parameter.kind.names and parameter.help for parameter in read_parameters(path).values()
-        )
+        parameters = read_notebook(path).parameters.values()
+        assert all(parameter.kind is not Any and parameter.help for parameter in parameters)
 
 
 def kernel_saw(

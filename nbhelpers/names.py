@@ -1,7 +1,13 @@
-"""Names of a package that are loaded at their first use."""
+"""Names: of a package, loaded at their first use; and those near to one that is unknown."""
 
+import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+
+def near(given: object, known: Iterable[str], most: int = 4) -> list[str]:
+    """Those of the known names that are spelt like the given one, the nearest first; maybe none."""
+    return difflib.get_close_matches(str(given), [*known], n=most, cutoff=0.4)
 
 
 def first_use(package: str, where: Mapping[str, str]) -> Callable[[str], object]:

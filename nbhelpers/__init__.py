@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         image_grid,
         image_sheet,
         print_numbers,
+        recognised,
         save_result,
     )
     from nbhelpers.networks import Model, load_model, region
@@ -96,7 +97,8 @@ _NAMES = {
     "representation": ("contributions", "distance", "interpolate", "noise", "predict", "represent"),
     "networks": ("Model", "load_model", "region"),
     "figures": (
-        *("curves", "distributions", "image_grid", "image_sheet", "print_numbers", "save_result"),
+        *("curves", "distributions", "image_grid", "image_sheet", "print_numbers"),
+        *("recognised", "save_result"),
     ),
     "pair": ("load_pair",),
     "data": (

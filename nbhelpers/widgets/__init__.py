@@ -20,6 +20,7 @@ from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Demo, Frame, Live
 from nbhelpers.widgets.perturbations import distances
 from nbhelpers.widgets.strokes import replay
+from nbhelpers.widgets.telling import Recognition, recognition
 
 __all__ = [
     "ClassPicker",
@@ -29,6 +30,7 @@ __all__ = [
     "ImagePicker",
     "Live",
     "Paint",
+    "Recognition",
     "brittleness",
     "classes",
     "distances",
@@ -41,6 +43,7 @@ __all__ = [
     "layers",
     "misclassification",
     "paint",
+    "recognition",
     "replay",
     "series",
 ]

@@ -293,34 +293,36 @@ class Demo(ipywidgets.VBox):
             self._go()
 
     def _ipython_display_(self) -> None:
-        """The widget, and beside it its still picture, which is seen only where the widget cannot
-        live.
-
-        A notebook shows the widget of an output, or an error in its place, but never the same
-        output's picture. So the picture is an output of its own; the third one says how to make it
-        live, and its style sheet hides what does not apply.
-        """
-        text = (
-            f"{self.title}: {len(self.live.rows) * len(self.live.columns)} pictures of the "
-            "first result"
-        )
-        widget = self._repr_mimebundle_()
-        for bundle, about in (
-            (widget | {"text/plain": repr(self)}, {}),
-            (
-                {"image/png": self._still(), "text/plain": text},
-                {"image/png": {"alt": text}, "alt": text},
-            ),
-            ({"text/html": STILL_NOTE, "text/plain": "Run all cells to make this live."}, {}),
-        ):
-            display(bundle, raw=True, metadata=about)
-
-    def _still(self) -> bytes:
-        with PIL.Image.open(io.BytesIO(self.figure()._repr_png_())) as picture:
-            still = io.BytesIO()
-            # a third of the bytes
-            picture.convert("RGB").quantize(256).save(still, "PNG", optimize=True)
-        return still.getvalue()
+        count = len(self.live.rows) * len(self.live.columns)
+        show_with_still(self, self.figure(), f"{self.title}: {count} pictures of the first result")
 
     def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs
         return f"Demo({self.title})"
+
+
+def show_with_still(widget: ipywidgets.DOMWidget, still: Figure, text: str) -> None:
+    """Show a widget, and beside it a still picture, which is seen only where the widget cannot
+    live.
+
+    A notebook shows the widget of an output, or an error in its place, but never the same output's
+    picture. So the picture is an output of its own; the third one says how to make it live, and its
+    style sheet hides what does not apply.
+
+    Args:
+        widget: to show.
+        still: what it shows at first.
+        text: in place of the picture.
+    """
+    with PIL.Image.open(io.BytesIO(still._repr_png_())) as picture:
+        small = io.BytesIO()
+        # a third of the bytes
+        picture.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    for bundle, about in (
+        (widget._repr_mimebundle_() | {"text/plain": repr(widget)}, {}),
+        (
+            {"image/png": small.getvalue(), "text/plain": text},
+            {"image/png": {"alt": text}, "alt": text},
+        ),
+        ({"text/html": STILL_NOTE, "text/plain": "Run all cells to make this live."}, {}),
+    ):
+        display(bundle, raw=True, metadata=about)

@@ -10,6 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from nbhelpers.data.images import open_images
+from nbhelpers.data.sets import ImageSet
 from nbhelpers.networks.model import Model
 from nbhelpers.objectives import match
 from nbhelpers.optimize import Solver, Step, box, descend, l2_ball
@@ -79,6 +81,25 @@ def captions_of(models: Models, labels: Names, n: int) -> list[str]:
                 "-1 for unknown"
             )
     return ["" if int(label) < 0 else classes[int(label)] for label in given]
+
+
+def opened(models: Models, images: Images | ImageSet, labels: Names) -> tuple[Images, Names]:
+    """Pixels, and labels or captions; of an opened set in the networks' size, with its own names.
+
+    Raises:
+        ValueError: a set of images of different sizes, for networks that have none.
+    """
+    if not isinstance(images, ImageSet):
+        return images, labels
+    sizes = [model.image_size for model in models.values() if model.image_size]
+    chosen = images if images.size or not sizes else open_images(images, size=sizes[0])
+    return chosen.load()[0], list(chosen.names) if labels is None else labels
+
+
+def named(models: Models, images: Images | ImageSet, labels: Names) -> tuple[Images, list[str]]:
+    """Pixels and captions, as `opened` and `captions_of` give them."""
+    pixels, given = opened(models, images, labels)
+    return pixels, captions_of(models, given, len(pixels))
 
 
 def _is_label(label: object, classes: int) -> bool:

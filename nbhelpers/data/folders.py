@@ -2,31 +2,24 @@
 refused.
 """
 
+import functools
 import os
 import re
+import sys
 from pathlib import Path
 
+import PIL.Image
 import torch
 
 from nbhelpers.data.decoding import decode
 from nbhelpers.data.sets import ImageSet
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# Pictures that are not read here. A folder of such is no folder without pictures.
-OTHER_SUFFIXES = {
-    ".avif",
-    ".cr2",
-    ".dng",
-    ".heic",
-    ".heif",
-    ".jfif",
-    ".jp2",
-    ".nef",
-    ".npy",
-    ".pgm",
-    ".psd",
-    ".svg",
-}
+# What Pillow names but does not read by itself, or not at all.
+UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# Files that nobody takes for pictures. Others are counted and named where they are left out.
+NOTES = {"", ".cfg", ".csv", ".htm", ".html", ".ini", ".ipynb", ".json", ".log", ".md", ".py"}
+NOTES |= {".rst", ".sh", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
+NOTES_WITHOUT_ENDING = re.compile(r"(readme|licen[cs]e|copying|notice|authors|makefile)", re.I)
 # Names that differ in these words alone are splits too: seg_train and seg_test, trainA and testA.
 SPLIT_WORD = re.compile(r"train(ing)?|val(id(ate|ation)?)?|test(ing)?")
 ANNOTATIONS = re.compile(
@@ -65,14 +58,15 @@ def open_folder(folder: Path) -> ImageSet:
     by name.
 
     An empty class folder keeps its place, so that labels do not shift in a partial copy of a data
-    set. A folder of other files than pictures (annotations, say) is no class.
+    set. A folder of notes alone (annotations, say) is no class. Files that are neither notes nor
+    pictures that Pillow reads are counted and named in one line on standard error.
 
     Raises:
         ValueError: no image, images beside class folders, a folder of splits, or one above the
             class folders.
     """
-    loose = sorted(path for path in _inside(folder) if _is_image(path) and path.is_file())
-    places = {path: _walk(path) for path in sorted(_inside(folder)) if path.is_dir()}
+    here, places = _files_and_folders(folder)
+    loose = [path for path in here if _is_image(path)]
     found = {
         place: [path for path in inside if _is_image(path)] for place, inside in places.items()
     }
@@ -82,8 +76,10 @@ def open_folder(folder: Path) -> ImageSet:
             f"{folder} holds {', '.join(place.name for place in places)}; give one of them"
         )
     if not loose and not full:
+        other = _others([*here, *(path for inside in places.values() for path in inside)])
         raise ValueError(
-            f"no image in {folder}; wanted files ending in {', '.join(sorted(SUFFIXES))}"
+            f"no image in {folder}{f', but {other}' if other else ''}; wanted files that Pillow "
+            "reads, such as .png, .jpg or .webp"
         )
     if loose and full:
         raise ValueError(
@@ -91,6 +87,7 @@ def open_folder(folder: Path) -> ImageSet:
             "move the ones or the others elsewhere, or name a single folder"
         )
     if loose:
+        _name_left_out(folder, here)
         return ImageSet(
             lambda i: decode(loose[i], transparency=True),
             torch.full((len(loose),), -1),
@@ -99,13 +96,12 @@ def open_folder(folder: Path) -> ImageSet:
         )
     _check_level(folder, full)
     for place, inside in places.items():
-        if not found[place] and (
-            other := [path for path in inside if path.suffix.lower() in OTHER_SUFFIXES]
-        ):
+        if not found[place] and (other := _others(inside)):
             raise ValueError(
-                f"{place}: no image that can be read ({other[0].name}, …); convert them to one of "
-                f"{', '.join(sorted(SUFFIXES))}, or move the folder elsewhere"
+                f"{place}: no image that can be read ({other}); convert them to .png or .jpg, or "
+                "move the folder elsewhere"
             )
+    _name_left_out(folder, [*here, *(path for inside in places.values() for path in inside)])
     classes = [place for place, inside in places.items() if found[place] or not inside]
     files = tuple(path for place in classes for path in found[place])
     labels = [label for label, place in enumerate(classes) for _ in found[place]]
@@ -185,6 +181,13 @@ def _branches(place: Path) -> dict[str, Path]:
         place = inner[0]
 
 
+def _files_and_folders(folder: Path) -> tuple[list[Path], dict[Path, list[Path]]]:
+    """What lies in a folder, sorted: its files, and of each folder all files below it."""
+    inside = sorted(_inside(folder))
+    folders = [path for path in inside if path.is_dir()]
+    return [path for path in inside if path not in folders], {p: _walk(p) for p in folders}
+
+
 def _inside(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not _is_leftover(path.name)]
 
@@ -208,8 +211,39 @@ def _is_leftover(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFTOVERS
 
 
+@functools.cache
+def endings() -> frozenset[str]:
+    """The endings of all files that Pillow reads as pictures."""
+    PIL.Image.init()
+    known = PIL.Image.registered_extensions().items()
+    return frozenset(
+        ending for ending, kind in known if kind in PIL.Image.OPEN and kind not in UNREADABLE
+    )
+
+
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in endings()
+
+
+def _name_left_out(folder: Path, paths: list[Path]) -> None:
+    if other := _others(paths):
+        print(f"{folder}: {other} left out, as Pillow reads no such pictures", file=sys.stderr)
+
+
+def _others(paths: list[Path]) -> str:
+    """How many files are neither pictures that can be read nor notes, by their endings; "" where
+    none.
+    """
+    left: dict[str, list[Path]] = {}
+    for path in paths:
+        ending = path.suffix.lower()
+        note = ending in NOTES and (ending or NOTES_WITHOUT_ENDING.match(path.name))
+        if not note and not _is_image(path):
+            left.setdefault(ending, []).append(path)
+    return ", ".join(
+        f"{len(some)} {ending or 'without ending'} ({some[0].name}{', …' * (len(some) > 1)})"
+        for ending, some in sorted(left.items())
+    )
 
 
 def _some(paths: list[Path]) -> str:

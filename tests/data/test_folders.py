@@ -122,7 +122,9 @@ def test_folders_within_classes_are_fine(tmp_path: Path) -> None:
 def test_a_class_of_pictures_that_cannot_be_read_is_no_empty_class(folder: Path) -> None:
     (folder / "bird").mkdir()
     (folder / "bird" / "0.HEIC").write_bytes(b"photo")
-    with pytest.raises(ValueError, match=r"bird: no image that can be read \(0.HEIC, …\); convert"):
+    with pytest.raises(
+        ValueError, match=r"bird: no image that can be read \(1 .heic \(0.HEIC\)\); convert"
+    ):
         nb.load_images(folder)
 
 
@@ -174,3 +176,43 @@ def test_a_link_that_leads_back_shows_no_image_twice(tmp_path):
     (folder / "cat" / "again").symlink_to(folder / "cat")
     (folder / "owl").symlink_to(put(tmp_path / "owls", "0.png"))  # elsewhere
     assert load_images(folder)[1].tolist() == [0, 1, 2]
+
+
+FORMATS = {".jfif": "JPEG", ".avif": "AVIF", ".tga": "TGA", ".jpe": "JPEG", ".jp2": "JPEG2000"}
+FORMATS |= {".pgm": "PPM", ".dib": "BMP", ".JPG": "JPEG", ".apng": "PNG", ".pcx": "PCX"}
+FORMATS |= {".qoi": "QOI", ".ico": "ICO", ".sgi": "SGI", ".tif": "TIFF", ".dds": "DDS"}
+
+
+def test_every_kind_that_pillow_writes_is_read(folder: Path, capsys) -> None:
+    PIL.Image.init()
+    kinds = {end: kind for end, kind in FORMATS.items() if kind in PIL.Image.SAVE}
+    for name, kind in kinds.items():
+        (folder / "emu").mkdir(exist_ok=True)
+        PIL.Image.new("RGB", (16, 16)).save(folder / "emu" / f"1{name}", format=kind)
+    labels = nb.load_images(folder, size=8)[1].tolist()
+    assert labels == [0, 0, 1, 1, *[2] * len(kinds)] and len(kinds) > 12
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("name", ["b.heic", "c.SVG", "d", "e.npy", "f.pdf", "g.zip", "h.eps"])
+def test_what_is_left_out_is_counted_and_named(folder: Path, capsys, name: str, flat: bool) -> None:
+    place = folder / "cat" if flat else folder
+    for other in ("README", "labels.csv", "annotation.xml", "Thumbs.db", ".DS_Store"):
+        (place / other).write_bytes(b"")
+    few = nb.load_images(place)[1].tolist()
+    assert capsys.readouterr().err == ""
+    for one in (name, f"x{name}"):
+        (place / one).write_bytes(b"picture")
+    assert nb.load_images(place)[1].tolist() == few
+    said = capsys.readouterr().err
+    ending = Path(name).suffix.lower() or "without ending"
+    assert said == f"{place}: 2 {ending} ({name}, …) left out, as Pillow reads no such pictures\n"
+
+
+def test_a_broken_link_is_no_picture_less(folder: Path) -> None:
+    for place in (folder / "cat", folder):
+        (folder / "cat" / "9.png").unlink(missing_ok=True)
+        (folder / "cat" / "9.png").symlink_to(folder / "gone.png")
+        with pytest.raises(ValueError, match=r"cannot read .*9.png"):
+            nb.load_images(place)

@@ -93,7 +93,7 @@ class Half(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
-        self.cut = copy.deepcopy(model._cut.trunk).to(torch.bfloat16)
+        self.cut = copy.deepcopy(model.parts.trunk).to(torch.bfloat16)
         self.head, self.mean, self.std = model.head, model.mean, model.std
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -62,18 +62,29 @@ class FakeReLU(torch.autograd.Function):
         last block.
     """
 
+    generate_vmap_rule = True  # for torch.func, as is what follows in three parts
+
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         return x.clamp(min=0)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        pass
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         return gradient
 
+    @staticmethod
+    def jvp(ctx, tangent: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
 
-class _Fake(nn.Module):
-    """`FakeReLU` as a module, which a graph keeps when it is pickled; a function would be traced
-    through.
+
+class FakeReLULayer(nn.Module):
+    """`FakeReLU` as a module, which a graph keeps when it is pickled.
+
+    The function itself would be traced through.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +129,7 @@ class Traced(nn.Module):
         feature, logits = output.args[0]
         end = _last_call(traced.graph, site.name) if site.before else feature.next
         relu, last = _last_relu(traced, feature)
-        traced.add_submodule("fake_relu_", _Fake())
+        traced.add_submodule("fake_relu_", FakeReLULayer())
         self.batch = site.batch
         self.trunk = _copied(traced, feature, end)
         self.faked = _copied(traced, feature, end, relu) if relu else None

@@ -2,15 +2,17 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import numpy
 import torch
 from torch import Tensor, nn
 
 from nbhelpers.networks.cutting import cut
-from nbhelpers.networks.sites import bare, close, copied, exactly, find
+from nbhelpers.networks.depth import places
+from nbhelpers.networks.freezing import freeze
+from nbhelpers.networks.sites import Site, bare, close, copied, exactly, find
 from nbhelpers.types import Features, Images, Size, check_images, square, two_sides
 
 Precision = Literal["float32", "bfloat16"]
@@ -30,7 +32,8 @@ class Model(nn.Module):
             A softmax after that is left out. Other networks have logits, but no head.
         mean, std: of each channel, pixels in [0, 1], as in training; None where the network takes
             these as they are.
-        classes: class names; their indices where None.
+        classes: class names, in the order of the outputs or as {index: name}; their indices where
+            None.
         image_size: pixels that the network was trained for, the side of a square or (height,
             width); None if any.
         name: for `repr` and results.
@@ -58,7 +61,7 @@ class Model(nn.Module):
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str] | Mapping[int, str] | None = None,
         image_size: Size | None = None,
         name: str = "",
         layer: str | None = None,
@@ -67,75 +70,81 @@ class Model(nn.Module):
         super().__init__()
         if pool not in ("mean", "flatten"):
             raise ValueError(f"pool: got {pool!r}, wanted 'mean' or 'flatten'")
-        scales = [
-            None if scale is None else numpy.ravel(scale).astype(float).tolist()
-            for scale in (mean, std)
-        ]
-        counts = {len(scale) for scale in scales if scale is not None} or {3, 1}
-        fits = len(counts) == 1 or (mean is None and std is None)
-        if not (fits and all(value > 0 for value in scales[1] or ())):
-            raise ValueError(
-                f"mean and std: got {scales[0]} and {scales[1]}, wanted one positive std per "
-                "channel"
-            )
+        scales, channels = _checked_scales(mean, std)
         sides = None if image_size is None else two_sides(image_size, "image_size")
         network = copied(bare(network)).float().eval().requires_grad_(False)
-        self.name, self.layer, self._pool = name or type(network).__name__, layer, pool
+        self.name, self.layer, self.pool = name or type(network).__name__, layer, pool
         self.image_size = square(sides) if sides else None
-        found = find(network, layer, sorted(counts, reverse=True), sides)
-        self._cut, self.note = cut(network, found)
+        found = find(network, layer, channels, sides)
+        self.places = places(found, network)
+        self.parts, self.note = cut(network, found)
         if found.varies:
             self.note += f"; not a function of one image: {found.varies}"
             warnings.warn(
                 f"{self.name}: {found.varies}, so no result is one image's own", stacklevel=4
             )
-        if pool == "flatten" and found.features.ndim > 2 and not image_size:
+        self._measure(found)
+        self.classes = _class_names(classes, found.logits.shape[1])
+        for key, scale, neutral in zip(("mean", "std"), scales, (0.0, 1.0), strict=True):
+            values = torch.tensor(
+                scale or [neutral] * self.channels, dtype=torch.float32, device=found.images.device
+            )
+            self.register_buffer(key, values[:, None, None])
+        freeze(self.eval())
+        self._steady = tuple(self.modules())  # walked in each pass
+        if self.device.type == "cpu":
+            self._lay_out(found.images)
+
+    def _measure(self, found: Site) -> None:
+        """Sizes of the images, the representation and its map."""
+        if self.pool == "flatten" and found.features.ndim > 2 and not self.image_size:
             raise ValueError(
                 "pool: 'flatten' fixes the length of the representation; give image_size= too"
             )
-        if pool == "mean" and found.positions is None:
+        if self.pool == "mean" and found.positions is None:
             shape = f"{tuple(found.features.shape[1:])} of {found.name!r}"
             raise ValueError(
                 f"pool: nothing tells positions from channels in {shape}; give pool='flatten', or "
                 "a layer="
             )
-        self._positions, self._one_size = found.positions or (), found.one_size
-        self._sides, self.channels = tuple(found.images.shape[2:]), found.images.shape[1]
+        # axes of the layer's output that the mean is taken over; what images have to be
+        self.pooled_axes, self._one_size = found.positions or (), found.one_size
+        self.sides, self.channels = tuple(found.images.shape[2:]), found.images.shape[1]
         pooled = self._pooled(found.features)
         # length of the representation
         self._shape, self.components = (tuple(pooled.shape[1:]), pooled[0].numel())
         with torch.no_grad():
-            maps = self._cut.maps(found.images.clone(), False)
+            maps = self.parts.maps(found.images.clone(), False)
         self.positions: tuple[int, ...] = (
             tuple(maps.shape[1:]) if maps is not None else (self.components, 1, 1)
         )
         # Then logits are linear in the map just as in its mean; a norm in between (ConvNeXt, ViT)
         # makes it otherwise.
         self.averaged = maps is None or close(maps.mean((2, 3)), pooled.flatten(1))
-        n = found.logits.shape[1]
-        self.classes = (
-            tuple(map(str, classes))
-            if classes is not None and len(classes)
-            else tuple(map(str, range(n)))
-        )
-        if len(self.classes) != n:
-            raise ValueError(f"classes: got {len(self.classes)} names, the network has {n} outputs")
-        for key, scale, neutral in zip(("mean", "std"), scales, (0.0, 1.0), strict=True):
-            values = torch.tensor(
-                scale or [neutral] * self.channels, dtype=torch.float32, device=found.images.device
-            )
-            self.register_buffer(key, values[:, None, None])
-        self.eval().requires_grad_(False)
-        if self.device.type == "cpu":
-            # the first is a third faster
-            for layout in (torch.channels_last, torch.contiguous_format):
-                for tensor in (*self.parameters(), *self.buffers()):
-                    if tensor.ndim == 4:
-                        tensor.data = tensor.data.contiguous(memory_format=layout)
-                # `.view` refuses maps of the first
-                with contextlib.suppress(RuntimeError), torch.no_grad():
-                    self._cut.logits(found.images.clone())
-                    break
+
+    def _lay_out(self, images: Tensor) -> None:
+        """Channels last, which is a third faster on a CPU, where the network takes that."""
+        for layout in (torch.channels_last, torch.contiguous_format):
+            for tensor in (*self.parameters(), *self.buffers()):
+                if tensor.ndim == 4:
+                    tensor.data = tensor.data.contiguous(memory_format=layout)
+            # `.view` refuses maps of the first
+            with contextlib.suppress(RuntimeError), torch.no_grad():
+                self.parts.logits(images.clone())
+                break
+
+    def train(self, mode: bool = True) -> Self:
+        """Leave the network as it is: frozen, whatever a module around it does."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # What is rounded to half precision stays rounded, so weights only move, or become longer.
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            short = result.is_floating_point() and result.element_size() < 4
+            return tensor.to(result.device) if short else result
+
+        return super()._apply(moved, recurse)
 
     @property
     def device(self) -> torch.device:
@@ -150,14 +159,14 @@ class Model(nn.Module):
             ValueError: the representation is another layer's, or the network does not end in a
                 linear layer.
         """
-        if self._cut.head is None:
+        if self.parts.head is None:
             why = (
                 f"is the output of {self.layer!r}; load the model without layer="
                 if self.layer
                 else f"({self.note})"
             )
             raise ValueError(f"{self.name}: no head: the representation {why}")
-        return self._cut.head
+        return self.parts.head
 
     def representation(
         self, images: Images, fake_relu: bool = True, positions: bool = False
@@ -176,10 +185,10 @@ class Model(nn.Module):
             TypeError, ValueError: images of the wrong kind, shape, range or device.
         """
         if positions and self.positions[1:] != (1, 1):
-            found, shape = self._passed(self._cut.maps, images, fake_relu), self.positions
+            found, shape = self._passed(self.parts.maps, images, fake_relu), self.positions
         else:
             found, shape = (
-                self._pooled(self._passed(self._cut.features, images, fake_relu)),
+                self._pooled(self._passed(self.parts.features, images, fake_relu)),
                 self._shape,
             )
         if tuple(found.shape[1:]) != shape:
@@ -189,11 +198,13 @@ class Model(nn.Module):
 
     def forward(self, images: Images) -> Features:
         """Logits, (n, classes)."""
-        return self._passed(self._cut.logits, images)
+        return self._passed(self.parts.logits, images)
 
     def _passed(self, f: Callable[..., Any], images: Images, *options: bool) -> Tensor:
+        if not torch.compiler.is_compiling() and any(part.training for part in self._steady):
+            self.train(False)  # `train` was called on each part, past this module's own
         x = self._normalised(images)
-        if self._one_size and tuple(images.shape[2:]) != self._sides:
+        if self._one_size and tuple(images.shape[2:]) != self.sides:
             raise self._other_size(images, "it takes no other size")
         low = self.precision != "float32" and images.requires_grad and torch.is_grad_enabled()
         try:
@@ -202,19 +213,21 @@ class Model(nn.Module):
             with torch.autocast(self.device.type, torch.bfloat16):
                 return f(x, *options).float()
         except Exception as error:  # a network of one size says so in its own way
-            if isinstance(error, torch.OutOfMemoryError) or tuple(images.shape[2:]) == self._sides:
+            if isinstance(error, torch.OutOfMemoryError) or tuple(images.shape[2:]) == self.sides:
                 raise
             raise self._other_size(images, str(error).split("\n")[0]) from error
 
     def _other_size(self, images: Images, why: str) -> ValueError:
-        given, own = ("×".join(map(str, sides)) for sides in (images.shape[2:], self._sides))
-        hint = f"{own} pixels, got {given} (use size={square(self._sides)}): {why}"
+        given, own = ("×".join(map(str, sides)) for sides in (images.shape[2:], self.sides))
+        hint = f"{own} pixels, got {given} (use size={square(self.sides)}): {why}"
         return ValueError(f"images: {self.name} is set up for {hint}")
 
     def _normalised(self, images: Images) -> Tensor:
-        # the optimiser's own iterates were checked once, and a check would stall a GPU
-        if not images.requires_grad:
-            check_images(images)
+        # The optimiser's own iterates were checked once, and a check would stall a GPU. A program
+        # that is exported or compiled, or run under torch.func.vmap, has no pixels to look at.
+        if not (images.requires_grad or torch.compiler.is_compiling()):
+            with contextlib.suppress(RuntimeError):
+                check_images(images)
         if images.shape[1] != self.channels:
             given = f"images: of {images.shape[1]} channels"
             raise ValueError(
@@ -226,20 +239,60 @@ class Model(nn.Module):
                 f"images: on {images.device}, the model is on {self.device}; use "
                 "images.to(model.device)"
             )
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        # Views that change nothing but the gradient, which they make contiguous: weights are laid
+        # out with channels last, and other libraries call `.view` on it.
+        plain = images.flatten(1).unflatten(1, images.shape[1:])
+        return (plain.to(self.mean.dtype) - self.mean) / self.std
 
     def _pooled(self, features: Tensor) -> Tensor:
         return (
-            features.mean(self._positions) if self._pool == "mean" and self._positions else features
+            features.mean(self.pooled_axes)
+            if self.pool == "mean" and self.pooled_axes
+            else features
         )
 
     def __repr__(self) -> str:
-        where = f" ({self._pool} of {self.layer})" if self.layer else ""
+        where = f" ({self.pool} of {self.layer})" if self.layer else ""
         size = (
-            "×".join(map(str, self._sides))
+            "×".join(map(str, self.sides))
             if isinstance(self.image_size, tuple)
             else self.image_size
         )
         size = f", {size} pixels" if size else ""
         counts = f"{self.components} components{where}, {len(self.classes)} classes{size}"
         return f"Model({self.name}: {counts}; {self.note})"
+
+
+def _checked_scales(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[list[list[float] | None], list[int]]:
+    """Mean and std as lists, and the numbers of channels that these allow."""
+    scales = [
+        None if scale is None else numpy.ravel(scale).astype(float).tolist()
+        for scale in (mean, std)
+    ]
+    counts = {len(scale) for scale in scales if scale is not None} or {3, 1}
+    fits = len(counts) == 1 or (mean is None and std is None)
+    if not (fits and all(value > 0 for value in scales[1] or ())):
+        raise ValueError(
+            f"mean and std: got {scales[0]} and {scales[1]}, wanted one positive std per channel"
+        )
+    return scales, sorted(counts, reverse=True)
+
+
+def _class_names(classes: Sequence[str] | Mapping[Any, str] | None, n: int) -> tuple[str, ...]:
+    """A name for each of `n` outputs."""
+    if isinstance(classes, Mapping):
+        # keys out of JSON are text
+        table = {int(key): name for key, name in classes.items() if str(key).isdecimal()}
+        if len(table) != len(classes) or sorted(table) != list(range(len(table))):
+            raise ValueError(
+                f"classes: got keys {', '.join(map(str, [*classes][:4]))}, …; wanted {{index: "
+                f"name}} with the indices 0 to {n - 1}, or a list of names"
+            )
+        classes = [table[index] for index in range(len(table))]
+    given = range(n) if classes is None or not len(classes) else classes
+    names = tuple(map(str, given))
+    if len(names) != n:
+        raise ValueError(f"classes: got {len(names)} names, the network has {n} outputs")
+    return names

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,15 @@ class Site:
     batch: int  # the axis that tells the images apart where the module has them
     positions: tuple[int, ...] | None  # axes of `features` to pool over; None where nothing tells
     one_size: bool  # it takes images of this size only
+    shapes: "tuple[Shapes, ...]"  # of each pass: for two images, for three, for other sizes
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What each module returned in a pass over images of one shape, in the order of the calls."""
+
+    images: tuple[int, ...]
+    outputs: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
 
 
 class _Passes:
@@ -43,6 +52,7 @@ class _Passes:
     def __init__(self, network: nn.Module, modules: dict[str, nn.Module], names: list[str]):
         self.network, self.modules, self.names = network, modules, names
         self.weight = next(network.parameters(), torch.empty(0))
+        self.shapes: list[Shapes] = []
 
     def noise(self, n: int, channels: int, sides: tuple[int, int]) -> Tensor:
         random = torch.Generator().manual_seed(0)
@@ -67,10 +77,21 @@ class _Passes:
                 return (given.flip(swap[0]),), {}
             return None
 
+        shapes = Shapes(tuple(images.shape))
+        self.shapes.append(shapes)
+
+        def measure(name: str) -> Callable:
+            def note(_: nn.Module, args: tuple, output: Any) -> None:
+                if isinstance(output, Tensor):
+                    shapes.outputs.append((name, tuple(output.shape)))
+
+            return note
+
         handles = [
             self.modules[name].register_forward_hook(watch(name), with_kwargs=True)
             for name in self.names
         ]
+        handles += [m.register_forward_hook(measure(n)) for n, m in self.modules.items()]
         before = [
             self.modules[n].register_forward_pre_hook(turn, with_kwargs=True)
             for n in self.names
@@ -109,20 +130,9 @@ def find(
         ValueError: an unknown or unused layer, no linear layer, or a network that does not give
             logits.
     """
-    kind, modules = (
-        type(network).__name__,
-        {name: module for name, module in network.named_modules() if name},
-    )
-    children = ", ".join(name for name, _ in network.named_children())
-    if layer is not None and layer not in modules:
-        near = ", ".join(difflib.get_close_matches(layer, modules, n=4, cutoff=0.4)) or children
-        raise ValueError(f"layer: got {layer!r}, no module of {kind}; near names: {near}")
-    watched = (
-        [layer]
-        if layer
-        else [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    )
-    passes = _Passes(network, modules, watched)
+    kind, modules = type(network).__name__, dict(network.named_modules())
+    del modules[""]
+    passes = _Passes(network, modules, _watched(network, modules, layer))
     images, raw, seen = _try(passes, channels, sides)
     if not seen:
         why = (
@@ -133,90 +143,115 @@ def find(
         raise ValueError(f"{kind}: {why}")
     index, logits, note, head = len(seen) - 1, raw, "", False
     if layer is None:
-        note = f"logits are not the output of {seen[-1][0]}: no head"
-        for candidate in reversed(range(len(seen))):
-            name, given, result = seen[candidate]
-            linear: Any = modules[name]
-            if result.shape != raw.shape or not close(
-                functional.linear(given, linear.weight, linear.bias), result
-            ):
-                continue
-            softmaxes = {
-                "": result,
-                "softmax": result.softmax(1),
-                "log-softmax": result.log_softmax(1),
-            }
-            if matching := [final for final, values in softmaxes.items() if close(values, raw)]:
-                index, logits, head = candidate, result, True
-                note = f"final {matching[0]} left out" if matching[0] else ""
-                break
-    name, *both = seen[index]
-    features = both[0] if layer is None else both[1]
+        index, logits, note, head = _last_linear(seen, raw, modules)
+    name, given, output = seen[index]
+    features = given if layer is None else output
     if not isinstance(features, Tensor) or features.ndim < 2:
         raise ValueError(
             f"layer: {layer!r} returns {type(features).__name__}, wanted a tensor (n, …)"
         )
-    calls = sum(other == name for other, *_ in seen[: index + 1])
-    # A third image beside the two tells which axis counts images, and whether images see each
-    # other.
-    more = torch.cat([images, 3 * images[:1]])
-    others: list = []
-    try:
-        again = passes.over(more, others)
-    except Exception as error:  # whatever a foreign network does with another number of images
-        raise ValueError(
-            f"{kind}: runs on two images and not on three: {error}".split("\n")[0]
-        ) from error
-    if not isinstance(again, Tensor) or again.shape != (3, raw.shape[1]):
-        raise ValueError(f"{kind}: returns another number of logits for three images than for two")
-    found = [call[1 + bool(layer)] for call in others if call[0] == name][calls - 1 : calls]
-    axes = [a for a in range(features.ndim) if found and features.shape[a] != found[0].shape[a]]
-    if not found or len(axes) != 1 or (features.shape[axes[0]], found[0].shape[axes[0]]) != (2, 3):
-        what = (
-            f"{kind}: {'what goes into' if layer is None else 'the output of'} {name!r}, of shape"
-        )
-        raise ValueError(
-            f"{what} {tuple(features.shape)} for two images, has no axis of images; name another "
-            "layer="
-        )
+    call = sum(other == name for other, *_ in seen[: index + 1]) - 1
+    again, found, axis = _third_image(passes, images, raw, features, (name, call, bool(layer)))
     if layer is None and not head:
         # Another path to the logits (squeeze-and-excite, a final convolution) does not follow when
         # this one is turned.
-        turned = passes.over(more, [], (axes[0], found[0]))
+        turned = passes.over(torch.cat([images, 3 * images[:1]]), [], (axis, found))
         if not close(turned, again.flip(0)):
+            children = ", ".join(name for name, _ in network.named_children())
             raise ValueError(
                 f"{kind}: its logits come from more than {name!r}'s input; name a layer= "
                 f"({children}, …)"
             )
-    canonical = features.movedim(axes[0], 0)
-    varies = ""
-    if not (close(again[:2], raw) and close(found[0].movedim(axes[0], 0)[:2], canonical)):
-        unsteady = any(
-            isinstance(m, _BatchNorm) and (m.training or m.running_mean is None)
-            for m in modules.values()
-        )
-        varies = (
-            "other images of a batch change its "
-            f"result{unsteady * ' (batch norm without running statistics)'}"
-        )
-        if not close(passes.over(images, []), raw):
-            varies = "results are random (dropout that is always on?)"
-    positions = _positions(passes, canonical, images, calls - 1, axes[0], name, bool(layer))
+    canonical = features.movedim(axis, 0)
+    steady = close(again[:2], raw) and close(found.movedim(axis, 0)[:2], canonical)
+    varies = "" if steady else _variation(passes, images, raw)
+    positions = _positions(passes, canonical, images, call, axis, name, bool(layer))
     one_size = not any(passes.resized(images, factor, []) for factor in (0.5, 2))
     return Site(
         name,
         layer is None,
-        calls,
+        call + 1,
         head,
         note,
         varies,
         images,
         logits,
         canonical,
-        axes[0],
+        axis,
         positions,
         one_size,
+        tuple(passes.shapes),
     )
+
+
+def _watched(network: nn.Module, modules: dict[str, nn.Module], layer: str | None) -> list[str]:
+    """The module of this name, or all linear ones."""
+    if layer is None:
+        return [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if layer not in modules:
+        near = difflib.get_close_matches(layer, modules, n=4, cutoff=0.4)
+        names = ", ".join(near or [name for name, _ in network.named_children()])
+        kind = type(network).__name__
+        raise ValueError(f"layer: got {layer!r}, no module of {kind}; near names: {names}")
+    return [layer]
+
+
+def _last_linear(
+    seen: list, raw: Tensor, modules: dict[str, nn.Module]
+) -> tuple[int, Tensor, str, bool]:
+    """The call whose output is the logits, these, a note, and whether there is one.
+
+    Where none is, the last call: its input may be all that the logits come from.
+    """
+    for index in reversed(range(len(seen))):
+        name, given, result = seen[index]
+        linear: Any = modules[name]
+        if result.shape != raw.shape or not close(
+            functional.linear(given, linear.weight, linear.bias), result
+        ):
+            continue
+        softmaxes = {"softmax": result.softmax(1), "log-softmax": result.log_softmax(1)}
+        for final, values in {"": result, **softmaxes}.items():
+            if close(values, raw):
+                return index, result, f"final {final} left out" if final else "", True
+    return len(seen) - 1, raw, f"logits are not the output of {seen[-1][0]}: no head", False
+
+
+def _third_image(
+    passes: _Passes, images: Tensor, raw: Tensor, features: Tensor, call: tuple[str, int, bool]
+) -> tuple[Tensor, Tensor, int]:
+    """Logits and features of a third image beside the two, and which axis counts the images."""
+    (name, index, output), kind = call, type(passes.network).__name__
+    others: list = []
+    try:
+        again = passes.over(torch.cat([images, 3 * images[:1]]), others)
+    except Exception as error:  # whatever a foreign network does with another number of images
+        raise ValueError(
+            f"{kind}: runs on two images and not on three: {error}".split("\n")[0]
+        ) from error
+    if not isinstance(again, Tensor) or again.shape != (3, raw.shape[1]):
+        raise ValueError(f"{kind}: returns another number of logits for three images than for two")
+    found = [one[1 + output] for one in others if one[0] == name][index : index + 1]
+    axes = [a for a in range(features.ndim) if found and features.shape[a] != found[0].shape[a]]
+    if not found or len(axes) != 1 or (features.shape[axes[0]], found[0].shape[axes[0]]) != (2, 3):
+        what = f"{kind}: {'the output of' if output else 'what goes into'} {name!r}, of shape"
+        raise ValueError(
+            f"{what} {tuple(features.shape)} for two images, has no axis of images; name another "
+            "layer="
+        )
+    return again, found[0], axes[0]
+
+
+def _variation(passes: _Passes, images: Tensor, raw: Tensor) -> str:
+    """Why the same two images gave something else beside a third."""
+    if not close(passes.over(images, []), raw):
+        return "results are random (dropout that is always on?)"
+    unsteady = any(
+        isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        for module in passes.modules.values()
+    )
+    why = " (batch norm without running statistics)" if unsteady else ""
+    return f"other images of a batch change its result{why}"
 
 
 def first_input(args: tuple, kwargs: dict) -> Any:
@@ -280,6 +315,7 @@ def _try(
                 )
             return noise, logits, seen
     sizes = "×".join(map(str, sides)) if sides else ", ".join(map(str, _SIZES))
+    failure += "" if sides else "; give image_size= the pixels it was trained for"
     counts = " or ".join(map(str, channels))
     raise ValueError(f"{kind}: does not run on {counts} channels of {sizes} pixels: {failure}")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from nbhelpers.networks.cutting import Traced, _Fake
+from nbhelpers.networks.cutting import FakeReLULayer, Traced
 from nbhelpers.networks.model import Model
 from nbhelpers.page.operations import IDENTITIES, RESHAPES, SKIPPED, Rule, rule_of
 
@@ -32,7 +32,7 @@ def export_network(model: Model) -> dict[str, Any]:
         ValueError: the network was not traced, or has an operation that the page does not know; the
             message names it.
     """
-    parts = model._cut
+    parts = model.parts
     if not isinstance(parts, Traced):
         raise ValueError(
             f"{model.name}: was not traced ({model.note}), so the page cannot compute it"
@@ -68,7 +68,7 @@ def export_network(model: Model) -> dict[str, Any]:
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "classes": list(model.classes),
-        "sides": list(model._sides),
+        "sides": list(model.sides),
         "components": model.components,
     }
 
@@ -141,7 +141,7 @@ class _Writer:
         self.halves: list[numpy.ndarray] = []
         self._kept: dict[tuple[int, str], int] = {}  # a layer that is called twice is stored once
         with torch.no_grad():
-            zeros = torch.zeros(2, model.channels, *model._sides, device=model.device)
+            zeros = torch.zeros(2, model.channels, *model.sides, device=model.device)
             ShapeProp(graph).propagate(zeros)
 
     def write(self) -> int:
@@ -167,8 +167,8 @@ class _Writer:
             return place
         if (
             len(shape) != 4
-            or (self.model._positions != (2, 3) and shape[2:] != (1, 1))
-            or self.model._pool != "mean"
+            or (self.model.pooled_axes != (2, 3) and shape[2:] != (1, 1))
+            or self.model.pool != "mean"
         ):
             self._refuse(node, f"a representation of shape {shape[1:]}")
         self.nodes.append({"op": "mean", "from": [place]})
@@ -179,7 +179,7 @@ class _Writer:
         if node.op == "get_attr":
             self._constant(node)
             return
-        if isinstance(module, _Fake):
+        if isinstance(module, FakeReLULayer):
             self._add(node, {"op": "fake_relu", "from": self._inputs(node)})
             return
         kind = node.target if module is None else type(module)

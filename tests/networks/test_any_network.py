@@ -286,14 +286,14 @@ def test_any_layer_is_a_representation(layer, pool):
 
 def test_nothing_after_an_early_layer_is_computed():
     model = wrapped(seeded(lambda: tv.resnet18(num_classes=4)), layer="layer1")
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in model._cut.trunk.modules())
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.parts.trunk.modules())
     assert convolutions == 5  # of 20
 
 
 def test_a_layer_of_a_network_that_cannot_be_traced():
     network, images, later = seeded(Wild), noise(32), []
     model = wrapped(network, layer="norm")
-    model._cut.network.fc.register_forward_hook(lambda *_: later.append(1))
+    model.parts.network.fc.register_forward_hook(lambda *_: later.append(1))
     close(model.representation(images), observed(network, images, "norm")[0].mean((2, 3)))
     assert not later  # left before it got there
     close(model(images), observed(network, images)[1])

@@ -67,7 +67,7 @@ def test_batch_norm_is_gone_and_the_original_untouched(network, model):
 
 def test_fake_relu_revives_a_dead_component(network, images):
     model = Model(network, mean=MEAN, std=STD)
-    model._cut.trunk.get_submodule("layer4.1.conv2").bias.data.fill_(-100)
+    model.parts.trunk.get_submodule("layer4.1.conv2").bias.data.fill_(-100)
     gradients = {}
     for fake in (True, False):
         x = images.clone().requires_grad_()
@@ -87,7 +87,7 @@ def test_parameters_take_no_gradient(model, images):
 
 
 def test_nothing_after_the_cut_is_computed(model):
-    assert not any(module is model.head for module in model._cut.trunk.modules())
+    assert not any(module is model.head for module in model.parts.trunk.modules())
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: no {str(device)!r} on this machine; use 'auto' or 'cpu'"
-        ) from error
+        raise ValueError(f"device: no {str(device)!r} here; use 'auto' or 'cpu'") from error
     return torch.device(device)
 
 

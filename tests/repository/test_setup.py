@@ -251,7 +251,13 @@ def test_no_index_host_or_machine_path_is_written_down() -> None:
     pattern = re.compile(
         r"https?://(registry|files|deb|pypi)\.[a-z]|(^|[\s\"'=(])/(work|root|farm)/"
     )
-    kinds = ("*.*", "Makefile", "nbhelpers/**/*.py", "tests/**/*.py", "tools/*.py")
+    kinds = ("*.*", "Makefile", "nbhelpers/**/*.py", "tests/**/*.py", "tools/**/*.*", "docs/*.md")
+    kinds += (".github/**/*.*", ".devcontainer/*")
     for path in [path for kind in kinds for path in ROOT.glob(kind)]:
-        if path.is_file() and path.suffix not in (".pyc",) and path != Path(__file__):
+        if (
+            path.is_file()
+            and path.suffix != ".pyc"
+            and path != Path(__file__)
+            and path.name != ".git"
+        ):
             assert not pattern.search(path.read_text(encoding="utf-8")), path.name

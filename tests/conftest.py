@@ -39,7 +39,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 # Each takes half a minute or more: notebooks, browsers, other libraries' packages, training. What is
 # done first leaves no core idle at the end, beside the last long file; `make check` leaves all out.
 LONG = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "page_live", "train"]
-LONG += ["sweep", "inversion", "browser_use", "browser_paint", "page_paint", "notebooks_painting"]
+LONG += ["sweep", "inversion", "browser_use", "browser_demos", "browser_paint"]
+LONG += ["page_paint", "notebooks_painting"]
 LONG += ["resume", "evaluate", "peers_robustness", "peers_robustbench", "package", "readme"]
 LONG += ["real_imagenet", "page_firefox", "page_again", "shards", "demos", "lab", "reference"]
 FIRST = [*LONG, "types"]

@@ -65,9 +65,7 @@ class Atlas:
         for label, features in self.features.items():
             alike = (_standard(features) * wanted).mean(0)
             best = i if label == own else int(alike.argmax())
-            text = f"component {best}" + (
-                "" if label == own else f", most similar (r {alike[best]:.2f})"
-            )
+            text = f"component {best}" + ("" if label == own else f" (r {alike[best]:.2f})")
             chosen[label] = (best, text)
         return chosen
 

@@ -23,9 +23,11 @@ from nbhelpers.widgets.live import Demo, Frame, Live, _picture
 from nbhelpers.widgets.parts import (
     Models,
     Names,
+    Pictures,
     captions_of,
     fitted,
     noise_like,
+    opened,
     picker_of,
     robust_first,
 )
@@ -305,7 +307,7 @@ class Paint(Live):
 
 def paint(
     models: Models,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     components: Indices = 4,
@@ -330,7 +332,9 @@ def paint(
         steps: gradient steps of a stroke; None is the notebook's, and 25 above 64 pixels.
         seed: of components and noise.
     """
-    models, images = robust_first(models), fitted(models, images)
+    models = robust_first(models)
+    images, labels = opened(models, images, labels)
+    images = fitted(models, images)
     names, steps = captions_of(models, labels, len(images)), PAINTING.steps_for(images, steps)
     picker = picker_of(
         models, images[:sources], names[:sources], label="Choose an image to paint on", columns=6

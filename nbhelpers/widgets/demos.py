@@ -14,24 +14,26 @@ from torch import Tensor
 from nbhelpers.networks.radii import series
 from nbhelpers.optimize import Step
 from nbhelpers.representation import contributions, interpolate, predict
-from nbhelpers.types import Images, Indices, Labels
+from nbhelpers.types import Indices, Labels
 from nbhelpers.widgets.atlas import Atlas, raised
 from nbhelpers.widgets.inverting import epsilon_series, inversion
 from nbhelpers.widgets.live import Captions, Demo
 from nbhelpers.widgets.parts import (
-    SAYS,
     Draw,
     Models,
     Names,
+    Pictures,
     captions_of,
     fitted,
     form,
+    labelled,
     live_of,
     matched,
     matches,
     mixed,
     noise_like,
     note_of,
+    opened,
     pair_of,
     picker_of,
     preview,
@@ -66,7 +68,7 @@ __all__ = [
 
 def brittleness(
     models: Models,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     radius: float | None = None,
@@ -81,7 +83,9 @@ def brittleness(
         radius: bound on the source's change, L2 over the image, pixel units; None is 1 for 32-pixel
             images, and grows with the side.
     """
-    models, steps = robust_first(models), BRITTLENESS.steps_for(images, steps)
+    models = robust_first(models)
+    images, labels = opened(models, images, labels)
+    steps = BRITTLENESS.steps_for(images, steps)
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a target")
     bound = BRITTLENESS.ball(sources.pixels, radius)
 
@@ -104,10 +108,12 @@ def brittleness(
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             moved = [float(torch.linalg.vector_norm(step.images.cpu() - source)) for step in now]
             texts = [
-                f"{text}\nmoved by {far:.2f}"
+                text and f"{text}, moved {far:.2f}"
                 for text, far in zip(matches(models, now), moved, strict=True)
             ]
-            return sheet([source, *(step.images for step in now), target]), [["", *texts, ""]]
+            ends = sources.captions[first], targets.captions[second]
+            pictures = sheet([source, *(step.images for step in now), target])
+            return pictures, [[ends[0], *texts, ends[1]]]
 
         return runs, draw
 
@@ -122,7 +128,7 @@ def brittleness(
 
 def interpolation(
     models: Models,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     points: int = 7,
@@ -136,7 +142,9 @@ def interpolation(
         models, images, labels, positions, steps: as in `inversion`.
         points: of the strip, both ends included.
     """
-    models, steps = robust_first(models), INTERPOLATION.steps_for(images, steps)
+    models = robust_first(models)
+    images, labels = opened(models, images, labels)
+    steps = INTERPOLATION.steps_for(images, steps)
     sources, targets = pair_of(models, images, labels, "Choose a source", "Choose a destination")
     amounts = torch.linspace(0, 1, points)
 
@@ -185,7 +193,7 @@ def interpolation(
 
 def feature_visualization(
     models: Models,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     components: Indices = 8,
@@ -207,7 +215,9 @@ def feature_visualization(
             the set) are noise.
         seed: of noise and components.
     """
-    models, images, k = robust_first(models), fitted(models, images), min(k, len(images))
+    models = robust_first(models)
+    images, labels = opened(models, images, labels)
+    images, k = fitted(models, images), min(k, len(images))
     steps = VISUALIZATION.steps_for(images, steps)
     names = captions_of(models, labels, len(images))
     atlas = Atlas(models, images, components, settings=VISUALIZATION, steps=steps, seed=seed)
@@ -269,7 +279,7 @@ def feature_visualization(
 
 def feature_manipulation(
     models: Models,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     components: Indices = 6,
@@ -285,7 +295,9 @@ def feature_manipulation(
         images: (n, c, h, w), the set that gives the amounts their meaning.
         sources: the first so many images can be picked.
     """
-    models, images = robust_first(models), fitted(models, images)
+    models = robust_first(models)
+    images, labels = opened(models, images, labels)
+    images = fitted(models, images)
     steps, names = (
         MANIPULATION.steps_for(images, steps),
         captions_of(models, labels, len(images))[:sources],
@@ -311,16 +323,14 @@ def feature_manipulation(
                 said(
                     models[label],
                     step,
-                    lambda _, loss, name, text=text: (
-                        f"activation {-loss:.2f}\n{SAYS}{name}\n{text}"
+                    lambda _, loss, name, label=label, text=text: (
+                        f"{label}: {name}\n{text}: {-loss:.2f}"
                     ),
                 )
                 for (label, (_, text)), step in zip(chosen.items(), now, strict=True)
             ]
-            return sheet([start], *([step.images] for step in now)), [
-                [""] * len(PERCENTILES),
-                *texts,
-            ]
+            pictures = sheet([start], *([step.images] for step in now))
+            return pictures, [[picker.captions[source]] * len(PERCENTILES), *texts]
 
         return runs, draw
 
@@ -341,8 +351,8 @@ def feature_manipulation(
 
 def misclassification(
     models: Models,
-    images: Images,
-    labels: Labels,
+    images: Pictures,
+    labels: Labels | None = None,
     *,
     top: int = 3,
     radius: float | None = None,
@@ -356,8 +366,8 @@ def misclassification(
 
     Args:
         models, steps: as in `inversion`.
-        images, labels: (n, c, h, w) and (n,), among which errors are looked for; none where the
-            label is −1.
+        images, labels: (n, c, h, w) and (n,), among which errors are searched; −1 where the class
+            is unknown. Or an opened set, whose labels they are where None.
         top: components, by their contribution to the wrong class's logit.
         radius: bound on the image's change, L2 over the image, pixel units; None is 5.7 for
             32-pixel images, and grows with the side.
@@ -366,12 +376,9 @@ def misclassification(
     Raises:
         ValueError: no image is wrong for any network, or a label beyond the classes.
     """
-    models, images, labels = (
-        robust_first(models),
-        fitted(models, images),
-        torch.as_tensor(labels).cpu(),
-    )
-    captions_of(models, labels, len(images))
+    models = robust_first(models)
+    images, labels, names = labelled(models, images, labels)
+    images = fitted(models, images)
     steps = MISCLASSIFICATION.steps_for(images, steps)
     errs = torch.stack(
         [(predict(model, images) != labels) & (labels >= 0) for model in models.values()]
@@ -381,13 +388,15 @@ def misclassification(
     if not len(wrong):
         known = int((labels >= 0).sum())
         told = (
-            f"every one of the {known} with a label is seen rightly by all of {list(models)}; "
-            "give more images"
+            f"all {known} labelled images are classified correctly by {list(models)}; give more "
+            "images"
         )
         raise ValueError(
             f"images: {told if known else 'none has a known label; give some with labels'}"
         )
-    picker = picker_of(models, images[wrong], labels[wrong], label="Choose a misclassified image")
+    picker = picker_of(
+        models, images[wrong], [names[k] for k in wrong], label="Choose a misclassified image"
+    )
     bound = MISCLASSIFICATION.ball(images, radius)
 
     def plan(index: int) -> tuple[list[Iterable[Step]], Draw]:
@@ -409,22 +418,20 @@ def misclassification(
                     model, chosen[-1], start, settings=MISCLASSIFICATION, steps=steps, radius=bound
                 )
             )
-        true = f"true: {picker.captions[index]}" if index < len(wrong) else ""
-        says = [f"{label} says: {seen(model, image)[0]}" for label, model in models.items()]
+        says = [f"{label}: {seen(model, image)[0]}" for label, model in models.items()]
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
-            first = f"{true} · " * bool(true)
             texts = [
                 said(
                     m,
                     step,
-                    lambda k, loss, name, of=of: (
-                        f"{first}{SAYS}{name}\ncomponent {of[k]} at {-loss:.2f}"
+                    lambda k, loss, name, of=of, label=label: (
+                        f"{label}: {name}\ncomponent {of[k]}: {-loss:.2f}"
                     ),
                 )
-                for m, of, step in zip(models.values(), chosen, now, strict=True)
+                for (label, m), of, step in zip(models.items(), chosen, now, strict=True)
             ]
-            original = "\n".join(filter(None, [true, *says]))
+            original = "\n".join(filter(None, [picker.captions[index], ", ".join(says)]))
             return sheet([start], *([step.images] for step in now)), [
                 [original] * (top + 1),
                 *texts,

@@ -15,10 +15,12 @@ from nbhelpers.widgets.parts import (
     Draw,
     Names,
     Others,
+    Pictures,
     live_of,
     matched,
     noise_like,
     note_of,
+    opened,
     picker_of,
     preview,
     robust_first,
@@ -34,7 +36,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")  # of a ResNet
 
 def layers(
     models: Mapping[str, Cuts],
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     layers: Sequence[str] | None = None,
@@ -66,6 +68,7 @@ def layers(
     }
     names = layer_heads(cuts)
     whole = {label: next(iter(found.values())) for label, found in cuts.items()}
+    images, labels = opened(whole, images, labels)
     picker = picker_of(whole, images, labels, others=others)
     steps = LAYERS.steps_for(images, steps)
     start = noise_like(picker.pixels, 1, seed)

@@ -18,8 +18,10 @@ from nbhelpers.widgets.parts import (
     Models,
     Names,
     Others,
+    Pictures,
     live_of,
     noise_like,
+    opened,
     picker_of,
     preview,
     previewed,
@@ -34,7 +36,7 @@ RIM = 2  # pixels around the hole, whose mean colour is the null
 
 def inpainting(
     models: Models,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     others: Others | None = None,
@@ -54,7 +56,9 @@ def inpainting(
     Raises:
         ValueError: as in `inversion`.
     """
-    models, steps = robust_first(models), FILLING.steps_for(images, steps)
+    models = robust_first(models)
+    images, labels = opened(models, images, labels)
+    steps = FILLING.steps_for(images, steps)
     picker = picker_of(models, images, labels, others=others, columns=6)
     hole, judges = HolePicker(picker), judges_of(models)
     grain = noise_like(picker.pixels, 1, seed)

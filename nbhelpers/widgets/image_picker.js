@@ -188,6 +188,12 @@ function renderPicker({ model, el, signal }) {
       clearTimeout(awaited);
       said.textContent = text || hint;
     };
+    let expected = false; // a picture was sent: the focus goes to it
+    const arrived = () => {
+      if (!expected) return;
+      expected = false;
+      if (el.contains(document.activeElement) || document.activeElement === document.body) options[model.get("selected")]?.focus();
+    };
     const wait = () => {
       say(model.get("waits") || "waiting for the kernel…");
       awaited = setTimeout(() => say(NO_ANSWER), PATIENCE);
@@ -198,6 +204,7 @@ function renderPicker({ model, el, signal }) {
       try {
         const bytes = await prepared(chosen);
         wait();
+        expected = true;
         model.send({ type: "upload", name }, undefined, [bytes]);
       } catch (error) {
         say(error.message);
@@ -235,13 +242,16 @@ function renderPicker({ model, el, signal }) {
       event.stopPropagation();
       send(pasted);
     });
-    const answered = () => say(model.get("message"));
+    const answered = () => {
+      if (model.get("message") && model.get("groups").at(-1)?.[0] !== "your own") expected = false; // refused
+      say(model.get("message"));
+    };
     listen(
       model,
       {
         "change:message": answered,
         "change:thumbnails": () => queueMicrotask(() => [own(), answered()]),
-        "change:selected": own,
+        "change:selected": () => [own(), arrived()],
       },
       signal,
     );
@@ -276,6 +286,7 @@ function renderLive({ model, el, signal }) {
     return { figure, text, picture: figure.querySelector("canvas") };
   });
   const table = make("div", "nb-table");
+  table.style.setProperty("--n", columns.length);
   table.classList.toggle("nb-pairs", !slider && rows.length > 1); // the networks' rows beside each other
   const cells = rows.map((row, r) => {
     const strip = make("div", "nb-strip");
@@ -307,6 +318,7 @@ function renderLive({ model, el, signal }) {
   }
   if (slider) {
     const top = make("div", "nb-line");
+    top.style.setProperty("--n", rows.length);
     top.append(...panels.map((panel) => panel.figure));
     Object.assign(range, { type: "range", min: 0, max: columns.length - 1, step: 1, value: model.get("at") });
     range.addEventListener("input", () => go(+range.value));
@@ -325,12 +337,18 @@ function renderLive({ model, el, signal }) {
   said.setAttribute("role", "status"); // read aloud: how a run ends, not every step of it
   stop.addEventListener("click", halt);
   bar.append(stop, progress, step, said);
-  el.append(table, bar, make("div", "nb-note", model.get("note")));
-  el.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
+  const more = make("details", "nb-more");
+  more.append(keepKeys(make("summary", "", "More")), make("div", "nb-note", model.get("note")));
+  el.append(table, bar, more);
+  // From anywhere in the demo: after a pick or an upload the focus is beside this table, not in it.
+  const escaped = (event) => {
+    if (event.key !== "Escape" || !(el.contains(event.target) || partOf(event.target))) return;
     halt();
-    event.stopPropagation();
-  });
+    event.preventDefault(); // a search field would be emptied
+  };
+  document.addEventListener("keydown", escaped, { signal });
+
+  const partOf = (element) => element.closest?.(".nb-demo, .demo")?.contains(el);
 
   let sheet = null;
   let captions = [];
@@ -356,6 +374,9 @@ function renderLive({ model, el, signal }) {
   function asked() {
     if (model.get("still")) return;
     el.dataset.state = "waiting";
+    const box = (panels[0] && slider ? panels[0].figure : table).getBoundingClientRect();
+    const seen = Math.min(box.bottom, innerHeight) - Math.max(box.top, 0);
+    if (seen < Math.min(120, box.height / 2)) el.scrollIntoView({ block: "nearest" }); // in a narrow window it is below
     stop.setAttribute("aria-disabled", "true");
     wait(model.get("waits") || "waiting for the kernel…");
   }
@@ -456,7 +477,7 @@ function renderLive({ model, el, signal }) {
     signal,
   );
   // From a picker of the same demo: what is shown is no longer what is picked.
-  const heard = (event) => event.target.closest(".nb-demo, .demo")?.contains(el) && asked();
+  const heard = (event) => partOf(event.target) && asked();
   document.addEventListener("nb-asked", heard, { signal });
   signal.addEventListener("abort", () => clearTimeout(awaited));
   if (switched) {

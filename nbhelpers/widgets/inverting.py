@@ -9,31 +9,32 @@ from torch import Tensor
 
 from nbhelpers.networks.radii import series
 from nbhelpers.optimize import Step
-from nbhelpers.types import Images
 from nbhelpers.widgets.live import Captions, Demo
 from nbhelpers.widgets.parts import (
     Draw,
     Models,
     Names,
     Others,
+    Pictures,
     form,
     live_of,
     matched,
     matches,
     noise_like,
     note_of,
+    opened,
     picker_of,
     robust_first,
     sheet,
     switched,
 )
 from nbhelpers.widgets.recipes import Recipe
-from nbhelpers.widgets.settings import INVERSION, LARGE, SERIES, STARTS
+from nbhelpers.widgets.settings import INVERSION, SERIES, SMALL, STARTS
 
 
 def inversion(
     models: Models,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     others: Others | None = None,
@@ -43,14 +44,14 @@ def inversion(
 ) -> Demo:
     """Pick an image; see it rebuilt, from noise, from its representation in each network.
 
-    Below each reconstruction of a small image stands the mean of sixteen, from as many starts,
-    which follow when the single one is there: what they share is what the representation
-    determines.
+    Below: the mean of sixteen inversions from as many starts, which follow when the single ones are
+    there. Only for images up to 32 pixels; for larger ones it takes too long.
 
     Args:
         models: networks by name.
-        images: (n, c, h, w) of the test set, pixels in [0, 1].
-        labels: (n,) their classes, −1 where unknown; or a text for each.
+        images: (n, c, h, w), pixels in [0, 1]; or a set that `open_images` opened.
+        labels: (n,) their classes, −1 where unknown; or a text for each; None for the set's own
+            names.
         others: more images of the same size under their titles, such as "out of distribution";
             alone, or with a text for each.
         positions: begin with the representation that keeps its positions; a switch changes it.
@@ -62,11 +63,12 @@ def inversion(
         ValueError: a label beyond the classes, images that do not fit the networks.
     """
     models = robust_first(models)
+    images, labels = opened(models, images, labels)
     picker, steps = (
         picker_of(models, images, labels, others=others),
         INVERSION.steps_for(images, steps),
     )
-    starts = noise_like(picker.pixels, STARTS if max(images.shape[-2:]) <= LARGE else 1, seed)
+    starts = noise_like(picker.pixels, STARTS if max(images.shape[-2:]) <= SMALL else 1, seed)
     means = len(starts) > 1
 
     def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
@@ -87,7 +89,7 @@ def inversion(
             singles = now[: len(models)]
             rows, texts = (
                 [[target, *(step.images for step in singles)]],
-                [["", *matches(models, singles)]],
+                [[picker.captions[index], *matches(models, singles)]],
             )
             if means:
                 rows.append(
@@ -98,11 +100,7 @@ def inversion(
 
         return runs, draw
 
-    rows = (
-        ["from one start", f"what the solutions from {STARTS} starts share: their mean"]
-        if means
-        else [""]
-    )
+    rows = ["from one start", f"mean of {STARTS} starts"] if means else [""]
     note = note_of(steps, "noise") + (
         f" Then the means: {(steps + 1) // 2} steps each." if means else ""
     )
@@ -115,7 +113,7 @@ def inversion(
 
 def epsilon_series(
     models: Models | str,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     others: Others | None = None,
@@ -131,6 +129,7 @@ def epsilon_series(
         images, labels, others, positions, steps, seed: as in `inversion`.
     """
     networks = series(models) if isinstance(models, str) else models
+    images, labels = opened(networks, images, labels)
     picker, steps = (
         picker_of(networks, images, labels, others=others),
         SERIES.steps_for(images, steps),
@@ -152,7 +151,8 @@ def epsilon_series(
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             pictures = sheet([target] * len(now), [step.images for step in now])
-            return pictures, [[""] * len(now), matches(networks, now)]
+            told = matches({f"ε = {eps}": model for eps, model in networks.items()}, now)
+            return pictures, [[picker.captions[index]] * len(now), told]
 
         return runs, draw
 

@@ -21,13 +21,13 @@ from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Captions, Frame, Live
 from nbhelpers.widgets.settings import LARGE, Settings
 
+Pictures = Images | ImageSet  # pixels, or an opened set that has names
 Models = Mapping[str, Model]
 Names = Labels | Sequence[str] | None  # class indices (−1: unknown), or a text for each image
 Others = Mapping[str, Images | tuple[Images, Sequence[str]]]
 Draw = Callable[[Sequence[Step]], tuple[Tensor, Captions]]
 Plan = Callable[..., tuple[list[Iterable[Step]], Draw]]
 
-SAYS = "this network says: "
 FORMS = ("with positions", "averaged")  # of a representation, in the order of the switch
 
 
@@ -83,7 +83,7 @@ def captions_of(models: Models, labels: Names, n: int) -> list[str]:
     return ["" if int(label) < 0 else classes[int(label)] for label in given]
 
 
-def opened(models: Models, images: Images | ImageSet, labels: Names) -> tuple[Images, Names]:
+def opened(models: Models, images: Pictures, labels: Names) -> tuple[Images, Names]:
     """Pixels, and labels or captions; of an opened set in the networks' size, with its own names.
 
     Raises:
@@ -96,7 +96,26 @@ def opened(models: Models, images: Images | ImageSet, labels: Names) -> tuple[Im
     return chosen.load()[0], list(chosen.names) if labels is None else labels
 
 
-def named(models: Models, images: Images | ImageSet, labels: Names) -> tuple[Images, list[str]]:
+def labelled(
+    models: Models, images: Pictures, labels: Labels | None
+) -> tuple[Images, Labels, list[str]]:
+    """Pixels, labels in the networks' classes (−1: none of them), and captions.
+
+    Raises:
+        ValueError: pixels without labels, or as in `captions_of`.
+    """
+    classes = next(iter(models.values())).classes
+    if isinstance(images, ImageSet):
+        images = open_images(images, classes=classes)
+        labels = images.labels if labels is None else labels
+    if labels is None:
+        raise ValueError("labels: got none; give the class of each image, -1 where unknown")
+    names = captions_of(models, labels, len(images))
+    pixels, given = opened(models, images, None)
+    return pixels, torch.as_tensor(labels).cpu(), names if given is None else given
+
+
+def named(models: Models, images: Pictures, labels: Names) -> tuple[Images, list[str]]:
     """Pixels and captions, as `opened` and `captions_of` give them."""
     pixels, given = opened(models, images, labels)
     return pixels, captions_of(models, given, len(pixels))
@@ -263,11 +282,13 @@ def seen(model: Model, images: Images) -> list[str]:
 
 
 def matches(models: Models, now: Sequence[Step]) -> list[str]:
-    """Distance and class of every picture, network by network."""
+    """Class and distance of every picture, in two lines, network by network."""
     return [
         text
-        for model, step in zip(models.values(), now, strict=True)
-        for text in said(model, step, lambda _, loss, name: f"distance {loss:.2f}\n{SAYS}{name}")
+        for (label, model), step in zip(models.items(), now, strict=True)
+        for text in said(
+            model, step, lambda _, loss, name, label=label: f"{label}: {name}\ndistance {loss:.2f}"
+        )
     ]
 
 

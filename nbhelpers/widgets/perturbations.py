@@ -15,11 +15,13 @@ from nbhelpers.widgets.parts import (
     Draw,
     Models,
     Names,
+    Pictures,
     captions_of,
     fitted,
     form,
     live_of,
     noise_like,
+    opened,
     picker_of,
     robust_first,
     seen,
@@ -34,7 +36,7 @@ OTHER = "another picture"
 
 def distances(
     models: Models,
-    images: Images,
+    images: Pictures,
     labels: Names = None,
     *,
     length: float | None = None,
@@ -55,7 +57,9 @@ def distances(
         steps: gradient steps of the changes against a network; None is 30, and 25 above 64 pixels.
         seed: of noise, and of what is covered.
     """
-    models, images = robust_first(models), fitted(models, images)
+    models = robust_first(models)
+    images, labels = opened(models, images, labels)
+    images = fitted(models, images)
     steps, far = DISTANCE.steps_for(images, steps), DISTANCE.ball(images, length)
     assert far is not None
     names, n = captions_of(models, labels, len(images)), len(images)
@@ -104,8 +108,10 @@ def distances(
                     )
                 order = found.argsort(stable=True).tolist()
                 rows.append([image, pictures[order]])
-                told = [f"{kinds[k]}\n{found[k]:.2f}\n{says[k]}" for k in order]
-                texts.append([f"the image\n0\n{own[label]}", *told])
+                told = [f"{kinds[k]}: {found[k]:.2f}\n{label}: {says[k]}" for k in order]
+                texts.append(
+                    [f"{picker.captions[index] or 'the image'}\n{label}: {own[label]}", *told]
+                )
             return sheet(*rows), texts
 
         return runs, draw

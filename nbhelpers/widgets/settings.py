@@ -51,59 +51,57 @@ BRITTLENESS = Settings(
     steps=100,
     step_size=0.2,
     radius=1.0,
-    about="A small change of the source, looked for by gradient descent, brings its representation "
-    "as near to the target's as it can. The standard network's comes close though the picture "
-    "still shows the source; the robust network's does not get far.",
+    about="Gradient descent searches for a small change of the source that brings its "
+    "representation near the target's. It fools the standard network; the robust network "
+    "barely reacts.",
 )
 INVERSION = Settings(
     steps=200,
     step_size=0.2,
-    about="The image is thrown away and only its representation is kept, the numbers before the "
-    "network's last layer. From noise, an image with the same representation is looked for.",
+    about="Only the representation of the image is kept. Starting from noise, gradient descent "
+    "searches for an image with the same representation.",
 )
 SERIES = Settings(
     steps=200,
     step_size=0.2,
-    about="The same image, rebuilt from its representation in networks that were trained against "
-    "perturbations up to ε: the picture comes with robustness.",
+    about="The same inversion in networks trained against perturbations of radius ε. The "
+    "picture comes with robustness.",
 )
 VISUALIZATION = Settings(
     steps=100,
     step_size=0.1,
-    about="Gradient descent from noise, and from an image in the last column, turns one component "
-    "up. Below stand the images of the set that activate it most and least. The seed draws the "
-    "components, nobody chose them; the other network's is the one that correlates with it most "
-    "over the set (r).",
+    about="Gradient ascent raises one component, from noise and (last column) from an image. "
+    "Below: the images of the set that activate it most and least. The other network's "
+    "component is the one most correlated over the set (r).",
 )
 MANIPULATION = Settings(
     steps=100,
     step_size=0.1,
-    about="One component is raised in a source image, to a percentile of its activation over the "
-    "set: 99 is as strong as in the strongest of a hundred images.",
+    about="Gradient ascent raises one component of a source image, to a percentile of its "
+    "activation over the set: 99 is as strong as in the strongest of a hundred images.",
 )
 INTERPOLATION = Settings(
     steps=100,
     step_size=0.2,
-    about="Between two images: mixed pixels are a double exposure. Below, images whose "
-    "representation is the mix of the two representations.",
+    about="Top row: mixed pixels, a double exposure. Below: images whose representation is the "
+    "mix of the two representations.",
 )
 MISCLASSIFICATION = Settings(
     steps=60,
     step_size=0.1,
     radius=5.7,
     live=60,
-    about="Each network gets this image wrong. A component that adds most to the wrong class is "
-    "turned up, within a ball in which the picture survives: what grows, and where, hints at what "
-    "the network saw. A random component is the control.",
+    about="Both networks misclassify this image. Gradient ascent raises a component that "
+    "contributes most to the wrong class, inside an L2 ball. Where it grows hints at "
+    "what the network used. Last: a random component, the control.",
 )
 PAINTING = Settings(
     steps=30,
     step_size=0.8,
     radius=5.7,
     live=30,
-    about="Choose a component and paint: it is raised under the brush, as far as a ball lets it in "
-    "which the picture survives, or up to a percentile of what the set has there. No pixel "
-    "elsewhere changes. Both networks' components are there; paint the same place with each.",
+    about="Choose a component and paint. Gradient ascent raises that component under the "
+    "brush; all other pixels stay fixed.",
 )
 FILLING = Settings(
     steps=30,
@@ -118,9 +116,9 @@ DISTANCE = Settings(
     step_size=0.4,
     radius=2.0,
     live=30,
-    about="Changes of one image that are all equally long in pixels, from left to right as far as "
-    "each network finds them. A change that was looked for against the standard network hardly "
-    "shows, and is further away to it than another picture.",
+    about="Perturbations of equal L2 norm, sorted by each network's distance. A perturbation "
+    "optimised against the standard network is hardly visible, and farther for it than "
+    "another picture.",
 )
 LAYERS = Settings(
     steps=200,
@@ -140,5 +138,6 @@ CLASSES = Settings(
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set
 SHOWN = 16  # misclassified images to pick from
 STARTS = 16  # of which the mean solution is shown
-LARGE = 64  # pixels a side; above, so many starts take too long while somebody waits
+SMALL = 32  # pixels a side; above, so many starts take half a minute
+LARGE = 64  # pixels a side; above, a full run takes too long while somebody waits
 FEWER = 25  # gradient steps above that

@@ -18,7 +18,15 @@ from nbhelpers.types import Images
 from nbhelpers.widgets.depths import Cuts, cuts_of
 from nbhelpers.widgets.image_picker import encode, front_end
 from nbhelpers.widgets.live import show_with_still, threads
-from nbhelpers.widgets.parts import Names, fitted, matched, named, noise_like, robust_first
+from nbhelpers.widgets.parts import (
+    Names,
+    Pictures,
+    fitted,
+    matched,
+    named,
+    noise_like,
+    robust_first,
+)
 from nbhelpers.widgets.settings import LAYERS
 from nbhelpers.widgets.trials import Condition, Trial, mean_colours, plan_trials
 
@@ -224,7 +232,7 @@ class Recognition(anywidget.AnyWidget):
 
 def recognition(
     models: Mapping[str, Cuts],
-    images: Images | ImageSet,
+    images: Pictures,
     labels: Names = None,
     *,
     layers: Sequence[str] | None = None,

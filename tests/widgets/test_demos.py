@@ -89,8 +89,8 @@ def test_a_mistake_is_explained_inside_the_ball_and_says_who_sees_what(models, i
     assert torch.linalg.vector_norm(pictures[1:] - pictures[:1], dim=(2, 3, 4)).max() <= 0.5 + 0.2
     assert demo.live.buttons and demo.live.columns == ["top 1", "top 2", "top 3", "random"]
     name, seen = models["robust"].classes[labels[0]], nb.predict(models["robust"], images[:1])[0]
-    assert demo.live.result["captions"][0][0].startswith(f"true: {name}\nrobust says: {seen}")
-    assert demo.live.result["captions"][1][0].startswith(f"true: {name} · this network says: ")
+    assert demo.live.result["captions"][0][0].startswith(f"{name}\nrobust: {seen}, standard: ")
+    assert demo.live.result["captions"][1][0].startswith("robust: ")
     assert "radius 0.5" in demo.live.note
     assert "radius 5.7" in widgets.misclassification(models, images, labels, steps=1).live.note
 
@@ -130,21 +130,19 @@ def test_an_inversion_is_what_minimize_gives_in_both_forms(models, images, posit
 def test_changes_of_one_length_stand_in_the_order_of_each_networks_distance(models, images):
     demo = widgets.distances(models, images, torch.arange(12) % 4, steps=4, positions=False)
     pictures, captions = shown(demo), demo.live.result["captions"]
-    kinds = [[text.split("\n")[0] for text in row] for row in captions]
+    kinds = [[text.split("\n")[0].split(": ")[0] for text in row] for row in captions]
     for row, names, texts in zip(pictures, kinds, captions, strict=True):
-        assert names[0] == "the image" and {*names[1:]} == {
+        assert names[0] == "0" and {*names[1:]} == {
             *DISTORTIONS,
             "against robust",
             "against standard",
             OTHER,
         }
-        far = [float(text.split("\n")[1]) for text in texts]
-        assert far == sorted(far) and far[1] > 0
+        far = [float(text.split("\n")[0].split(": ")[1]) for text in texts[1:]]
+        assert far == sorted(far) and far[0] > 0
         moved = torch.linalg.vector_norm(row - row[:1], dim=(1, 2, 3))
         for name, length in zip(names, moved, strict=True):
-            assert name in ("the image", OTHER, "occlusion") or length == pytest.approx(
-                2, abs=0.1
-            ), name
+            assert name in ("0", OTHER, "occlusion") or length == pytest.approx(2, abs=0.1), name
         assert (row[names.index(OTHER)] - images[4]).abs().max() <= 1 / 255  # the next of its class
     assert "L2 length 2" in demo.live.note and repr(demo) == "Demo(Distance)"
     # alone, and of no class
@@ -196,7 +194,7 @@ def test_the_robust_network_comes_first_and_its_component_is_open(models, images
     atlas = Atlas(
         robust_first(models), images, [3], settings=settings.VISUALIZATION, steps=1, seed=0
     )
-    assert atlas.chosen(0)["standard"] == (3, "component 3, most similar (r 1.00)")
+    assert atlas.chosen(0)["standard"] == (3, "component 3 (r 1.00)")
 
 
 def test_an_unknown_label_is_no_class_and_one_beyond_the_classes_is_refused(models, images):
@@ -229,6 +227,33 @@ def test_texts_and_numpy_labels_caption_images_and_other_groups(models, images):
     assert demo.pickers[0].captions == ["mine", "yours", "brick", "sky", ""]
     demo = widgets.inversion(models, images[:2], numpy.array([1, 0]), steps=1)
     assert demo.pickers[0].captions == ["1", "0"]
+
+
+def test_an_opened_set_brings_its_images_and_their_own_names(models):
+    opened = nb.open_images("photographs", size=32)
+    names = list(opened.names)
+    for demo in (
+        widgets.inversion(models, opened, steps=1),
+        widgets.brittleness(models, opened, steps=1),
+        widgets.inpainting(models, opened, steps=1),
+    ):
+        assert demo.pickers[0].captions == names
+        assert demo.pickers[0].pixels.shape == (len(names), 3, 32, 32)
+    assert demo.live.columns[0] == "robust"
+
+
+def test_originals_have_their_own_names_and_predictions_are_marked(models, images):
+    names = [f"thing {k}" for k in range(12)]
+    inverted = widgets.inversion(models, images, names, steps=1).live.result["captions"]
+    assert inverted[0][0] == "thing 0" and inverted[0][1].startswith("robust: ")
+    moved = widgets.brittleness(models, images, names, steps=1).live.result["captions"][0]
+    assert (moved[0], moved[-1]) == ("thing 0", "thing 1") and moved[2].startswith("standard: ")
+    raised = widgets.feature_manipulation(models, images, names, components=1, steps=1)
+    first, robust, _ = raised.live.result["captions"]
+    assert set(first) == {"thing 0"} and robust[0].startswith("robust: ")
+    by_radius = widgets.epsilon_series({"0": models["robust"]}, images, names, steps=1)
+    original, rebuilt = by_radius.live.result["captions"]
+    assert original == ["thing 0"] and rebuilt[0].startswith("ε = 0: ")
 
 
 def grey_model() -> nb.Model:

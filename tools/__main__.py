@@ -3,6 +3,7 @@
 screenshots   the demos in JupyterLab as pictures, docs/demo-*.png
 picture       docs/speed.png out of what the benchmarks wrote, and a figure of each notebook
 recording     one inversion in the exported page, docs/inversion.webp
+evidence      inversions, holes and classes over a whole data set, as a table
 photographs   photographs inverted by the 64-pixel networks, docs/photographs64.png
 series        the model card's table, and docs/series.png, out of the manifest
 api           the API reference out of the docstrings, build/api
@@ -17,6 +18,7 @@ NAMES = (
     "screenshots",
     "picture",
     "recording",
+    "evidence",
     "photographs",
     "series",
     "api",

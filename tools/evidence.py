@@ -1,29 +1,23 @@
-"""What a representation holds, over the whole sample: `python -m tools.evidence --out
-runs/evidence`.
+"""What the representations hold, over a whole data set: python -m tools evidence --out FOLDER
 
-Inverts n images from noise, for a robust and a standard network, with the representation averaged
-and with positions, and judges the reconstructions by a network that took no part. In shards, so
-that it goes on where it was stopped; the table is printed after each, over all shards that are
-there.
+Inverts every image from noise, fills a hole in it, and draws every class, by a robust network and a
+standard one. A network that took no part judges: the other one of the pair, or `--judge`. Works in
+shards, so that it goes on where it was stopped. Prints a table of means with 95 % intervals.
 """
 
 import argparse
-import functools
-from collections.abc import Callable
+import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import nbhelpers as nb
+from nbhelpers.figures.results import mean_of
+from nbhelpers.files import write_text
 
-NETWORKS = {"robust": "cifar10-l2-0.5", "standard": "cifar10-standard"}
-JUDGE = "cifar10-l2-0.25"  # takes no part in any inversion
-KINDS = {"averaged": False, "with positions": True}
-# digits to show
-MEASURES = {"SSIM": 3, "PSNR, dB": 1, "judge agrees, %": 1, "distance in the judge": 2}
-Scores = dict[str, dict[str, Tensor]]  # which pictures → measure → one number per image
+Scores = dict[str, dict[str, list[float]]]  # measure → pictures → one number per image
+DIGITS = {"SSIM": 3, "PSNR, dB": 1}  # of the measures that are no percentages
 
 
 def main() -> None:
@@ -31,98 +25,130 @@ def main() -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
-    parser.add_argument("--dataset", default="cifar10-sample", help="images to invert")
-    parser.add_argument("--n", type=int, default=2000, help="images; no more than the data set has")
-    parser.add_argument(
-        "--shard", type=int, default=100, help="images inverted and saved at a time"
-    )
-    parser.add_argument("--steps", type=int, default=200, help="gradient steps")
-    parser.add_argument(
-        "--step-size", type=float, help="L2 length of the first step; the default's where not given"
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="picks the images, and with each shard's number its noise",
-    )
+    parser.add_argument("--checkpoint", default="tiny-l2-2.0", help="robust network")
+    parser.add_argument("--baseline", default="tiny-standard", help="standard network")
+    parser.add_argument("--judge", help="a third network as judge of both")
+    parser.add_argument("--dataset", default="pictures", help="images to invert")
+    parser.add_argument("--n", type=int, help="images drawn by the seed; all where not given")
+    parser.add_argument("--shard", type=int, default=31, help="images at a time")
+    parser.add_argument("--steps", type=int, default=100, help="gradient steps")
+    parser.add_argument("--seed", type=int, default=0, help="draws the images and the noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    networks = {
-        name: nb.load_model(checkpoint, device=given.device)
-        for name, checkpoint in NETWORKS.items()
-    }
-    judge = nb.load_model(JUDGE, device=given.device)
-    total = nb.count_images(given.dataset)
-    # In random order, so that the first shards are a fair sample of all.
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(given.seed))[: given.n]
-    mean = torch.stack([images.mean(0) for images, _ in nb.iter_batches(given.dataset)]).mean(0)
+    pair = nb.load_pair(given.checkpoint, given.baseline, given.dataset, device=given.device)
+    robust, standard = pair.networks["robust"], pair.networks["standard"]
+    judge = given.judge and nb.load_model(given.judge, device=given.device)
+    judges = {"robust": judge or standard, "standard": judge or robust}
+    order = nb.random_indices(pair.dataset, given.n or len(pair.dataset), seed=given.seed)
     shards = []
-    for number, indices in enumerate(order.split(given.shard)):
-        path = given.out / f"{number:04d}.pt"
-        if not path.exists():
-            images, labels = nb.load_images(given.dataset, indices=indices.tolist())
-            start = nb.noise(len(images), size=images.shape[-1], seed=given.seed + number)
-            options = {"steps": given.steps, "solver": nb.Solver(step_size=given.step_size)}
-            rebuilt = _invert(networks, images.to(judge.device), start.to(judge.device), options)
-            partners = nb.random_partners(labels, seed=given.seed + number)
-            rebuilt |= {
-                "random pairs": images[partners],
-                "plain grey": torch.full_like(images, 0.5),
-            }
-            rebuilt |= {"the mean image": mean.expand_as(images)}
-            scores = {
-                name: _score(judge, images, pictures.cpu()) for name, pictures in rebuilt.items()
-            }
-            torch.save(scores, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
-        shards.append(torch.load(path, weights_only=True))
-        print(_table(shards, given.steps), flush=True)
-
-
-def _invert(
-    networks: dict[str, nb.Model], images: Tensor, start: Tensor, options: dict[str, Any]
-) -> dict[str, Tensor]:
-    rebuilt = {}
-    for name, network in networks.items():
-        for kind, positions in KINDS.items():
-            f: Callable[[Tensor], Tensor] = functools.partial(
-                network.representation, positions=positions
+    for number, first in enumerate(range(0, len(order), given.shard)):
+        images, _ = pair.load(order[first : first + given.shard])
+        shards.append(
+            _kept(
+                given.out / f"images-{number:04d}.json",
+                lambda images=images, number=number: {
+                    **_inversions(pair, judges, images, given.steps, given.seed + number),
+                    **_holes(pair, images, given.steps, given.seed + number),
+                },
             )
-            rebuilt[f"{name}, {kind}"] = nb.minimize(
-                f, nb.match(f(images)), start, **options
-            ).images
-    return rebuilt
+        )
+        print(f"{first + len(images)} of {len(order)} images", flush=True)
+    drawn = _kept(given.out / "classes.json", lambda: _classes(pair, judges, 40, given.seed))
+    print(_table([*shards, drawn]))
 
 
-def _score(judge: nb.Model, images: Tensor, pictures: Tensor) -> dict[str, Tensor]:
-    agrees = nb.predict(judge, pictures) == nb.predict(judge, images)
-    far = nb.distance(nb.represent(judge, pictures), nb.represent(judge, images))
-    values = (nb.ssim(pictures, images), nb.psnr(pictures, images), 100 * agrees.float(), far)
-    return dict(zip(MEASURES, values, strict=True))
+def _kept(path: Path, make) -> Scores:
+    if not path.exists():
+        write_text(path, json.dumps(make()))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _table(shards: list[Scores], steps: int) -> str:
-    """Markdown: means over all images, and between which values 95 % of bootstrap means lie."""
-    every = {
-        name: {m: torch.cat([shard[name][m] for shard in shards]) for m in MEASURES}
-        for name in shards[0]
+def _inversions(pair, judges, images: Tensor, steps: int, seed: int) -> Scores:
+    start = nb.noise(len(images), size=pair.size, seed=seed).to(images.device)
+    rebuilt = {
+        form: nb.minimize(f, nb.match(f(images)), start, steps=steps).images
+        for form, f in pair.representations.items()
     }
-    n = len(every["plain grey"]["SSIM"])
-    drawn = torch.randint(n, (2000, n), generator=torch.Generator().manual_seed(0))
-    lines = [
-        f"| {n} images, {steps} steps | {' | '.join(MEASURES)} |",
-        "|---" * (1 + len(MEASURES)) + "|",
-    ]
-    for name, measured in every.items():
-        cells = []
-        for measure, values in measured.items():
-            low, high = values[drawn].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
-            digits = MEASURES[measure]
-            cells.append(f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
+    rebuilt |= {"plain grey": torch.full_like(images, 0.5), "another image": images.roll(1, 0)}
+    scores: Scores = {"SSIM": {}, "PSNR, dB": {}, "judge names the same class, %": {}}
+    for name, pictures in rebuilt.items():
+        judge = judges[name.split(",")[0]] if "," in name else judges["robust"]
+        same = nb.predict(judge, pictures) == nb.predict(judge, images)
+        for measure, values in zip(
+            scores, (nb.ssim(pictures, images), nb.psnr(pictures, images), 100 * same), strict=True
+        ):
+            scores[measure][name] = values.tolist()
+    return scores
+
+
+def _holes(pair, images: Tensor, steps: int, seed: int) -> Scores:
+    """A hole of 3/8 of a side in the middle, filled by matching the representation around it."""
+    height, width = images.shape[-2:]
+    top, left = height * 5 // 16, width * 5 // 16
+    mask, around = torch.zeros(height, width), torch.zeros(height, width)
+    mask[top : height - top, left : width - left] = 1
+    around[top - 2 : height - top + 2, left - 2 : width - left + 2] = 1
+    mask, rim = mask.to(images.device), (around - mask).to(images.device)
+    grain = 0.5 + 0.25 * (nb.noise(len(images), size=pair.size, seed=seed).to(images) - 0.5)
+    hidden, within = torch.where(mask > 0, grain, images), nb.within(mask, images)
+    colour = ((images * rim).sum((2, 3), keepdim=True) / rim.sum()).expand_as(images)
+    fills = {"mean colour of the rim": colour}
+    for name, network in pair.networks.items():
+        rest = nb.region(network, 1 - mask, positions=True)
+        goal = nb.match(rest(images))
+        fills[f"{name}, with positions"] = nb.minimize(
+            rest, goal, hidden, steps=steps, project=within
+        ).images
+    inside = (..., slice(top, height - top), slice(left, width - left))
+    truth = images[inside]
+    return {
+        "hole: PSNR, dB": {k: nb.psnr(x[inside], truth).tolist() for k, x in fills.items()},
+        "hole: SSIM": {k: nb.ssim(x[inside], truth).tolist() for k, x in fills.items()},
+    }
+
+
+def _classes(pair, judges, steps: int, seed: int) -> Scores:
+    classes = torch.arange(len(pair.classes))
+    start = 0.5 + 0.25 * (nb.noise(len(classes), size=pair.size, seed=seed) - 0.5)
+    named = {}
+    for name, network in pair.networks.items():
+        drawn = nb.minimize(network, nb.activate(classes), start.to(network.device), steps=steps)
+        named[f"{name}, logit"] = nb.predict(judges[name], drawn.images) == classes
+    named["the start"] = nb.predict(judges["robust"], start) == classes
+    return {"judge names the class drawn, %": {k: (100 * v).tolist() for k, v in named.items()}}
+
+
+def _table(shards: list[Scores]) -> str:
+    """Markdown: a row for each kind of picture, a column for each measure."""
+    every: dict[str, dict[str, list[float]]] = {}
+    for shard in shards:
+        for measure, row in shard.items():
+            for name, values in row.items():
+                every.setdefault(measure, {}).setdefault(name, []).extend(values)
+    names = list(dict.fromkeys(name for row in every.values() for name in row))
+    lines = [f"| | {' | '.join(every)} |", "|---" * (1 + len(every)) + "|"]
+    for name in names:
+        cells = [_cell(measure, row.get(name)) for measure, row in every.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    counts = ", ".join(
+        f"{measure} n = {len(next(iter(r.values())))}" for measure, r in every.items()
+    )
+    return "\n".join([*lines, f"({counts})"])
+
+
+def _cell(measure: str, values: list[float] | None) -> str:
+    if values is None:
+        return ""
+    percent = measure.endswith("%")
+    found = mean_of([value / 100 for value in values] if percent else values)
+    digits = 0 if percent else DIGITS.get(measure.removeprefix("hole: "), 2)
+    scale = 100 if percent else 1
+    mean, low, high = (
+        f"{scale * (x if x is not None else found.mean):.{digits}f}"
+        for x in (found.mean, found.low, found.high)
+    )
+    return f"{mean} ({low}–{high})"
 
 
 if __name__ == "__main__":

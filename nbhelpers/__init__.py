@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         recognised,
         save_result,
     )
-    from nbhelpers.networks import Model, layers, load_model, region
+    from nbhelpers.networks import Model, layers, load_model, region, untrained
     from nbhelpers.objectives import activate, leave, match, misclassify
     from nbhelpers.optimize import (
         PUBLISHED,
@@ -95,7 +95,7 @@ _NAMES = {
     "objectives": ("activate", "leave", "match", "misclassify"),
     "attack": ("perturb",),
     "representation": ("contributions", "distance", "interpolate", "noise", "predict", "represent"),
-    "networks": ("Model", "layers", "load_model", "region"),
+    "networks": ("Model", "layers", "load_model", "region", "untrained"),
     "figures": (
         *("curves", "distributions", "image_grid", "image_sheet", "print_numbers"),
         *("recognised", "save_result"),

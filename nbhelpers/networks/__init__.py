@@ -1,6 +1,7 @@
 """Networks: built, loaded and filled."""
 
 from nbhelpers.networks.depth import Layer, layers
+from nbhelpers.networks.initial import untrained
 from nbhelpers.networks.loading import build_network, load_model
 from nbhelpers.networks.model import Model
 from nbhelpers.networks.radii import series
@@ -17,4 +18,5 @@ __all__ = [
     "region",
     "resnet",
     "series",
+    "untrained",
 ]

@@ -243,3 +243,14 @@ def test_class_names_are_plain_text():
         repr(Model(small(), classes=np.array(["a", "b", "c", "d"])).classes)
         == "('a', 'b', 'c', 'd')"
     )
+
+
+def test_random_weights_keep_activations_and_nothing_of_training(tiny_model):
+    images = nb.noise(4)
+    before = tiny_model.representation(images)
+    fresh, again, other = (nb.untrained(tiny_model, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(tiny_model.representation(images), before)
+    assert torch.equal(fresh.representation(images), again.representation(images))
+    assert not torch.equal(fresh.representation(images), other.representation(images))
+    assert 0.01 < fresh.representation(images).std() < 100
+    assert all(not weight.requires_grad for weight in fresh.parameters())

@@ -1,0 +1,35 @@
+"""Networks before any training: what their architecture alone does."""
+
+import copy
+
+import torch
+
+from nbhelpers.networks.model import Model
+from nbhelpers.types import seeded
+
+
+def untrained(model: Model, *, seed: int = 0) -> Model:
+    """A copy with random weights: the baseline of every claim about training.
+
+    Kernels and matrices are drawn as He's, so that activations neither grow nor fade over layers;
+    offsets are zero, scales of a normalisation one.
+
+    Args:
+        model: left as it is.
+        seed: random generator.
+
+    Source: He et al., arXiv:1502.01852, equation (10).
+    """
+    fresh, generator = copy.deepcopy(model), seeded(seed)
+    fresh.name = f"{model.name}, random weights"
+    with torch.no_grad():
+        for key, weight in fresh.named_parameters():
+            if weight.ndim > 1:
+                drawn = torch.randn(weight.shape, generator=generator)
+                weight.copy_(drawn * (2 / weight[0].numel()) ** 0.5)
+            else:
+                weight.fill_(float(not key.endswith("bias")))
+        for module in fresh.modules():
+            if hasattr(module, "reset_running_stats"):
+                module.reset_running_stats()
+    return fresh

@@ -120,7 +120,7 @@ def labelled(
 def _places(model: Model, labels: Labels | Indices | Sequence[str]) -> Labels:
     texts = labels if isinstance(labels, list | tuple) else []
     if not texts or not all(isinstance(text, str) for text in texts):
-        return indices(labels, "labels")
+        return indices(labels, "labels")  # type: ignore[arg-type]
     names = tuple(dict.fromkeys(map(str, texts)))
     places = class_places(names, model.classes)
     if int(places.min()) < 0:

@@ -84,4 +84,4 @@ pins:  ## pin the newest versions that pyproject.toml allows, into constraints.t
 	touch $@
 
 clean:
-	rm -rf .venv .peers .attacks runs
+	rm -rf .venv .peers .attacks runs/*

@@ -10,6 +10,9 @@ tests/peers/requirements.txt); without it its column stays empty.
 import argparse
 import importlib
 import os
+import sys
+
+from nbhelpers.commands import ending
 
 os.environ["TQDM_DISABLE"] = "1"  # bars would cut through the tables
 
@@ -39,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ending(main))

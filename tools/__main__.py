@@ -14,6 +14,8 @@ autoattack    torchattacks' AutoAttack on a shipped network; `autoattack --help`
 import importlib
 import sys
 
+from nbhelpers.commands import ending
+
 NAMES = (
     "screenshots",
     "picture",
@@ -41,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending(main))

@@ -12,6 +12,7 @@ from typing import Any
 
 from nbhelpers import files
 from nbhelpers.figures.results import numbers_in, print_numbers
+from nbhelpers.files import check_writable
 from nbhelpers.runs.grid import one_value
 from nbhelpers.runs.named import check_named
 from nbhelpers.runs.pages import notebook_page
@@ -41,6 +42,7 @@ def run_demo(given: argparse.Namespace) -> int:
         print(*(run.notebook.stem for run in runs), sep="\n")
     if given.dry_run:
         return 0
+    check_writable(folder)
     if changed:
         for one in found:
             if one.address:

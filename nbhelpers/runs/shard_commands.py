@@ -55,6 +55,8 @@ def _command(kind: Literal["invert", "visualize"], argv: Sequence[str]) -> int:
         "--dask", metavar="ADDRESS", help="a scheduler's address, tcp://HOST:PORT, or local"
     )
     given = parser.parse_args(argv)
+    if given.jobs and given.dask and given.dask != "local":
+        raise ValueError("--jobs: a Dask scheduler has its own workers; take --jobs away")
     import torch
 
     from nbhelpers.runs.shards import Settings, make_shards

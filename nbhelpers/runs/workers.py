@@ -4,6 +4,9 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
@@ -108,10 +111,32 @@ def processes(jobs: int) -> Iterator[Executor | None]:
     for environment in shares(jobs):
         environments.put(dict(environment))
     with ProcessPoolExecutor(jobs, context, _enter, (environments,)) as pool:
-        yield pool
+        try:
+            yield pool
+        except BaseException:  # Ctrl-C among them: nothing is begun any more, nothing goes on
+            pool.shutdown(wait=False, cancel_futures=True)
+            _end_children()
+            raise
+
+
+def _end_children(patience: float = 10.0) -> None:
+    """End this process's workers; each has time to take its half-written file away."""
+    end = time.monotonic() + patience
+    while children := multiprocessing.active_children():
+        for child in children:
+            if time.monotonic() < end:
+                child.terminate()  # again where it has begun another shard meanwhile
+            else:
+                child.kill()
+        for child in children:
+            child.join(0.5)
 
 
 def _enter(environments: Any) -> None:
+    # Ctrl-C in a terminal reaches all processes of the group; who decides is the one that started
+    # them. SystemExit, unlike a kill, lets a shard's temporary file be removed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     environment = environments.get()
     os.environ.update(environment)  # no CUDA call was made yet, so its visible devices still count
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))

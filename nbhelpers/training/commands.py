@@ -12,7 +12,7 @@ from typing import Literal, get_args, get_origin
 
 from nbhelpers import files
 from nbhelpers.commands import command_parser
-from nbhelpers.files import check_writable, write_text
+from nbhelpers.files import check_file, check_writable, write_text
 from nbhelpers.training.settings import Training, options, size_from_text, without_split
 
 
@@ -101,7 +101,14 @@ def evaluate_command(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     parser.add_argument("--write", action="store_true", help="write it into the manifest too")
-    return _evaluate(parser.parse_args(argv))
+    given = parser.parse_args(argv)
+    measured = ("eps", "steps", "restarts", "json", "write")
+    unused = [name for name in measured if getattr(given, name) != parser.get_default(name)]
+    if given.quick and unused:
+        raise ValueError(
+            f"--quick measures the clean accuracy alone and writes nothing; take --{unused[0]} away"
+        )
+    return _evaluate(given)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -117,7 +124,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.write and entry is None:
         raise ValueError(f"--write: {args.checkpoint!r} is not in the manifest")
     if args.json:
-        check_writable(args.json.parent)
+        check_file(args.json)
     model = load_model(
         args.checkpoint, device=args.device, architecture=args.architecture, dataset=args.trained_on
     )

@@ -109,8 +109,15 @@ class Paint(Live):
         self.names = {
             key: name for key, name in _kept().items() if key in {entry["key"] for entry in palette}
         }
-        self.observe(lambda change: _keep_names(change["new"]), "names")
+        self.observe(self._keep_names, "names")
         self.on_msg(self._on_message)
+
+    def _keep_names(self, change: dict) -> None:
+        try:
+            _keep(change["new"])
+        except (OSError, ValueError) as error:  # an observer's error would reach nobody
+            text = f"Names are not kept for the next session: {error}"
+            self.status = {"state": "error", "text": text, "run": self._newest}
 
     @property
     def image(self) -> Images:
@@ -425,7 +432,7 @@ def _kept() -> dict[str, str]:
         return {}
 
 
-def _keep_names(names: Mapping[str, str]) -> None:
+def _keep(names: Mapping[str, str]) -> None:
     _file().parent.mkdir(parents=True, exist_ok=True)
     files.write_text(_file(), json.dumps({**_kept(), **names}, ensure_ascii=False, indent=1))
 

@@ -73,3 +73,31 @@ def test_every_stop_is_status_130(name: str, capsys: pytest.CaptureFixture[str])
     assert ending(lambda: signal.raise_signal(getattr(signal, name))) == 130
     assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["cifar10-standard", "--json", "FOLDER"], "is a folder; name a file in it"),
+        (["cifar10-standard", "--quick", "--json", "e.json"], "take --json away"),
+        (["cifar10-standard", "--quick", "--write"], "take --write away"),
+        (["cifar10-standard", "--quick", "--eps", "2"], "take --eps away"),
+    ],
+    ids=lambda one: one[1] if isinstance(one, list) else "",
+)
+def test_what_evaluate_cannot_follow_is_refused_before_the_work(
+    words: list[str], told: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nbhelpers.networks.loading.load_model", lambda *_, **__: 1 / 0)
+    words = [word.replace("FOLDER", str(tmp_path)) for word in words]
+    assert main(["evaluate", *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["sweep", "invert", "visualize"])
+def test_a_scheduler_has_its_own_workers(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"sweep": ["n.ipynb"], "invert": ["--dataset", "x"]}.get(command, [])
+    words += [] if command == "sweep" else ["--checkpoint", "x"]
+    assert main([command, *words, "-o", "x", "--jobs", "2", "--dask", "tcp://x:1"]) == 2
+    assert capsys.readouterr().err.startswith("error: --jobs: ")

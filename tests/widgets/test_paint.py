@@ -250,6 +250,14 @@ def test_a_stroke_keeps_to_its_ball(tiny_model):
     )
 
 
+def test_names_that_cannot_be_kept_are_told(demo, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "file"))
+    demo.live.names = {demo.live.palette[0]["key"]: "beak"}
+    status = demo.live.status
+    assert status["state"] == "error" and status["text"].startswith("Names are not kept")
+
+
 def test_names_are_kept_for_the_next_time(demo, tiny_model):
     demo.live.names = {"tiny:5": "beak"}
     images = demo.pickers[0].pixels

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -41,22 +41,7 @@ def weights_sha256(name: str | Path) -> str:
         return known[str(name)].sha256 or sha256(fetch(str(name)))
     if not path.is_file() and "#" in path.name:  # one of several networks in a file
         path = path.with_name(path.name.partition("#")[0])
-    if not path.is_file():
-        return ""
-    if path.suffix != ".json":
-        return sha256(path)
-    # an index of several files
-    parts = [path, *sorted(path.parent / str(part) for part in set(_parts(path)))]
-    return hashlib.sha256(
-        "".join(sha256(part) for part in parts if part.is_file()).encode()
-    ).hexdigest()
-
-
-def _parts(index: Path) -> list[str]:
-    try:
-        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):  # whoever loads it tells
-        return []
+    return sha256(path) if path.is_file() else ""
 
 
 def fetch(name: str) -> Path:
@@ -124,31 +109,48 @@ def _convert(original: Path, ready: Path, about: Entry, expected: str) -> str:
         about = replace(
             about, mean=weights.mean or about.mean, std=weights.std or about.std, sha256=digest
         )
-        _save(ready, weights.state, about, weights.report)
+        save_tensors(
+            ready,
+            weights.state,
+            asdict(about) | {"report": weights.report, "versions": dict(weights.versions)},
+        )
     return digest
 
 
 def _download(about: Entry, original: Path, ready: Path, expected: str) -> str:
-    """Try each address in turn until one gives a file that can be checked and read."""
+    def checked() -> str:
+        return _convert(original, ready, about, expected)
+
+    try:
+        digest = _from_any(about.urls, original, checked, size=about.size)
+    except FileNotFoundError as error:
+        tried = f" ({error})" if f"{error}" else ", and the manifest names no address for it"
+        raise FileNotFoundError(
+            f"checkpoint {about.name!r} was not found locally{tried}; get {about.file} by hand and "
+            f"put it into {original.parent}"
+        ) from None
+    if original != ready:
+        original.unlink()
+    return digest
+
+
+def _from_any(
+    published: Sequence[str], path: Path, checked: Callable[[], str], *, size: int = 0
+) -> str:
+    """Try each address in turn until one gives a file that passes; what `checked` returns of it.
+
+    Raises:
+        FileNotFoundError: none did; the message lists why.
+    """
     failures = []
-    for url in addresses(about.file, about.urls):
+    for url in addresses(path.name, published):
         try:
-            download(url, original, size=about.size)
-            digest = _convert(original, ready, about, expected)
+            download(url, path, size=size)
+            return checked()
         except (OSError, ValueError) as error:
-            original.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             failures.append(f"{url}: {error}")
-        else:
-            if original != ready:
-                original.unlink()
-            return digest
-    tried = (
-        f" ({'; '.join(failures)})" if failures else ", and the manifest names no address for it"
-    )
-    raise FileNotFoundError(
-        f"checkpoint {about.name!r} was not found locally{tried}; get {about.file} by hand and "
-        f"put it into {original.parent}"
-    )
+    raise FileNotFoundError("; ".join(failures))
 
 
 def addresses(file: str, published: Sequence[str]) -> list[str]:
@@ -186,19 +188,19 @@ def fetch_library(url: str) -> Path:
                     f"{path} is truncated or altered: its sha256 is not {digits}…; delete it"
                 )
             return path
-        failures = []
-        for one in addresses(path.name, [url]):
-            try:
-                download(one, path)
-                if (digest := sha256(path)).startswith(digits):
-                    return path
-                raise ValueError(f"a wrong file: sha256 {digest[:12]}…, expected {digits}…")
-            except (OSError, ValueError) as error:
-                path.unlink(missing_ok=True)
-                failures.append(f"{one}: {error}")
-    raise FileNotFoundError(
-        f"no weights ({'; '.join(failures)}); put {path.name} by hand into {path.parent}"
-    )
+
+        def checked() -> str:
+            if (digest := sha256(path)).startswith(digits):
+                return digest
+            raise ValueError(f"a wrong file: sha256 {digest[:12]}…, expected {digits}…")
+
+        try:
+            _from_any([url], path, checked)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"no weights ({error}); put {path.name} by hand into {path.parent}"
+            ) from None
+    return path
 
 
 def remote_size(url: str) -> int:
@@ -316,12 +318,8 @@ def save_checkpoint(target: str | Path, state: Mapping[str, Tensor], about: Entr
         about, name=str(target) if named else path.stem, file=path.name, sha256="", size=0, urls=()
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(path, state, about)
+    save_tensors(path, state, asdict(about) | {"report": ""})
     about = replace(about, sha256=sha256(path))
     if named:
         write_entry(about)
     return about
-
-
-def _save(path: Path, state: Mapping[str, Tensor], about: Entry, report: str = "") -> None:
-    save_tensors(path, state, asdict(about) | {"report": report})

@@ -1,18 +1,20 @@
 """Read torch checkpoints without running anything in them.
 
-A pickle is a program. Python's unpickler runs it, and even one whose imports are refused can be
-made to fill the memory (memo indices, declared lengths) or to hang (hashes of nested tuples). So
-this module has its own interpreter, which can build containers, numbers and strings, take note of
-where tensors lie, and nothing else: there is no call to make and no import to do. Every other
-object becomes an `Inert` that swallows whatever is done to it.
+A pickle is a program: it names functions and has them called. Here a name gives an `Inert`, which
+is never called, but for the few that rebuild containers and tensors, and these are given our own
+functions. The unpickler is Python's own in Python: the one in C reserves as much memory as a memo's
+index says, and hashes nested tuples, which may take years or end the process. `torch.load` is not
+used for the rest: it unpacks tar files, hands TorchScript to its compiler, and lets a tensor
+enlarge its storage.
 """
 
 import io
+import itertools
 import math
-import pickletools
+import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -20,10 +22,10 @@ import torch
 from torch import Tensor
 
 MAX_PICKLE = 64 << 20  # bytes; a pickle holds keys and shapes, the tensors lie outside it
-# opcodes; a tensor takes about 25, and each step may cost some hundred bytes of memory
-MAX_STEPS = 2_000_000
+# reads; a tensor takes about 65, and each may cost some hundred bytes of memory
+MAX_READS = 2_000_000
 
-_DTYPES = {
+_STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -36,25 +38,15 @@ _DTYPES = {
     "BoolStorage": torch.bool,
     "UntypedStorage": torch.uint8,
 }
-# Names handled here, hence not in the report.
-_TAME = (
-    *(
-        "torch._utils._rebuild_",
-        "torch._tensor._rebuild_from",
-        "torch.Size",
-        "torch.float",
-        "torch.bfloat16",
-    ),
-    *("torch.int", "collections.OrderedDict", "collections.defaultdict"),
-)
 _FAULTS = (
     ValueError,
-    IndexError,
-    KeyError,
+    LookupError,
     TypeError,
     AttributeError,
     OverflowError,
+    EOFError,
     struct.error,
+    pickle.UnpicklingError,
     DeprecationWarning,  # an odd escape in a text string, where warnings are errors
 )
 
@@ -67,7 +59,27 @@ class Inert:
     def __init__(self, name: str) -> None:
         self.name = name
         self.state: object = None  # what __setstate__ would have been given
-        self.items: dict[Any, Any] | None = None  # what __setitem__ would have been given
+        self.items = Table()  # what __setitem__ would have been given
+
+    def append(self, _: object) -> None:
+        """Lose a member, of a list or a set of another kind."""
+
+    extend = append
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.items[key] = value
+
+
+class Table(dict[Any, Any]):
+    """A dictionary of the file; `state` holds its attributes, such as a state dict's versions."""
+
+    state: object = None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        # Only keys whose hash is cheap and cannot be chosen: nested tuples can be made to hash for
+        # years.
+        if isinstance(key, str) or (isinstance(key, int) and 0 <= key < 1 << 31):
+            super().__setitem__(key, value)
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,10 @@ class Storage:
     dtype: torch.dtype
     length: int
     offset: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.length * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -91,16 +107,31 @@ class Stored:
     stride: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.size) != len(self.stride) or len(self.size) > 32:
-            raise ValueError("a tensor of too many dimensions")
+        if len(self.size) != len(self.stride):
+            raise ValueError("a tensor whose size and stride differ in length")
         if not all(
             type(n) is int and 0 <= n < 1 << 48 for n in (self.offset, *self.size, *self.stride)
         ):
             raise ValueError("a tensor with an impossible shape")
 
     @property
-    def numel(self) -> int:
-        return math.prod(self.size)
+    def bytes(self) -> int:
+        return math.prod(self.size) * self.dtype.itemsize
+
+    def of(self, data: bytearray) -> Tensor:
+        """The tensor, from its storage's bytes."""
+        if not self.bytes:
+            return torch.zeros([min(n, 1 << 20) for n in self.size], dtype=self.dtype)
+        steps = zip(self.size, self.stride, strict=True)
+        last = self.offset + sum((n - 1) * step for n, step in steps)
+        # A stride of 0 would let a few bytes stand for any amount of memory.
+        if (last + 1) * self.dtype.itemsize > len(data) or self.bytes > len(data):
+            raise ValueError("a tensor reaches beyond its storage")
+        # A bool byte other than 0 and 1 would be undefined.
+        truth = self.dtype is torch.bool
+        raw = torch.frombuffer(data, dtype=torch.uint8 if truth else self.dtype)
+        view = raw.as_strided(self.size, self.stride, self.offset)
+        return view.ne(0) if truth else view.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass
@@ -111,49 +142,25 @@ class Content:
 
     top: object
     kind: str
-    read: Callable[[Storage], bytearray]
+    read: Callable[[Storage], bytes]
     storage_bytes: int
     inert: set[str]
 
     def tensors(self, wanted: dict[str, Stored]) -> dict[str, Tensor]:
-        """Read tensors; shapes and strides are checked against the true length of their storages
-        first.
+        """Read tensors, each storage once; entries that share one tensor get one tensor.
 
-        Entries that share one tensor get one tensor.
+        Raises:
+            ValueError: one that does not fit its storage, or a file that ends before it.
         """
-        if (
-            sum(one.numel * one.dtype.itemsize for one in set(wanted.values()))
-            > 4 * self.storage_bytes + 1024
-        ):
+        stored = sorted(set(wanted.values()), key=lambda one: (one.storage.key, one.storage.length))
+        if sum(one.bytes for one in stored) > 4 * self.storage_bytes + 1024:
             raise ValueError("its tensors are far larger than the file")
         done: dict[Stored, Tensor] = {}
-        storage, data = None, bytearray()
-        # In the order of storages, so that each is read once and only one is held.
-        for one in sorted(set(wanted.values()), key=lambda one: one.storage.key):
-            whole = one.storage.length * one.storage.dtype.itemsize // one.dtype.itemsize
-            last = one.offset + sum(
-                (n - 1) * step for n, step in zip(one.size, one.stride, strict=True)
-            )
-            if one.numel == 0:
-                done[one] = torch.zeros([min(n, 1 << 20) for n in one.size], dtype=one.dtype)
-                continue
-            # A stride of 0 would let a few bytes stand for any amount of memory.
-            if last >= whole or one.numel > whole:
-                raise ValueError("a tensor reaches beyond its storage")
-            if one.storage != storage:
-                storage, data = one.storage, self.read(one.storage)
-                if len(data) < storage.length * storage.dtype.itemsize:
-                    raise ValueError("it ends before its tensors do")
-            # A bool byte other than 0 and 1 would be undefined.
-            raw = torch.frombuffer(
-                data, dtype=torch.uint8 if one.dtype is torch.bool else one.dtype
-            )
-            view = raw.as_strided(one.size, one.stride, one.offset)
-            done[one] = (
-                view.ne(0)
-                if one.dtype is torch.bool
-                else view.clone(memory_format=torch.contiguous_format)
-            )
+        for storage, group in itertools.groupby(stored, key=lambda one: one.storage):
+            data = bytearray(self.read(storage))
+            if len(data) < storage.bytes:
+                raise ValueError("it ends before its tensors do")
+            done |= {one: one.of(data) for one in group}
         return {key: done[one] for key, one in wanted.items()}
 
 
@@ -161,100 +168,153 @@ class _Bounded:
     """A file that never reads more than it has, nor more than one pickle may hold."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.left, self.tell = file, min(size - file.tell(), MAX_PICKLE), file.tell
+        self.file, self.left, self.reads = file, min(size - file.tell(), MAX_PICKLE), 0
+
+    def _counted(self, data: bytes) -> bytes:
+        self.left, self.reads = self.left - len(data), self.reads + 1
+        if self.reads > MAX_READS:
+            raise ValueError("far longer than a checkpoint's")
+        return data
 
     def read(self, n: int) -> bytes:
-        data = self.file.read(min(n, self.left))
-        self.left -= len(data)
-        return data
+        return self._counted(self.file.read(min(n, self.left)))
 
     def readline(self) -> bytes:
-        data = self.file.readline(min(self.left, 1 << 16))
-        self.left -= len(data)
-        return data
+        return self._counted(self.file.readline(min(self.left, 1 << 16)))
 
 
-def _put(target: object, pairs: list[Any]) -> None:
-    if isinstance(target, Inert) and target.items is None:
-        target.items = {}
-    mapping = target.items if isinstance(target, Inert) else target
-    if not isinstance(mapping, dict) or len(pairs) % 2:
-        raise ValueError("items set on something that holds none")
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        # Only keys whose hash is cheap and cannot be chosen: nested tuples can be made to hash for
-        # years.
-        if isinstance(key, str) or (isinstance(key, int) and 0 <= key < 1 << 31):
-            mapping[key] = value
+def _mapping(args: Sequence[Any]) -> Table:
+    made = Table()
+    if args and isinstance(args[0], list):
+        for key, value in args[0]:
+            made[key] = value
+        args[0].clear()  # or one list, called for again and again, would fill the memory
+    return made
 
 
-def _made(call: Any, args: Any) -> object:
-    """What `call(*args)` stands for: a container or a tensor of the few known kinds, else an
-    Inert.
+def _tensor(args: Sequence[Any]) -> Stored:
+    storage, offset, size, stride = args[:4]
+    if not isinstance(storage, Storage) or max(len(size), len(stride)) > 32:
+        raise ValueError("a tensor without a storage, or of too many dimensions")
+    dtype = args[6] if len(args) > 6 else None  # of _rebuild_tensor_v3
+    dtype = dtype if isinstance(dtype, torch.dtype) else storage.dtype
+    return Stored(storage, dtype, offset + storage.offset, tuple(size), tuple(stride))
+
+
+def _of_type(args: Sequence[Any]) -> object:
+    """A tensor of a subclass as a plain one."""
+    return _tensor(args[2]) if args[0] is _tensor else Inert("a tensor subclass")
+
+
+def _first(args: Sequence[Any]) -> object:
+    return args[0] if args else ()
+
+
+_KNOWN: dict[str, Callable[[Sequence[Any]], object]] = {
+    "collections.OrderedDict": _mapping,
+    "collections.defaultdict": _mapping,
+    "builtins.dict": _mapping,
+    "__builtin__.dict": _mapping,
+    "torch.Size": _first,
+    "builtins.set": _first,
+    "__builtin__.set": _first,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor,
+}
+
+
+_PYTHONS: Any = pickle._Unpickler
+
+
+class _Unpickler(_PYTHONS):
+    """Builds containers, numbers, strings and `Stored` tensors; calls nothing that a file names.
+
+    Whatever could call, hash, import or set an attribute is replaced in the table of opcodes.
     """
-    name = call.name if isinstance(call, Inert) else "an object"
-    given = args if isinstance(args, tuple) else ()
-    if name in (
-        "collections.OrderedDict",
-        "collections.defaultdict",
-        "builtins.dict",
-        "__builtin__.dict",
-    ):
-        made: dict[Any, Any] = {}
-        if given and isinstance(given[0], list):
-            _put(made, [item for pair in given[0] for item in pair[:2]])
-            given[0].clear()  # or one list, called for again and again, would fill the memory
-        return made
-    if name in (
-        "torch.Size",
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_parameter_with_state",
-    ):
-        return given[0]
-    if (
-        name == "torch._tensor._rebuild_from_type_v2"
-        and given[0].name == "torch._utils._rebuild_tensor_v2"
-    ):
-        call, given = given[0], given[2]
-        name = call.name
-    if name in (
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor_v3",
-    ):
-        storage, offset, size, stride = given[:4]
-        if not isinstance(storage, Storage) or len(size) > 32:
-            raise ValueError("a tensor without a storage, or of too many dimensions")
-        dtype: Any = storage.dtype
-        if name.endswith("v3"):
-            dtype = getattr(torch, given[6].name.removeprefix("torch."), None)
-            if not isinstance(dtype, torch.dtype):
-                raise ValueError("a tensor of an unknown type")
-        return Stored(storage, dtype, offset + storage.offset, tuple(size), tuple(stride))
-    return Inert(name)
 
+    def __init__(self, file: Any, inert: set[str], storages: dict[str, Storage]) -> None:
+        super().__init__(file, encoding="latin1")
+        self.inert, self.storages = inert, storages
 
-def _storage(pid: object) -> object:
-    """A persistent id's object; torch's are ('storage', class, key, device, length[, view]) and
-    ('module', …).
-    """
-    if not isinstance(pid, tuple) or len(pid) < 2 or not isinstance(pid[1], Inert):
-        raise ValueError("a persistent id that is not torch's")
-    if pid[0] == "module":
-        return pid[1]
-    kind, key, length = pid[1].name.rpartition(".")[2], pid[2], pid[4]
-    if (
-        kind not in _DTYPES
-        or not isinstance(key, str)
-        or type(length) is not int
-        or not 0 <= length < 1 << 48
-    ):
-        raise ValueError(f"a storage of an unknown kind ({kind[:40]})")
-    view = pid[5][1] if len(pid) > 5 and pid[5] else 0
-    return Storage(key, _DTYPES[kind], length, view)
+    def find_class(self, module: str, name: str) -> object:
+        full = f"{module[:60]}.{name[:60]}"
+        if full in _KNOWN:
+            return _KNOWN[full]
+        if module.partition(".")[0] == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if module == "torch" and isinstance(dtype := vars(torch).get(name), torch.dtype):
+            return dtype
+        if len(self.inert) < 1000:
+            self.inert.add(full)
+        return Inert(full)
+
+    def persistent_load(self, pid: object) -> object:
+        """Torch's are ('storage', class, key, device, length[, view]) and ('module', …)."""
+        if not isinstance(pid, tuple) or len(pid) < 2:
+            raise ValueError("a persistent id that is not torch's")
+        if pid[0] == "module":
+            return pid[1]
+        _, dtype, key, _, length = pid[:5]
+        if not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+            raise ValueError("a storage of an unknown kind")
+        if type(length) is not int or not 0 <= length < 1 << 48:
+            raise ValueError("a storage of an impossible length")
+        found = Storage(key, dtype, length, pid[5][1] if len(pid) > 5 and pid[5] else 0)
+        self.storages[key] = found
+        return found
+
+    def get_extension(self, code: int) -> None:
+        raise ValueError(f"a registered extension, {code}, has no place in a checkpoint")
+
+    def _instantiate(self, call: Any, args: Any) -> None:
+        known = callable(call) and isinstance(args, tuple | list)
+        self.append(call(args) if known else Inert(getattr(call, "name", "an object")))
+
+    def _reduce(self) -> None:
+        args, call = self.stack.pop(), self.stack.pop()
+        self._instantiate(call, args)
+
+    def _reduce_with_keywords(self) -> None:
+        self.stack.pop()
+        self._reduce()
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Inert | Table):
+            self.stack[-1].state = state
+
+    def _dict(self) -> None:
+        items, made = self.pop_mark(), Table()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            made[key] = value
+        self.append(made)
+
+    def _skip_frame(self) -> None:
+        self.read(8)  # no opcode is read past the count of reads
+
+    dispatch = _PYTHONS.dispatch | {
+        pickle.FRAME[0]: _skip_frame,
+        pickle.REDUCE[0]: _reduce,
+        pickle.NEWOBJ[0]: _reduce,
+        pickle.NEWOBJ_EX[0]: _reduce_with_keywords,
+        pickle.BUILD[0]: _build,
+        pickle.DICT[0]: _dict,
+        pickle.EMPTY_DICT[0]: lambda self: self.append(Table()),
+        # sets as lists, since members would be hashed
+        pickle.EMPTY_SET[0]: _PYTHONS.load_empty_list,
+        pickle.ADDITEMS[0]: _PYTHONS.load_appends,
+        pickle.FROZENSET[0]: _PYTHONS.load_tuple,
+        # not as much memory as it says, but as there is
+        pickle.BYTEARRAY8[0]: _PYTHONS.load_binbytes8,
+    }
 
 
 def run(file: Any, inert: set[str], storages: dict[str, Storage]) -> Any:
-    """Interpret one pickle from `file`.
+    """Read one pickle from `file`.
 
     Args:
         file: with read and readline, at the pickle's beginning.
@@ -264,115 +324,10 @@ def run(file: Any, inert: set[str], storages: dict[str, Storage]) -> Any:
     Raises:
         ValueError: not a pickle, cut short, or one that asks for what no checkpoint needs.
     """
-    stack: list[Any] = []
-    marks: list[list[Any]] = []
-    memo: dict[int, Any] = {}
-
-    def named(module: object, name: object) -> Inert:
-        full = (
-            f"{module[:60]}.{name[:60]}"
-            if isinstance(module, str) and isinstance(name, str)
-            else "an object"
-        )
-        tame = full.startswith(_TAME) or full.rpartition(".")[2] in _DTYPES
-        if not tame and len(inert) < 1000:
-            inert.add(full)
-        return Inert(full)
-
-    arg: Any
     try:
-        for step, (opcode, arg, _) in enumerate(pickletools.genops(file)):
-            if step > MAX_STEPS:
-                raise ValueError("far longer than a checkpoint's")
-            match opcode.name:
-                case "PROTO" | "FRAME":
-                    pass
-                case "STOP":
-                    return stack.pop()
-                case "BINPUT" | "LONG_BINPUT" | "PUT":
-                    memo[arg] = stack[-1]
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "BINGET" | "LONG_BINGET" | "GET":
-                    stack.append(memo[arg])
-                case "NONE":
-                    stack.append(None)
-                case "NEWTRUE" | "NEWFALSE":
-                    stack.append(opcode.name == "NEWTRUE")
-                case "MARK":
-                    marks.append(stack)
-                    stack = []
-                case "TUPLE" | "LIST" | "DICT" | "FROZENSET":
-                    items, stack = stack, marks.pop()
-                    made: Any = tuple(items) if opcode.name in ("TUPLE", "FROZENSET") else items
-                    if opcode.name == "DICT":
-                        made = {}
-                        _put(made, items)
-                    stack.append(made)
-                case "EMPTY_TUPLE":
-                    stack.append(())
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    n = int(opcode.name[-1])
-                    if len(stack) < n:
-                        raise ValueError("an empty stack")
-                    stack[-n:] = [tuple(stack[-n:])]
-                case "EMPTY_LIST" | "EMPTY_SET":
-                    stack.append([])
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "APPEND" | "APPENDS" | "ADDITEMS":
-                    items = [stack.pop()] if opcode.name == "APPEND" else stack
-                    stack = stack if opcode.name == "APPEND" else marks.pop()
-                    if isinstance(stack[-1], list):
-                        stack[-1].extend(items)
-                case "SETITEM":
-                    value, key = stack.pop(), stack.pop()
-                    _put(stack[-1], [key, value])
-                case "SETITEMS":
-                    items, stack = stack, marks.pop()
-                    _put(stack[-1], items)
-                case "GLOBAL":
-                    stack.append(named(*arg.split(" ", 1)))
-                case "STACK_GLOBAL":
-                    name, module = stack.pop(), stack.pop()
-                    stack.append(named(module, name))
-                case "REDUCE" | "NEWOBJ":
-                    args, call = stack.pop(), stack.pop()
-                    stack.append(_made(call, args))
-                case "NEWOBJ_EX":
-                    _, args, call = stack.pop(), stack.pop(), stack.pop()
-                    stack.append(_made(call, args))
-                case "INST" | "OBJ":
-                    items, stack = stack, marks.pop()
-                    call = named(*arg.split(" ", 1)) if opcode.name == "INST" else items.pop(0)
-                    stack.append(_made(call, tuple(items)))
-                case "BUILD":
-                    state = stack.pop()
-                    if isinstance(stack[-1], Inert):
-                        stack[-1].state = state
-                case "BINPERSID":
-                    stack.append(_storage(stack.pop()))
-                    if isinstance(stack[-1], Storage):
-                        storages[stack[-1].key] = stack[-1]
-                case "POP":
-                    if stack:
-                        stack.pop()
-                    else:
-                        stack = marks.pop()
-                case "POP_MARK":
-                    stack = marks.pop()
-                case "DUP":
-                    stack.append(stack[-1])
-                case "EXT1" | "EXT2" | "EXT4":
-                    stack.append(named("copyreg", f"extension_{arg}"))
-                case "PERSID" | "NEXT_BUFFER" | "READONLY_BUFFER":
-                    raise ValueError(f"{opcode.name} has no place in a checkpoint")
-                # what is left are numbers, strings and bytes, which pickletools has decoded
-                case _:
-                    stack.append(arg)
+        return _Unpickler(file, inert, storages).load()
     except _FAULTS as error:
         raise ValueError(f"not a readable pickle ({error})") from None
-    raise ValueError("not a readable pickle (no end)")
 
 
 def read_zip(archive: zipfile.ZipFile) -> Content:
@@ -381,7 +336,10 @@ def read_zip(archive: zipfile.ZipFile) -> Content:
         name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")
     ]
     if len(pickles) != 1:
-        raise ValueError("not a torch checkpoint: it holds no data.pkl")
+        raise ValueError(
+            "a zip file without a data.pkl, so not of torch.save; if the checkpoint is inside, "
+            "unpack it"
+        )
     root = pickles[0].removesuffix("data.pkl")
     order = root + "byteorder"
     if (
@@ -393,9 +351,9 @@ def read_zip(archive: zipfile.ZipFile) -> Content:
     if archive.getinfo(pickles[0]).file_size > MAX_PICKLE:
         raise ValueError(f"its data.pkl is larger than {MAX_PICKLE >> 20} MiB")
 
-    def read(storage: Storage) -> bytearray:
+    def read(storage: Storage) -> bytes:
         with archive.open(f"{root}data/{storage.key}") as file:
-            return bytearray(file.read(storage.length * storage.dtype.itemsize))
+            return file.read(storage.bytes)
 
     inert: set[str] = set()
     top = run(_Bounded(io.BytesIO(archive.read(pickles[0])), MAX_PICKLE), inert, {})
@@ -427,11 +385,11 @@ def read_legacy(file: BinaryIO, size: int) -> Content:
             length * storages[key].dtype.itemsize if 0 <= length < 1 << 48 else size, io.SEEK_CUR
         )
 
-    def read(storage: Storage) -> bytearray:
-        place, wanted = places.get(storage.key, -1), storage.length * storage.dtype.itemsize
-        if place < 0 or place + wanted > size:
+    def read(storage: Storage) -> bytes:
+        place = places.get(storage.key, -1)
+        if place < 0 or place + storage.bytes > size:
             raise ValueError("it ends before its tensors do")
         file.seek(place)
-        return bytearray(file.read(wanted))
+        return file.read(storage.bytes)
 
     return Content(top, "torch file of before 1.6", read, size, inert)

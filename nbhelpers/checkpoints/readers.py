@@ -1,14 +1,12 @@
 """Readers of checkpoints that never run pickled code."""
 
 import errno
-import gzip
 import json
 import re
 import struct
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,24 +19,11 @@ from torch import Tensor
 from nbhelpers.checkpoints import pickles
 from nbhelpers.checkpoints.entries import Entry, entry_of
 
-_STATE_KEYS: tuple[str, ...] = (
-    "model",
-    "state_dict",
-    "model_state_dict",
-    "net",
-    "network",
-    "weights",
-    "last",
+_STATE_KEYS = (
+    *("model", "state_dict", "model_state_dict", "net", "network", "weights", "last"),
+    *("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema", "ema_model"),
+    "params_ema",
 )
-_STATE_KEYS += (
-    "model_ema",
-    "state_dict_ema",
-    "ema_state_dict",
-    "model_ema_state_dict",
-    "ema",
-    "ema_model",
-)
-_STATE_KEYS += ("params_ema",)
 
 # What stands beside a network's weights and is not the network: losses, metrics, counters, copies,
 # and the block of TRADES' wide ResNets that no pass uses.
@@ -47,9 +32,6 @@ _BESIDE = re.compile(
     r"|ema_model|teacher|optimizer|sub_block1)\..*|n_averaged|step|epoch|(.*\.)?total_(ops|params)"
 )
 
-_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar")
-
-
 # Buffers of a normalising layer, as robustness, robust-models-transfer and RobustBench name them.
 _NORMALIZER = re.compile(
     r"(?:attacker\.|model\.|0\.|normali[sz]er?\.)*(?:new_)?(mean|std|mu|sigma)"
@@ -57,17 +39,8 @@ _NORMALIZER = re.compile(
 
 
 _DAMAGE = (
-    *(
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        EOFError,
-        OverflowError,
-        OSError,
-        RuntimeError,
-        MemoryError,
-    ),
+    *(ValueError, TypeError, LookupError, EOFError, OverflowError, OSError),
+    *(RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, struct.error, safetensors.SafetensorError),
 )
 
@@ -81,7 +54,18 @@ class Weights:
     std: tuple[float, ...] | None
     report: str  # which keys went where, what was dropped or stubbed; print it
     scales: Mapping[str, Tensor]  # mean and std by their own keys
+    versions: Mapping[str, int]  # of its modules, by their names; empty where the file has none
     entry: Entry | None = None  # written into the file by `save_checkpoint`
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The tensors of one file by their own keys."""
+
+    state: dict[str, Tensor]
+    report: list[str]
+    versions: Mapping[Any, Any]
+    note: dict[str, Any]  # what safetensors of ours have beside their tensors
 
 
 def text_instead(head: bytes, content_type: str = "") -> str:
@@ -99,16 +83,15 @@ def text_instead(head: bytes, content_type: str = "") -> str:
     return "" if start else "an empty file"
 
 
-def read_weights(path: str | Path | Sequence[str | Path], inside: str = "") -> Weights:
+def read_weights(path: str | Path, inside: str = "") -> Weights:
     """Read a checkpoint without running any code in it.
 
-    Files of torch.save (old and new, pickled with dill or not) and of safetensors; a .zip or .gz
-    around one; shards, as a list or by their index.json. Keys lose `module.`, `model.` and the
-    attacker's copies of the weights; buffers of a normalizer become mean and std; floats of any
-    kind become float32.
+    Files of torch.save (old and new, pickled with dill or not) and of safetensors. Keys lose
+    `module.`, `model.` and the attacker's copies of the weights; buffers of a normalizer become
+    mean and std; floats of any kind become float32.
 
     Args:
-        path: a file, or the files of a sharded checkpoint.
+        path: a file.
         inside: which of several networks in it: a key of its table ("state_dict_ema"), or what its
             keys begin with.
 
@@ -116,57 +99,21 @@ def read_weights(path: str | Path | Sequence[str | Path], inside: str = "") -> W
         ValueError: not a checkpoint, damaged, or holding two different networks.
         OSError: the file is not there or cannot be opened.
     """
-    paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
-    if len(paths) == 1 and paths[0].suffix == ".json":
-        paths = _shards(paths[0])
-    raw: dict[str, Tensor] = {}
-    report: list[str] = []
-    embedded: dict[str, Any] = {}
-    scales: dict[str, Tensor] = {}
-    for one in paths:
-        try:
-            state, notes, embedded = _open(one, inside=inside)
-        except _DAMAGE as error:
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise  # not there, not allowed: nothing about its content
-            reason = f"{error}".splitlines()[0][:300] if f"{error}" else type(error).__name__
-            raise ValueError(f"{one} cannot be read as a checkpoint: {reason}") from None
-        if twice := raw.keys() & state.keys():
-            raise ValueError(f"{one}: {min(twice)[:80]!r} stands in another shard too")
-        raw |= state
-        report += notes
+    path = Path(path)
     try:
-        # A file of ours has the network's own keys, whatever they begin with.
-        state, mean, std, notes = (
-            (_floats(raw), None, None, []) if embedded else _remap(raw, scales)
-        )
+        opened = _open(path, inside)
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # not there, not allowed: nothing about its content
+        reason = f"{error}".splitlines()[0][:300] if f"{error}" else type(error).__name__
+        raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from None
+    try:
+        return _own(opened) if opened.note else _remap(opened)
     except ValueError as error:
-        raise ValueError(f"{paths[0]}: {error}") from None
-    kept = None
-    if embedded:
-        report += [str(embedded.pop("report", ""))]
-        try:
-            kept = entry_of(str(embedded.get("name", "")), embedded)
-        except ValueError as error:
-            raise ValueError(f"{paths[0]}: {error}") from None
-        mean, std = mean or kept.mean or None, std or kept.std or None
-    return Weights(state, mean, std, "\n  ".join(filter(None, report + notes)), scales, kept)
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if any(Path(name).name != name for name in names):
-            raise ValueError("a shard outside its folder")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is not an index of shards: {error}") from None
-    return [index.parent / name for name in names]
-
-
-def _open(
-    path: Path, nested: bool = False, inside: str = ""
-) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
-    """The tensors of one file by their own keys, a report of it, and the note safetensors carry."""
+def _open(path: Path, inside: str) -> _Opened:
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(512)
@@ -176,36 +123,40 @@ def _open(
             return _open_safetensors(path, inside)
         if head.startswith(b"PK"):
             with zipfile.ZipFile(file) as archive:
-                members = [
-                    m for m in archive.infolist() if not m.is_dir() and "__MACOSX" not in m.filename
-                ]
-                _refuse_bombs(members, size)
-                inner = [m for m in members if m.filename.endswith(_SUFFIXES)]
-                if len(inner) == 1 and not nested:
-                    with archive.open(inner[0]) as source:
-                        return _unpacked(
-                            path, source, inner[0].filename, _unpacked_limit(size), inside
-                        )
+                _refuse_bombs(archive.infolist(), size)
                 return _choose(path, pickles.read_zip(archive), inside)
         file.seek(0)
-        if head.startswith(b"\x1f\x8b") and not nested:
-            with gzip.open(file) as source:
-                return _unpacked(path, source, path.stem, _unpacked_limit(size), inside)
         if head.startswith(b"\x80") or head[:1] in b"(]}c":
             return _choose(path, pickles.read_legacy(file, size), inside)
-    raise ValueError("neither a file of torch.save nor safetensors")
+    packed = "; unpack it" if head.startswith(b"\x1f\x8b") else ""
+    raise ValueError(f"neither a file of torch.save nor safetensors{packed}")
 
 
-def _open_safetensors(
-    path: Path, inside: str
-) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+def _open_safetensors(path: Path, inside: str) -> _Opened:
     with safetensors.safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         note = json.loads((file.metadata() or {}).get("nbhelpers", "{}"))
     if not isinstance(note, dict):
         raise ValueError("its metadata is not that of nbhelpers")
     state = _under(state, inside) if inside else state
-    return state, [f"{path.name}: safetensors, {len(state)} tensors"], note
+    return _Opened(state, [f"{path.name}: safetensors, {len(state)} tensors"], {}, note)
+
+
+def _own(opened: _Opened) -> Weights:
+    """A file of ours: it has the network's own keys, whatever they begin with."""
+    note = dict(opened.note)
+    report = [*opened.report, str(note.pop("report", ""))]
+    versions = note.pop("versions", {})
+    entry = entry_of(str(note.get("name", "")), note)
+    return Weights(
+        state=_floats(opened.state),
+        mean=entry.mean or None,
+        std=entry.std or None,
+        report="\n  ".join(filter(None, report)),
+        scales={},
+        versions=versions if isinstance(versions, dict) else {},
+        entry=entry,
+    )
 
 
 def _under(state: dict[str, Any], inside: str) -> dict[str, Any]:
@@ -220,35 +171,16 @@ def _under(state: dict[str, Any], inside: str) -> dict[str, Any]:
     return found
 
 
-def _unpacked_limit(size: int) -> int:
-    return max(64 << 20, 20 * size)  # weights hardly compress; what grows more is a bomb
-
-
 def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
+    # weights hardly compress; what grows more than twentyfold is a bomb
     stored = sum(m.file_size for m in members if m.compress_type == zipfile.ZIP_STORED)
     if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
         raise ValueError("a zip file of an unusual compression")
-    if stored > size or sum(m.file_size for m in members) > _unpacked_limit(size):
+    if stored > size or sum(m.file_size for m in members) > max(64 << 20, 20 * size):
         raise ValueError(f"it would unpack to far more than its {size} bytes")
 
 
-def _unpacked(
-    path: Path, source: Any, name: str, limit: int, inside: str
-) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        inner = Path(folder) / (Path(name).name or "checkpoint")
-        with open(inner, "wb") as file:
-            while chunk := source.read(1 << 20):
-                if file.tell() + len(chunk) > limit:
-                    raise ValueError(f"it would unpack to more than {limit} bytes")
-                file.write(chunk)
-        state, report, note = _open(inner, nested=True, inside=inside)
-        return state, [f"{path.name}: compressed", *report], note
-
-
-def _choose(
-    path: Path, content: pickles.Content, inside: str = ""
-) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+def _choose(path: Path, content: pickles.Content, inside: str = "") -> _Opened:
     """Find the state dict in what a pickle held."""
     top = (
         content.top.items or content.top.state
@@ -271,6 +203,7 @@ def _choose(
                 "name"
             )
         where, found = next(iter(states.items()), ("", {}))
+    holder = table.get(where, content.top)
     if inside and where != inside:
         found, where = _under(found, inside), inside
     if not found:
@@ -284,7 +217,18 @@ def _choose(
         report += [f"left aside: {', '.join(others[:20])}"] if others else []
     if content.inert:
         report += [_not_run(content).removeprefix("; ")]
-    return content.tensors(found), report, {}
+    return _Opened(content.tensors(found), report, _versions(holder), {})
+
+
+def _versions(state: object) -> dict[Any, Any]:
+    """What torch notes beside a state dict: module name → version of its layout."""
+    note = state.state if isinstance(state, pickles.Table) else None
+    table = note.get("_metadata") if isinstance(note, dict) else None
+    return {
+        key: one["version"]
+        for key, one in (table.items() if isinstance(table, dict) else ())
+        if isinstance(one, dict) and isinstance(one.get("version"), int)
+    }
 
 
 def _unfolded(table: dict[Any, Any]) -> dict[str, Any]:
@@ -320,15 +264,7 @@ def _flat(top: object) -> dict[str, pickles.Stored]:
     while todo:
         prefix, value, depth = todo.pop()
         if isinstance(value, pickles.Inert):
-            value = value.items or value.state
-            if isinstance(value, dict):
-                parts = (value.get(name) for name in ("_parameters", "_buffers", "_modules"))
-                value = {
-                    key: one
-                    for part in (value, *parts)
-                    if isinstance(part, dict)
-                    for key, one in part.items()
-                }
+            value = _parts(value.items or value.state)
         elif depth:
             continue
         for key, one in value.items() if isinstance(value, dict) else ():
@@ -342,65 +278,97 @@ def _flat(top: object) -> dict[str, pickles.Stored]:
     return flat
 
 
-def _remap(
-    raw: dict[str, Tensor], own: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], Any, Any, list[str]]:
-    """Bare keys, mean and std from a checkpoint's own keys, and a report of it; `own` takes mean
-    and std by key.
-    """
-    state: dict[str, Tensor] = {}
-    copies: dict[str, Tensor] = {}
-    scales: dict[str, Tensor] = {}
-    report = []
-    for key, tensor in raw.items():
-        if len(key) > 500:
-            raise ValueError("a key longer than any network's")
-        bare = key
-        while bare.startswith(("module.", "_orig_mod.")):  # of DataParallel, of torch.compile
-            bare = bare.partition(".")[2]
-        bare = bare.replace("._orig_mod.", ".")  # of a part that was compiled
-        if (match := _NORMALIZER.fullmatch(bare)) and tensor.numel() in (1, 3):
-            kind = "mean" if match[1] in ("mean", "mu") else "std"
-            if kind in scales and not torch.equal(scales[kind], tensor.flatten().float()):
-                raise ValueError(f"it holds two different values of {kind}")
-            scales[kind] = own[bare] = tensor.flatten().float()
-            report.append(f"{key} -> {kind} {tuple(round(x, 4) for x in scales[kind].tolist())}")
+def _parts(module: Any) -> Any:
+    """What a module's state dict would have: no buffers that are not kept, nor other attributes."""
+    if not isinstance(module, dict) or "_parameters" not in module:
+        return module  # of TorchScript, say, where tensors are attributes
+    passing = module.get("_non_persistent_buffers_set")
+    names = [name for name in passing if isinstance(name, str)] if passing else []
+    parts = [module.get(name) for name in ("_parameters", "_buffers", "_modules")]
+    every = {key: one for part in parts if isinstance(part, dict) for key, one in part.items()}
+    return {key: one for key, one in every.items() if key not in names}
+
+
+def _remap(opened: _Opened) -> Weights:
+    """Bare keys, mean and std from a checkpoint's own keys, and a report of it."""
+    scales, notes = _scales(opened.state)
+    groups: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}  # the model's, the attacker's
+    for key, tensor in opened.state.items():
+        if (bare := _unwrapped(key)) in scales and tensor.numel() in (1, 3):
             continue
-        group = copies if bare.startswith("attacker.") else state
+        group = groups[bare.startswith("attacker.")]
         bare = bare.removeprefix("attacker.")
         if bare in group:
             raise ValueError(f"two tensors for the key {bare[:80]!r}")
         group[bare] = tensor
-    dropped = []
-    for group in (state, copies):
-        while group and all(key.startswith("model.") for key in group):
-            for key in list(group):
-                group[key.removeprefix("model.")] = group.pop(key)
+    state, copies = map(_outside, groups)
     for key, tensor in copies.items():
         if key not in state or not _same(state[key], tensor):
             raise ValueError(
                 f"the attacker's copy of {key[:80]!r} is not the model's; which network is it?"
             )
-        dropped.append(key)
     if not state:
         raise ValueError("no weights but a normalizer's")
     example = next(iter(state))
-    was = next((key for key in raw if key.endswith(example) and "attacker." not in key), example)
-    report.append(
-        f"{was.removesuffix(example)}* -> *, {len(state)} tensors"
-        if was != example
-        else "keys as they were"
+    own = (key for key in opened.state if key.endswith(example) and "attacker." not in key)
+    was = next(own, example)
+    prefix = was.removesuffix(example)
+    notes.append(f"{prefix}* -> *, {len(state)} tensors" if prefix else "keys as they were")
+    if copies:
+        notes.append(f"attacker's copies, equal to the model's and dropped: {len(copies)}")
+    kinds = {t.dtype for t in state.values() if t.is_floating_point()} - {torch.float32}
+    notes += [f"{kind} -> float32".removeprefix("torch.") for kind in kinds]
+    by_kind = {_scale_kind(key): tuple(scale.tolist()) for key, scale in scales.items()}
+    return Weights(
+        state=_floats(state),
+        mean=by_kind.get("mean"),
+        std=by_kind.get("std"),
+        report="\n  ".join(opened.report + notes),
+        scales=scales,
+        versions={
+            f"{key}.".removeprefix(prefix).removesuffix("."): version
+            for key, version in opened.versions.items()
+            if f"{key}.".startswith(prefix)
+        },
     )
-    if dropped:
-        report.append(f"attacker's copies, equal to the model's and dropped: {len(dropped)}")
-    for kind in {
-        str(t.dtype) for t in state.values() if t.is_floating_point() and t.dtype != torch.float32
-    }:
-        report.append(f"{kind.removeprefix('torch.')} -> float32")
-    mean, std = (
-        tuple(scales[kind].tolist()) if kind in scales else None for kind in ("mean", "std")
-    )
-    return _floats(state), mean, std, report
+
+
+def _scales(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A normaliser's mean and std by their bare keys, and a report of them."""
+    found: dict[str, Tensor] = {}
+    first: dict[str, Tensor] = {}
+    report = []
+    for key, tensor in raw.items():
+        if len(key) > 500:
+            raise ValueError("a key longer than any network's")
+        bare = _unwrapped(key)
+        if not is_scale(bare) or tensor.numel() not in (1, 3):
+            continue
+        kind, scale = _scale_kind(bare), tensor.flatten().float()
+        if not torch.equal(first.setdefault(kind, scale), scale):
+            raise ValueError(f"it holds two different values of {kind}")
+        found[bare] = scale
+        report.append(f"{key} -> {kind} {tuple(round(x, 4) for x in scale.tolist())}")
+    return found, report
+
+
+def _scale_kind(key: str) -> str:
+    match = _NORMALIZER.fullmatch(key)
+    return "mean" if match and match[1] in ("mean", "mu") else "std"
+
+
+def _unwrapped(key: str) -> str:
+    """A key without the prefixes of DataParallel and of torch.compile."""
+    while key.startswith(("module.", "_orig_mod.")):
+        key = key.partition(".")[2]
+    return key.replace("._orig_mod.", ".")  # of a part that was compiled
+
+
+def _outside(group: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without `model.`, where all keys begin with it."""
+    while group and all(key.startswith("model.") for key in group):
+        group = {key.removeprefix("model."): tensor for key, tensor in group.items()}
+    return group
 
 
 def choose_prefix(

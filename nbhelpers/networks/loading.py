@@ -30,7 +30,7 @@ _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
 _BEFORE = r"_?((pixel|image|img|input|data|dataset|rgb|channel|norm|new|imagenet|cifar)s?_)*"
 _MEAN = re.compile(_BEFORE + r"(means?|mu)(_rgb|_tensor)?", re.IGNORECASE)
 _STD = re.compile(_BEFORE + r"(stds?|std_?dev|sigma)(_rgb|_tensor)?", re.IGNORECASE)
-_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".zip", ".gz", ".json")
+_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
 @torch.inference_mode(False)  # weights made in it could never take part in a gradient

@@ -14,10 +14,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from nbhelpers.types import Features, Images
 
 # what `fuse` looks for
-_FUSED = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
+_FUSED = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
 # Share of the logits' length by which folding may change them: rounding, but none of a wrong copy's
 # errors. TF32, which a GPU may compute in, keeps ten bits.
 _ROUNDING = {(torch.float32, "cpu"): 0.001, (torch.float32, "cuda"): 0.01}
+
+
+def _folds(before: nn.Module | None, norm: nn.Module | None) -> bool:
+    """Whether `fuse` folds one of these into the other."""
+    return any(
+        type(before) is conv and type(norm) is batch and bool(norm.track_running_stats)
+        for conv, batch in _FUSED
+    )
 
 
 class FoldedCopy:
@@ -49,10 +57,8 @@ class FoldedCopy:
             if node.op == "call_module"
             and node.args
             and isinstance(node.args[0], fx.Node)
-            and _FUSED.get(type(modules.get(str(node.args[0].target))))
-            is type(modules.get(str(node.target)))  # type: ignore[arg-type]
+            and _folds(modules.get(str(node.args[0].target)), modules.get(str(node.target)))
             and len(node.args[0].users) == 1
-            and modules[str(node.target)].track_running_stats
         ]
         if any(calls[name] > 1 for pair in names for name in pair):
             return  # a layer that is used twice would be folded twice

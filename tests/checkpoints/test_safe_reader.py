@@ -1,5 +1,6 @@
 """The reader of torch files builds tensors and containers, and does nothing else."""
 
+import copyreg
 import gzip
 import io
 import json
@@ -159,27 +160,53 @@ def test_torchscript_gives_its_weights(tmp_path):
     )
 
 
-def test_compressed_and_sharded(tmp_path):
+def test_what_is_packed_or_sharded_says_so(tmp_path):
     whole = saved(tmp_path / "file.pt", ROBUSTNESS)
     with zipfile.ZipFile(tmp_path / "file.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(whole, "folder/file.pt")
-        archive.writestr("README.txt", "hello")
     (tmp_path / "file.pt.gz").write_bytes(gzip.compress(whole.read_bytes()))
-    keys = list(STATE)
-    for suffix, save in (("safetensors", safetensors.torch.save_file), ("bin", torch.save)):
-        names = [f"model-{i}-of-2.{suffix}" for i in (1, 2)]
-        for name, part in zip(names, (keys[:4], keys[4:]), strict=True):
-            save({key: STATE[key] for key in part}, tmp_path / name)
-        weight_map = {key: names[key not in keys[:4]] for key in keys}
-        (tmp_path / f"{suffix}.index.json").write_text(json.dumps({"weight_map": weight_map}))
-        assert same(read_weights(tmp_path / f"{suffix}.index.json").state)
-        assert same(read_weights([tmp_path / name for name in names]).state)
-    assert same(read_weights(tmp_path / "file.zip").state) and same(
-        read_weights(tmp_path / "file.pt.gz").state
-    )
-    (tmp_path / "bad.index.json").write_text(json.dumps({"weight_map": {"a": "../../outside.bin"}}))
-    with pytest.raises(ValueError, match="outside its folder"):
-        read_weights(tmp_path / "bad.index.json")
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": "1.bin"}}))
+    for name, told in (("file.zip", "unpack it"), ("file.pt.gz", "unpack it"), ("index.json", "")):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as a checkpoint: .*{told}"):
+            read_weights(tmp_path / name)
+
+
+def test_versions_of_modules_come_along_under_the_networks_names(tmp_path):
+    for prefix in ("", "module.", "module.model."):
+        state = OrderedDict((f"{prefix}{key}", value) for key, value in STATE.items())
+        state._metadata = OrderedDict(
+            {prefix.removesuffix("."): {"version": 3}, f"{prefix}bn": {"version": 2}, "x": {}}
+        )
+        for legacy in (False, True):
+            path = saved(tmp_path / "file.pt", {"state_dict": state}, legacy=legacy)
+            weights = read_weights(path)
+            assert same(weights.state) and weights.versions == {"": 3, "bn": 2}
+    assert read_weights(saved(tmp_path / "file.pt", dict(STATE))).versions == {}
+
+
+class Holding(nn.Module):
+    """With tensors that its state dict does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+        self.inner.bn.register_buffer("passing", torch.ones(2), persistent=False)
+        self.register_buffer("kept", torch.ones(3))
+        self.attribute, self.listed = torch.zeros(4), [torch.zeros(5), nn.Linear(2, 2)]
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_network_pickled_whole_gives_its_state_dict(tmp_path, protocol):
+    """No buffers that are not persistent, no tensors that are attributes."""
+    holding = Holding()
+    for legacy, wrapped in ((False, holding), (True, nn.DataParallel(holding))):
+        torch.save(
+            wrapped,
+            tmp_path / "file.pt",
+            pickle_protocol=protocol,
+            _use_new_zipfile_serialization=not legacy,
+        )
+        assert same(read_weights(tmp_path / "file.pt").state, holding.state_dict())
 
 
 def crafted(path: Path, pickled: bytes, members: dict[str, bytes] | None = None, **options) -> Path:
@@ -233,6 +260,8 @@ def test_code_runs_nowhere_and_is_named(tmp_path, monkeypatch):
 def test_hand_written_opcodes_run_nothing(tmp_path, monkeypatch):
     mark = tmp_path / "ran"
     monkeypatch.setenv("MARK", str(mark))
+    monkeypatch.setitem(copyreg._inverted_registry, 240, ("os", "system"))
+    monkeypatch.setitem(copyreg._extension_cache, 240, os.system)
     call = b"S'touch $MARK'\n"
     for pickled in (
         b"cos\nsystem\n(" + call + b"tR.",
@@ -244,12 +273,31 @@ def test_hand_written_opcodes_run_nothing(tmp_path, monkeypatch):
         b"\x80\x02}cos\nsystem\n}U\x0c__setstate__cos\nsystem\nsb.",
         b"\x80\x02cos\nsystem\n" + call + b"bcos\nsystem\n" + call + call + b"s.",
         b"\x80\x02\x82\x01.",
+        b"\x80\x02\x82\xf0(" + call + b"tR.",
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + call + b"tR.",
+        b"\x80\x02ctorch\nos\n.",
+        b"\x80\x02ctorch\nhub\n(" + call + b"tR.",
+        b"\x80\x04\x8c\x05torch\x8c\x08hub.load\x93(" + call + b"tR.",
         code_object() + b".",
         code_object() + b")R.",
     ):
         with pytest.raises(ValueError, match=r"file\.pt"):
             read_weights(crafted(tmp_path / "file.pt", pickled))
     assert not mark.exists()
+
+
+def test_nothing_that_a_file_names_is_altered(tmp_path):
+    """BUILD sets attributes: of a function that rebuilds, say, and so of all later files."""
+    names = (b"torch._utils\n_rebuild_tensor_v2", b"torch\nfloat32", b"collections\nOrderedDict")
+    for named in names:
+        for key in (b"__defaults__", b"__code__", b"__dict__", b"__call__"):
+            attributes = b"}U" + bytes([len(key)]) + key + b")s"
+            for state in (attributes, b"N" + attributes + b"\x86"):
+                path = crafted(tmp_path / "bad.pt", b"\x80\x02c" + named + b"\n" + state + b"b.")
+                with pytest.raises(ValueError, match=r"bad\.pt"):
+                    read_weights(path)
+    assert same(read_weights(saved(tmp_path / "file.pt", STATE)).state)
+    assert OrderedDict(a=1) == {"a": 1}
 
 
 def dumped(content, storages: dict[str, tuple[str, int]]) -> bytes:
@@ -320,6 +368,17 @@ HOSTILE = {
     + b"q\x00"
     + b"h\x00Ns" * 50_000
     + b".",
+    "calls with one long tuple": b"\x80\x02ca\nb\nq\x00("
+    + b"N" * 100_000
+    + b"tq\x010"
+    + b"h\x00h\x01R0" * 50_000
+    + b"N.",
+    "frames": b"\x80\x04" + (b"\x95" + struct.pack("<Q", 1 << 60)) * 3 + b"N.",
+    "frames of opcodes": b"\x80\x04\x95" + struct.pack("<Q", 2_100_000) + b"N" * 2_100_000 + b".",
+    "doubling tuples as a member": b"\x80\x04\x8f()" + b"2\x86" * 5000 + b"\x90.",
+    "doubling tuples in a frozen set": b"\x80\x04()" + b"2\x86" * 5000 + b"\x91.",
+    "doubling tuples as a key of a dict": b"(()" + b"2\x86" * 5000 + b"Nd.",
+    "deep tuples set on an object": b"ca\nb\n)R(" + b")" + b"\x85" * 200_000 + b"Nu.",
     "no end": b"\x80\x02}",
     "empty stack": b"\x80\x02.",
     "only marks": b"(((((e.",

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks import measure, peer
 from nbhelpers.data.images import load_images
-from nbhelpers.training.loop import Run
+from nbhelpers.training.loop import Trainer
 from nbhelpers.training.settings import Training
 
 EPS, ATTACK_STEPS, BATCH, STEPS, ROUNDS = 0.5, 2, 128, 4, 5
@@ -41,9 +41,9 @@ def main() -> None:
     images, labels = load_images("cifar10-sample", indices=range(STEPS * BATCH))
     batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     runs = {}
-    for precision in ("float32", Run(config, folder, False, "auto", 1).config.precision):
+    for precision in ("float32", Trainer(config, folder, False, "auto", 1).config.precision):
         chosen = Training(**{**vars(config), "precision": precision})
-        run = Run(chosen, folder, False, "auto", 1)
+        run = Trainer(chosen, folder, False, "auto", 1)
         runs[f"ours, {precision}"] = lambda run=run: ours(run)
         runs[f"bare passes, {precision}"] = lambda run=run: bare(run, batches)
     theirs = peer.build(
@@ -62,12 +62,12 @@ def main() -> None:
     measure.save("training", {"about": about, "rows": rows})
 
 
-def ours(run: Run) -> Sequence[float]:
+def ours(run: Trainer) -> Sequence[float]:
     """Seconds per step of one epoch, data and augmentation included; the scoring of held-out
     images is not.
     """
     with patch.object(run, "_score", lambda: (0.0, 0.0)):
-        record = run._epoch(0, 10**6, tqdm(disable=True))
+        record = run.epoch(0, 10**6, tqdm(disable=True))
     return [BATCH / record["images_per_second"]]
 
 
@@ -99,7 +99,7 @@ def their_loop(model: torch.nn.Module, batches: Sequence[tuple[Tensor, Tensor]])
         return [(time.perf_counter() - started) / len(batches)]
 
 
-def bare(run: Run, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
+def bare(run: Trainer, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
     """Seconds per step of the passes alone: forward and input gradient per attack step, then
     forward and backward.
     """

@@ -376,14 +376,15 @@ def read_legacy(file: BinaryIO, size: int) -> Content:
         raise ValueError("no list of storages")
     places: dict[str, int] = {}
     for key in keys:
-        head = file.read(8)
-        if key not in storages or len(head) < 8:
-            break
-        length = struct.unpack("<q", head)[0]
+        if key not in storages:
+            raise ValueError("a storage that no tensor lies in")
+        length = struct.unpack("<q", file.read(8))[0]
         places[key] = file.tell() if length == storages[key].length else -1
         file.seek(
             length * storages[key].dtype.itemsize if 0 <= length < 1 << 48 else size, io.SEEK_CUR
         )
+        if file.tell() > size:
+            raise ValueError("it ends before its tensors do")
 
     def read(storage: Storage) -> bytes:
         place = places.get(storage.key, -1)

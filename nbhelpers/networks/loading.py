@@ -3,6 +3,8 @@
 import difflib
 import numbers
 import re
+import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -135,7 +137,7 @@ def _stored(
         kind = architecture
         state, count = _head(weights, architecture, arguments, f"{name} into {kind}")
         network = build_network(architecture, count, arguments)
-    _fill(network, state, f"{name} into {kind}")
+    _fill(network, _versioned(state, weights.versions, network), f"{name} into {kind}")
     about = {key: getattr(entry, key, None) for key in ("mean", "std", "classes", "image_size")}
     if foreign:
         about["name"] = Path(plain).stem
@@ -282,7 +284,9 @@ def build_network(architecture: str, classes: int | None, arguments: dict[str, A
         if name not in torchvision.models.list_models(torchvision.models):
             names = [f"torchvision:{n}" for n in torchvision.models.list_models(torchvision.models)]
             raise ValueError(f"architecture: {_near(architecture, names)}")
-        return torchvision.models.get_model(name, weights=None, **arguments)
+        with warnings.catch_warnings():  # on how GoogLeNet's random weights will begin one day
+            warnings.simplefilter("ignore", FutureWarning)
+            return torchvision.models.get_model(name, weights=None, **arguments)
     if match := re.fullmatch(r"wide-resnet-(\d+)-(\d+)", architecture):
         return WideResNet(depth=int(match[1]), widen=int(match[2]), **arguments)
     if name not in BLOCKS or source:
@@ -323,6 +327,24 @@ def _recognised(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     )
 
 
+def _versioned(
+    state: Mapping[str, Tensor], found: Mapping[str, int], network: nn.Module
+) -> dict[str, Tensor]:
+    """The state with the versions of its file, by which modules read older layouts; where the
+    file has none, with the modules' own.
+    """
+    modules = {name: getattr(module, "_version", None) for name, module in network.named_modules()}
+    named = ((key, name) for key in found for name in modules if name)
+    inner = next(((k, n) for k, n in named if k == n or k.endswith(f".{n}")), ("", ""))
+    prefix = inner[0].removesuffix(inner[1])
+    if found:
+        modules = {name: found.get(f"{prefix}{name}".removesuffix(".")) for name in modules}
+    versioned = OrderedDict(state)
+    notes = {name: {"version": version} for name, version in modules.items() if version is not None}
+    versioned._metadata = notes  # type: ignore[attr-defined]  # where torch looks for them
+    return versioned
+
+
 def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
     # Old files lack the counters, which only training uses.
     try:
@@ -332,6 +354,8 @@ def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
             f"{what}: {'; '.join(line.strip() for line in str(error).splitlines()[1:4])}"
         ) from None
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    passing = {key for key, _ in network.named_buffers()}  # which TorchScript keeps too
+    extra = [key for key in extra if key not in passing]
     if missing or extra:
         raise ValueError(
             f"{what}: keys do not fit; missing {missing[:3]} of {len(missing)}, left over "

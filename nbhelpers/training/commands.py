@@ -44,17 +44,14 @@ def train_command(argv: Sequence[str]) -> int:
     )
     given = parser.parse_args(argv)
     from nbhelpers.checkpoints.downloads import save_checkpoint
+    from nbhelpers.checkpoints.finite import halved
     from nbhelpers.checkpoints.readers import read_weights
     from nbhelpers.training.loop import train
 
     config = Training(**{name: getattr(given, name) for name in options()})
     kind = f"{config.norm}-{config.eps:g}" if config.eps else "standard"
     if given.publish and int(os.environ.get("RANK", 0)) == 0:
-        if "/" in given.publish or given.publish.endswith(".safetensors"):
-            raise ValueError(
-                f"--publish: got {given.publish!r}, wanted a name, such as cifar10-mine"
-            )
-        check_writable(files.CHECKPOINTS)
+        _check_name(given.publish, config)
     output = (
         given.output or Path("runs/train") / f"{Path(without_split(config.dataset)).name}-{kind}"
     )
@@ -66,9 +63,25 @@ def train_command(argv: Sequence[str]) -> int:
     if given.publish and int(os.environ.get("RANK", 0)) == 0:
         weights = read_weights(output / "weights.safetensors")
         assert weights.entry is not None
-        half = {k: t.half() if t.is_floating_point() else t for k, t in weights.state.items()}
-        save_checkpoint(given.publish, half, weights.entry)
+        save_checkpoint(given.publish, halved(weights.state), weights.entry)
     return 0
+
+
+def _check_name(name: str, config: Training) -> None:
+    """Refuse, before the training, a name that is none or another network's."""
+    from nbhelpers.checkpoints.entries import manifest
+
+    if "/" in name or name.endswith(".safetensors"):
+        raise ValueError(f"--publish: got {name!r}, wanted a name, such as cifar10-mine")
+    check_writable(files.CHECKPOINTS)
+    if (known := manifest().get(name)) is None:
+        return
+    own = json.loads(json.dumps(dataclasses.asdict(config))) | {"precision": ""}
+    then = own | dict(known.training) | {"precision": ""}
+    if "seed" not in known.training or any(then[key] != value for key, value in own.items()):
+        raise ValueError(
+            f"--publish: {name!r} is another network of the manifest; choose another name"
+        )
 
 
 def evaluate_command(argv: Sequence[str]) -> int:

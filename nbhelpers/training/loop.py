@@ -1,5 +1,6 @@
 """Robust optimisation, min over θ of E max over ‖δ‖ ≤ ε of the loss."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -7,33 +8,32 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from nbhelpers.attack import perturb
-from nbhelpers.checkpoints.downloads import fetch, save_checkpoint
-from nbhelpers.checkpoints.entries import Entry, dataset_facts, manifest
-from nbhelpers.checkpoints.readers import choose_prefix, read_weights
+from nbhelpers.checkpoints.downloads import save_checkpoint
+from nbhelpers.checkpoints.entries import Entry, dataset_facts
+from nbhelpers.checkpoints.finite import halved, not_finite
 from nbhelpers.data.images import class_names, identity, labels_of
-from nbhelpers.files import check_writable, save_tensors, write_text
-from nbhelpers.networks.loading import best_precision, build_network
+from nbhelpers.files import check_writable, replacing, save_tensors, write_text
+from nbhelpers.networks.loading import best_precision
+from nbhelpers.training.architectures import build, loss
 from nbhelpers.training.examples import Examples, augment
 from nbhelpers.training.folded import FoldedCopy
-from nbhelpers.training.settings import Training, arguments_of, warn_of_radius, without_split
+from nbhelpers.training.settings import Training, warn_of_radius, without_split
 from nbhelpers.types import pick_device, square
 
-STEPS_BETWEEN_LOSS_CHECKS = (
-    20  # steps between looks at the loss, each of which waits for the device
-)
+STEPS_BETWEEN_LOSS_CHECKS = 20  # each look at the loss waits for the device
 
 
 def train(
@@ -63,26 +63,49 @@ def train(
 
     Raises:
         ValueError: settings that do not fit the data, an output of other settings, or a loss that
-            is not a number.
-        FileExistsError: `output` holds a run already, and `resume` is not set.
+            or weights that are not finite.
+        FileExistsError: `output` holds a run already and `resume` is not set, or another training
+            is at work there.
         OSError: the disk is full, say; the last epoch's files are whole.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the last epoch's files are whole, `resume` goes on.
 
     Source: Madry et al., arXiv:1706.06083, equation (2.1).
     """
-    return Run(config, Path(output), resume, device, workers).epochs()
+    with _alone(Path(output)):
+        return Trainer(config, Path(output), resume, device, workers).epochs()
 
 
-class Run:
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Hold a folder for one training; of several processes of one, the first does."""
+    if int(os.environ.get("RANK", 0)):
+        yield
+        return
+    check_writable(output)  # here rather than after an epoch
+    lock = FileLock(output / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FileExistsError(
+            f"{output}: another training is at work there; name another output"
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (output / ".lock").unlink()
+        lock.release()
+
+
+class Trainer:
     """One process's part of a training."""
 
     def __init__(self, config: Training, output: Path, resume: bool, device: str, workers: int):
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.device = pick_device(device)
-        if self.device.type == "cuda":
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-            torch.cuda.set_device(self.device)
-        if self.world > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self.device = self._joined(pick_device(device))
         if config.precision == "auto":
             config = dataclasses.replace(config, precision=best_precision(self.device))
         self.config, self.output = config, output
@@ -92,38 +115,14 @@ class Run:
                 f"{output} holds a run already; resume it, or name another output"
             )
         if self.rank == 0:
-            check_writable(output)  # here rather than after an epoch
-        labels = labels_of(config.dataset)
-        if int(labels.min()) < 0:
-            raise ValueError(
-                f"dataset: {config.dataset} has images without a label; wanted one folder per class"
-            )
-        if len(present := labels.unique()) < 2:
-            only = (class_names(config.dataset) or ("?",) * (int(present) + 1))[int(present)]
-            raise ValueError(
-                f"dataset: all images of {config.dataset} are of one class ({only}); wanted at "
-                "least two"
-            )
-        self.examples = Examples(config.dataset, config.image_size, self.device, workers)
-        order = torch.randperm(
-            self.examples.count, generator=torch.Generator().manual_seed(config.seed)
-        )
-        self.held_out, self.rows = order[: config.held_out], order[config.held_out :].sort().values
-        if len(self.rows) < config.batch_size or config.batch_size % self.world:
-            raise ValueError(
-                f"batch_size: got {config.batch_size}, wanted at most the {len(self.rows)} images "
-                f"that {config.held_out} held-out ones leave, and a multiple of the {self.world} "
-                "processes"
-            )
+            check_writable(output)
+        self.examples, self.held_out, self.rows = self._divided(workers)
         warn_of_radius(config, self.examples.shape)
         self.classes, mean, std = _facts(config, self.examples)
         self.mean, self.std = (
             torch.tensor(v, device=self.device)[:, None, None] for v in (mean, std)
         )
-        torch.manual_seed(config.seed)
-        network = build_network(config.architecture, len(self.classes), arguments_of(config))
-        if config.start:
-            _begin_with(network, config.start)
+        network, self.arguments = build(config, len(self.classes), self.examples.shape)
         self.network: Any = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         groups: list[dict[str, Any]] = [
@@ -131,7 +130,7 @@ class Run:
                 "params": [p for p in self.network.parameters() if p.ndim > 1],
                 "weight_decay": config.weight_decay,
             },
-            {"params": [p for p in self.network.parameters() if p.ndim == 1]},
+            {"params": [p for p in self.network.parameters() if p.ndim <= 1]},
         ]
         self.optimizer = torch.optim.SGD(
             groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0
@@ -146,6 +145,40 @@ class Run:
         self.scored = FoldedCopy(self.average, self.mean, self.std, dtype)
         self.parallel = DistributedDataParallel(self.network) if self.world > 1 else self.network
 
+    def _joined(self, device: torch.device) -> torch.device:
+        """This process's device, once it is one of all processes."""
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(device)
+        if self.world > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return device
+
+    def _divided(self, workers: int) -> tuple[Examples, Tensor, Tensor]:
+        """The labelled images, the rows that are held out, and those to learn from."""
+        config = self.config
+        labels = labels_of(config.dataset)
+        if int(labels.min()) < 0:
+            raise ValueError(
+                f"dataset: {config.dataset} has images without a label; wanted one folder per class"
+            )
+        if len(present := labels.unique()) < 2:
+            only = (class_names(config.dataset) or ("?",) * (int(present) + 1))[int(present)]
+            raise ValueError(
+                f"dataset: all images of {config.dataset} are of one class ({only}); wanted at "
+                "least two"
+            )
+        examples = Examples(config.dataset, config.image_size, self.device, workers)
+        order = torch.randperm(examples.count, generator=torch.Generator().manual_seed(config.seed))
+        held_out, rows = order[: config.held_out], order[config.held_out :].sort().values
+        if len(rows) < config.batch_size or config.batch_size % self.world:
+            raise ValueError(
+                f"batch_size: got {config.batch_size}, wanted at most the {len(rows)} images "
+                f"that {config.held_out} held-out ones leave, and a multiple of the {self.world} "
+                "processes"
+            )
+        return examples, held_out, rows
+
     def epochs(self) -> list[dict[str, float]]:
         per_epoch = len(self.rows) // self.config.batch_size
         total = self.config.epochs * per_epoch
@@ -157,7 +190,7 @@ class Run:
         )
         with bar:
             for epoch in range(len(self.history), self.config.epochs):
-                record = self._epoch(epoch, total, bar)
+                record = self.epoch(epoch, total, bar)
                 self.history.append(record)
                 if self.rank == 0:
                     self._save()
@@ -168,7 +201,17 @@ class Run:
             distributed.barrier()
         return self.history
 
-    def _epoch(self, epoch: int, total: int, bar: tqdm) -> dict[str, float]:
+    def epoch(self, epoch: int, total: int, bar: tqdm) -> dict[str, float]:
+        """One pass over the images; its record.
+
+        Args:
+            epoch: from 0.
+            total: steps of the whole training.
+            bar: is updated at each step.
+
+        Raises:
+            ValueError: a loss or weights that are not finite.
+        """
         config, started = self.config, time.perf_counter()
         generator = torch.Generator().manual_seed(hash((config.seed, epoch)))
         order = self.rows[torch.randperm(len(self.rows), generator=generator)]
@@ -178,6 +221,7 @@ class Run:
         # the first step whose loss is not a number
         failed = torch.full((), total, device=self.device)
         first = epoch * (len(self.rows) // config.batch_size)
+        torch.manual_seed(hash((config.seed, epoch, self.rank)))  # of dropout, which has no other
         self.network.train()
         for index, (images, labels) in enumerate(
             self.examples.batches(mine, config.batch_size // self.world), first
@@ -202,14 +246,14 @@ class Run:
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
             ):
-                logits = self.parallel(x)
-            loss = functional.cross_entropy(logits.float(), labels)
+                outputs = self.parallel(x)
+            mean_loss = loss(outputs, labels)
             self.optimizer.zero_grad()
-            loss.backward()
+            mean_loss.backward()
             self.optimizer.step()
             _mix(self.average, self.network, 1 - min(config.average, (1 + index) / (10 + index)))
-            losses += loss.detach()
-            failed = torch.where(loss.isfinite(), failed, failed.clamp(max=index))
+            losses += mean_loss.detach()
+            failed = torch.where(mean_loss.isfinite(), failed, failed.clamp(max=index))
             if (
                 index % STEPS_BETWEEN_LOSS_CHECKS == 0
                 or index + 1 == first + len(self.rows) // config.batch_size
@@ -220,8 +264,13 @@ class Run:
                         f"{epoch + 1}; lower learning_rate; {self.output} holds the network after "
                         f"epoch {epoch}"
                     )
-                bar.set_postfix_str(f"loss {float(loss.detach()):.3f}")
+                bar.set_postfix_str(f"loss {float(mean_loss.detach()):.3f}")
             bar.update()
+        if spoilt := not_finite({**self.network.state_dict(), **self.average.state_dict()}):
+            raise ValueError(
+                f"weights are not finite after epoch {epoch + 1}: {spoilt}; lower learning_rate; "
+                f"{self.output} holds the network after epoch {epoch}"
+            )
         trained = time.perf_counter() - started
         for buffer in [*self.network.buffers(), *self.average.buffers()] if self.world > 1 else []:
             distributed.broadcast(buffer, 0)
@@ -292,13 +341,16 @@ class Run:
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             save_tensors(self.state_file, self._tensors(), note)
-            lines = "".join(json.dumps(record) + "\n" for record in self.history)
-            write_text(self.output / "metrics.jsonl", lines)
+            self._save_history()
         except OSError as error:
             what = error.strerror or error
             raise OSError(
                 f"{self.output}: cannot write ({what}); the files there are the last good ones"
             ) from error
+
+    def _save_history(self) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in self.history)
+        write_text(self.output / "metrics.jsonl", lines)
 
     def _restore(self) -> None:
         try:
@@ -338,11 +390,12 @@ class Run:
 
     def _finish(self) -> None:
         config = self.config
+        self._save_history()  # whoever was stopped between the two files lacks its last line
         about = Entry(
             name=self.output.name,
             file="",
             architecture=config.architecture,
-            arguments=arguments_of(config),
+            arguments=self.arguments,
             dataset=without_split(config.dataset),
             classes=self.classes,
             mean=tuple(round(float(v), 4) for v in self.mean.flatten()),
@@ -351,11 +404,8 @@ class Run:
             training=dataclasses.asdict(config)
             | {"code": code_version(), "torch": torch.__version__.split("+")[0]},
         )
-        half = {
-            k: t.half() if t.is_floating_point() else t
-            for k, t in self.average.state_dict().items()
-        }
-        save_checkpoint(self.output / "weights.safetensors", half, about)
+        weights = halved(self.average.state_dict())
+        save_checkpoint(self.output / "weights.safetensors", weights, about)
         try:
             from nbhelpers.figures.plots import curves
         except ImportError:
@@ -372,7 +422,8 @@ class Run:
             xlabel="epoch",
             ylabel="held-out accuracy (%)",
         )
-        figure.savefig(self.output / "curve.png", dpi=figure.dpi)
+        with replacing(self.output / "curve.png") as temporary:
+            figure.savefig(temporary, dpi=figure.dpi, format="png")
 
 
 def check_data(note: Mapping[str, Any], data: str, classes: Sequence[str], what: str) -> None:
@@ -442,28 +493,6 @@ def _facts(
         images, _ = examples.take(torch.arange(0, examples.count, max(1, examples.count // 1000)))
         std, mean = torch.std_mean(images, (0, 2, 3))
         return names, mean.tolist(), std.clamp_min(1e-3).tolist()
-
-
-def _begin_with(network: nn.Module, start: str) -> None:
-    """Copy another network's weights; the head's only where the numbers of classes are equal.
-
-    Raises:
-        ValueError: a network of another architecture.
-    """
-    given = read_weights(fetch(start) if start in manifest() else start).state
-    own = network.state_dict()
-    given, _ = choose_prefix(given, [key for key in own if not key.endswith("num_batches_tracked")])
-    fitting = {
-        key: tensor
-        for key, tensor in given.items()
-        if key in own and tensor.shape == own[key].shape
-    }
-    # more than weight and bias of a head
-    if len(missing := [key for key in own if key not in fitting]) > 2:
-        raise ValueError(
-            f"start: {start} does not fit this architecture; it lacks {', '.join(missing[:4])}, …"
-        )
-    network.load_state_dict(fitting, strict=False)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from nbhelpers.networks.model import Model
-from nbhelpers.training import loop
+from nbhelpers.training import architectures, loop
 from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.settings import Training
 
@@ -109,7 +109,7 @@ def test_a_copy_that_differs_is_given_up_and_told_once(
         and copy.twin is None
         and copy.check(torch.rand(2, 3, 8, 8))
     )
-    monkeypatch.setattr(loop, "build_network", lambda *_: Counting())
+    monkeypatch.setattr(architectures, "build_network", lambda *_: Counting())
     config = Training(
         dataset=str(pictures(tmp_path / "set")),
         epochs=2,
@@ -117,7 +117,7 @@ def test_a_copy_that_differs_is_given_up_and_told_once(
         batch_size=8,
         precision="float32",
     )
-    run = loop.Run(dataclasses.replace(config, eps=0.1), tmp_path / "out", False, "cpu", 1)
+    run = loop.Trainer(dataclasses.replace(config, eps=0.1), tmp_path / "out", False, "cpu", 1)
     run.epochs()
     told = capsys.readouterr()
     assert (told.out + told.err).count(

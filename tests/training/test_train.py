@@ -29,7 +29,7 @@ from nbhelpers.networks.resnets import resnet
 from nbhelpers.training import examples, loop
 from nbhelpers.training.examples import augment
 from nbhelpers.training.folded import FoldedCopy
-from nbhelpers.training.loop import Run, train
+from nbhelpers.training.loop import Trainer, train
 from nbhelpers.training.settings import Training
 
 ROOT = Path(__file__).parents[2]
@@ -193,9 +193,9 @@ def test_two_processes_end_with_the_same_weights(tmp_path, folder):
         from pathlib import Path
         import torch
         from nbhelpers.training.settings import Training
-        from nbhelpers.training.loop import Run
+        from nbhelpers.training.loop import Trainer
         config = Training(dataset={str(folder)!r}, width=4, epochs=1, precision="float32", held_out=100)
-        run = Run(config, Path({str(tmp_path / "out")!r}), False, "cpu", 1)
+        run = Trainer(config, Path({str(tmp_path / "out")!r}), False, "cpu", 1)
         run.epochs()
         torch.save(run.network.state_dict(), {str(tmp_path)!r} + f"/rank{{run.rank}}.pt")
         """)
@@ -262,10 +262,10 @@ def test_publishing_writes_the_checkpoint_and_its_entry(tmp_path, monkeypatch):
 def test_an_eps_that_makes_no_sense_is_warned_of(tmp_path, eps, norm, told):
     config = dataclasses.replace(SMALL, eps=eps, norm=norm)
     with pytest.warns(UserWarning, match=told):
-        Run(config, tmp_path, False, "cpu", 1)
+        Trainer(config, tmp_path, False, "cpu", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Run(SMALL, tmp_path, False, "cpu", 1)
+        Trainer(SMALL, tmp_path, False, "cpu", 1)
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path):
@@ -304,14 +304,14 @@ def test_an_output_in_use_is_not_overwritten_nor_resumed_with_other_settings(tmp
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_network(tmp_path, monkeypatch):
-    epoch = Run._epoch
+    epoch = Trainer.epoch
 
     def spoilt(self, index, total, bar):
         if index == 1:
             next(self.network.parameters()).data.fill_(torch.nan)
         return epoch(self, index, total, bar)
 
-    monkeypatch.setattr(Run, "_epoch", spoilt)
+    monkeypatch.setattr(Trainer, "epoch", spoilt)
     with pytest.raises(ValueError, match=r"not a number at step 0 of epoch 2.*after epoch 1"):
         train(SMALL, tmp_path, device="cpu")
     assert all(t.isfinite().all() for t in load_file(tmp_path / "state.safetensors").values())
@@ -319,7 +319,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_network(tmp_p
 
 
 def test_a_full_disk_leaves_the_last_good_files(tmp_path, monkeypatch):
-    epoch = Run._epoch
+    epoch = Trainer.epoch
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def filling(self, index, total, bar):
@@ -327,7 +327,7 @@ def test_a_full_disk_leaves_the_last_good_files(tmp_path, monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         return epoch(self, index, total, bar)
 
-    monkeypatch.setattr(Run, "_epoch", filling)
+    monkeypatch.setattr(Trainer, "epoch", filling)
     try:
         with pytest.raises(OSError, match="last good ones"):
             train(SMALL, tmp_path, device="cpu")
@@ -337,14 +337,14 @@ def test_a_full_disk_leaves_the_last_good_files(tmp_path, monkeypatch):
         "metrics.jsonl",
         "state.safetensors",
     ]
-    monkeypatch.setattr(Run, "_epoch", epoch)
+    monkeypatch.setattr(Trainer, "epoch", epoch)
     assert len(train(SMALL, tmp_path, resume=True, device="cpu")) == 2
 
 
 def test_a_training_can_begin_with_another_networks_weights(tmp_path):
     config = dataclasses.replace(SMALL, width=16, eps=0.0, start="cifar10-l2-0.5", epochs=1)
     begun, wanted = (
-        Run(config, tmp_path / "run", False, "cpu", 2),
+        Trainer(config, tmp_path / "run", False, "cpu", 2),
         load_file(checkpoints.fetch("cifar10-l2-0.5")),
     )
     for network in (begun.network, begun.average):
@@ -354,7 +354,7 @@ def test_a_training_can_begin_with_another_networks_weights(tmp_path):
     with pytest.raises(
         ValueError, match=r"start: cifar10-l2-0\.5 does not fit this architecture; it lacks "
     ):
-        Run(dataclasses.replace(config, width=4), tmp_path / "other", False, "cpu", 2)
+        Trainer(dataclasses.replace(config, width=4), tmp_path / "other", False, "cpu", 2)
 
 
 def test_a_copied_folder_without_git_still_says_what_trained_it(monkeypatch):

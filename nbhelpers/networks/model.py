@@ -9,6 +9,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from nbhelpers.checkpoints.finite import not_finite
 from nbhelpers.networks.cutting import cut
 from nbhelpers.networks.depth import places
 from nbhelpers.networks.freezing import freeze
@@ -75,7 +76,15 @@ class Model(nn.Module):
         network = copied(bare(network)).float().eval().requires_grad_(False)
         self.name, self.layer, self.pool = name or type(network).__name__, layer, pool
         self.image_size = square(sides) if sides else None
-        found = find(network, layer, channels, sides)
+        spoilt = not_finite(network.state_dict())
+        try:
+            found = find(network, layer, channels, sides)
+        except ValueError as error:
+            if spoilt:
+                raise ValueError(f"{_spoilt(self.name, spoilt)} ({error})") from error
+            raise
+        if spoilt:
+            warnings.warn(_spoilt(self.name, spoilt), stacklevel=4)
         self.places = places(found, network)
         self.parts, self.note = cut(network, found)
         if found.varies:
@@ -296,3 +305,7 @@ def _class_names(classes: Sequence[str] | Mapping[Any, str] | None, n: int) -> t
     if len(names) != n:
         raise ValueError(f"classes: got {len(names)} names, the network has {n} outputs")
     return names
+
+
+def _spoilt(name: str, tensors: str) -> str:
+    return f"{name}: weights are not finite: {tensors}; did its training diverge?"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import nbhelpers as nb
 from nbhelpers.checkpoints.finite import halved, not_finite
 
 
@@ -44,3 +45,20 @@ def test_what_is_not_finite_is_named_and_counted():
     assert not_finite({"mask": mask}) == ""  # as attention has it
     many = not_finite({f"w{i}": torch.tensor(torch.nan) for i in range(9)})
     assert many.endswith("and 5 more") and "\n" not in many
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("key", ["0.weight", "0.bias", "1.running_var", "5.weight", "5.bias"])
+def test_a_network_whose_weights_are_not_finite_names_them(key, value):
+    """Refused where it has no logits; where it has, as with one dead channel, it says so."""
+    head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), *head)
+    with torch.no_grad():
+        network.state_dict()[key].view(-1)[0] = value
+    told = rf"weights are not finite: {key} \(1 (NaN|infinite) of"
+    if (key, value) == ("1.running_var", torch.inf):
+        with pytest.warns(UserWarning, match=told):
+            nb.Model(network, image_size=32)
+    else:
+        with pytest.raises(ValueError, match=told):
+            nb.Model(network, image_size=32)

@@ -14,7 +14,7 @@ from benchmarks import distance, measure, step
 # Which of a notebook's pictures, and how many dots of its height: its first rows, where it is long.
 FIGURES = {
     "0_robust_training": (5, 400),
-    "1_brittleness": (1, 560),
+    "1_brittleness": (0, 600),
     "2_inversion": (2, 330),
     "3_feature_visualization": (1, 288),
     "4_feature_manipulation": (2, 483),

@@ -15,7 +15,7 @@ def demo_command(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="imagenet, imagenet-small, cifar10-published, tiny, or a YAML",
+        help="imagenet, imagenet-small, cifar10, cifar10-published, tiny, or a YAML",
     )
     parser.add_argument(
         "--only", nargs="+", metavar="N", default=[], help="notebooks by number, such as 2 5"

@@ -48,7 +48,7 @@ class Settings:
 
 
 BRITTLENESS = Settings(
-    steps=100,
+    steps=60,
     step_size=0.2,
     radius=1.0,
     about="Gradient descent searches for a small change of the source that brings its "

@@ -87,9 +87,15 @@ def interval(values: PerImage, *, seed: int = 0, draws: int = 1000) -> tuple[flo
         seed: random generator.
         draws: how often.
 
+    Raises:
+        ValueError: no values, or one that is not finite.
+
     Source: Efron, The Annals of Statistics 7(1), 1979; the percentile interval.
     """
     values, draws = values.detach().double().cpu(), whole(draws, "draws", least=1)
+    if not len(values) or not bool(values.isfinite().all()):
+        bad = int((~values.isfinite()).sum())
+        raise ValueError(f"values: got {len(values)}, {bad} of them not finite; wanted numbers")
     again = torch.randint(len(values), (draws, len(values)), generator=seeded(seed))
     low, high = (
         values[again].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
@@ -105,15 +111,11 @@ def _shift(images: Images, strength: float, _: int) -> Images:
 
 
 def _blur(images: Images, strength: float, _: int) -> Images:
+    from torchvision.transforms.functional import gaussian_blur  # here: as adjust_hue
+
     width = max(strength * min(images.shape[-2:]) / 8, 1e-3)
     reach = min(int(3 * width + 0.5) + 1, min(images.shape[-2:]) - 1)
-    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / width) ** 2)
-    bell = (bell / bell.sum()).to(images)
-    padded = functional.pad(images, [reach] * 4, mode="reflect").flatten(0, 1)[:, None]
-    blurred = functional.conv2d(
-        functional.conv2d(padded, bell[None, None, :, None]), bell[None, None, None, :]
-    )
-    return blurred.reshape(images.shape)
+    return gaussian_blur(images, 2 * reach + 1, width)
 
 
 def _noise(images: Images, strength: float, seed: int) -> Images:

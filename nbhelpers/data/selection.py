@@ -85,7 +85,8 @@ def top_images(
         k: how many of the highest, and of the lowest.
 
     Raises:
-        TypeError, ValueError: no whole number, none, or `k` is not positive.
+        TypeError, ValueError: no whole number, none, `k` is not positive, or an activation is not
+            finite.
         IndexError: a component is outside the representation.
 
     Source: the K most and least activating images of Engstrom et al., arXiv:1906.00945, §4.2.
@@ -97,6 +98,12 @@ def top_images(
     high, low, seen = None, None, 0
     for features in stream(representing(model, positions), model.device, images, batch_size):
         values = features[:, wanted.reshape(-1).to(features.device)].cpu()
+        if not bool(values.isfinite().all()):
+            bad = (~values.isfinite()).any(1).nonzero()[:, 0] + seen
+            raise ValueError(
+                f"{model.name}: activations of image {int(bad[0])} and others are not finite; look "
+                "at the network's weights"
+            )
         places = torch.arange(seen, seen + len(values))[:, None].expand_as(values)
         seen += len(values)
         high = _best(high, (values, places), k, descending=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nbhelpers.data.images import count_images, load_images
+from nbhelpers.data.images import count_images, load_images, open_images
 from nbhelpers.types import Images, Labels
 
 HELD_BYTES = 4 * 2**30  # a larger data set stays on the disk
@@ -21,16 +21,13 @@ class Examples:
     def __init__(
         self, source: str, size: int | tuple[int, int], device: torch.device, workers: int
     ):
-        self.source, self.device, self.workers = source, device, workers
-        first, _ = load_images(source, indices=[0], size=size or None)
-        self.count, self.shape, self.size = (
-            count_images(source),
-            tuple(first.shape[1:]),
-            size or None,
-        )
+        self.device, self.workers = device, workers
+        self.images = open_images(source, size=size or None)
+        first, _ = load_images(self.images, indices=[0])
+        self.count, self.shape = count_images(self.images), tuple(first.shape[1:])
         self.held: tuple[Tensor, Tensor] | None = None
         if self.count * first[0].numel() <= HELD_BYTES:
-            pixels, labels = load_images(source, size=self.size)
+            pixels, labels = load_images(self.images)
             self.held = pixels.mul_(255).round_().byte().to(device), labels.to(device)
 
     def take(self, rows: Tensor) -> tuple[Images, Labels]:
@@ -38,7 +35,7 @@ class Examples:
         if self.held is not None:
             rows = rows.to(self.device)
             return self.held[0][rows].float() / 255, self.held[1][rows]
-        images, labels = load_images(self.source, indices=rows.tolist(), size=self.size)
+        images, labels = load_images(self.images, indices=rows.tolist())
         return images.to(self.device), labels.to(self.device)
 
     def batches(self, rows: Tensor, size: int) -> Iterator[tuple[Images, Labels]]:

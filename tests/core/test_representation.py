@@ -1,5 +1,6 @@
 """Ranking, attributing, mixing and comparing representations."""
 
+import copy
 import tracemalloc
 
 import pytest
@@ -121,6 +122,14 @@ def test_random_partners_of_unknown_images_are_any_others() -> None:
 def test_random_partners_say_that_there_is_none(labels: list[int]) -> None:
     with pytest.raises(ValueError, match=f"got {len(labels)} images? of one class.*n_images"):
         nb.random_partners(labels)
+
+
+def test_what_is_not_finite_is_not_ranked(tiny_model, images) -> None:
+    broken = copy.deepcopy(tiny_model)
+    for weight in broken.parameters():
+        weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="activations of image 0 and others are not finite"):
+        nb.top_images(broken, images, range(broken.components), k=2)
 
 
 def test_psnr_of_a_tenth_is_twenty(images) -> None:

@@ -67,6 +67,12 @@ def test_an_interval_holds_the_mean_and_narrows():
     assert mean == pytest.approx(values.mean().item()) and interval(values) == (mean, low, high)
 
 
+@pytest.mark.parametrize("values", [[], [0.5, float("nan")], [float("inf"), 1.0]])
+def test_an_interval_of_what_is_no_number_is_refused(values):
+    with pytest.raises(ValueError, match=r"values: got \d, \d of them not finite"):
+        interval(torch.tensor(values))
+
+
 def pixels(images, others):
     return (images - others).flatten(1).norm(dim=1)
 

@@ -192,7 +192,8 @@ function renderPicker({ model, el, signal }) {
     const arrived = () => {
       if (!expected) return;
       expected = false;
-      if (el.contains(document.activeElement) || document.activeElement === document.body) options[model.get("selected")]?.focus();
+      const [here, now] = [el.closest(".nb-demo") ?? el, document.activeElement];
+      if (here.contains(now) || now === document.body) options[model.get("selected")]?.focus();
     };
     const wait = () => {
       say(model.get("waits") || "waiting for the kernel…");

@@ -140,7 +140,9 @@ def picker_of(
     """Images to pick from, and more under their own titles, each group perhaps with its
     captions.
     """
-    groups, names = {"test set": fitted(models, images)}, captions_of(models, labels, len(images))
+    # no title where there is one group: the images need not be a test set
+    first = "images" if others else ""
+    groups, names = {first: fitted(models, images)}, captions_of(models, labels, len(images))
     for title, given in (others or {}).items():
         batch, texts = given if isinstance(given, tuple) else (given, None)
         groups[title] = fitted(models, batch)

@@ -132,7 +132,7 @@ def test_classes_by_name(desk):
     page = open_demo(desk, "classes")
     wide(desk)
     assert beside(page)
-    field = page.get_by_role("combobox")
+    field = page.get_by_role("combobox", name="Search a class")
     cells = desk.cells()
     field.fill("")
     field.press_sequentially("gold")

@@ -365,7 +365,7 @@ def test_ones_own_picture_can_be_removed_and_its_result_is_forgotten(models, ima
     assert demo.live.compute((2,))["sheet"] != with_first
     picker.selected = 2
     picker.remove()
-    assert picker.groups == [["test set", 2]] and len(picker.pixels) == len(picker.captions) == 2
+    assert picker.groups == [["", 2]] and len(picker.pixels) == len(picker.captions) == 2
     with pytest.raises(ValueError, match="not one of your own"):
         picker.remove()
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers.data.likeness import ssim
+from nbhelpers.networks.depth import layers as layers_of
 from nbhelpers.networks.loading import load_model
 from nbhelpers.networks.model import Model
 from nbhelpers.optimize import Step
@@ -31,7 +32,7 @@ from nbhelpers.widgets.settings import LAYERS
 
 # A network; or the same network cut at several layers, by their names in order.
 Cuts = Model | Mapping[str, Model]
-STAGES = ("layer1", "layer2", "layer3", "layer4")  # of a ResNet
+MOST = 6  # layers of a network, unless they are named
 
 
 def layers(
@@ -54,7 +55,7 @@ def layers(
             Or for a network of your own the same cut at several layers,
             {"layer1": nb.Model(network, layer="layer1", pool="flatten"), …}.
         images, labels, others, seed: as in `inversion`.
-        layers: module names, the first layer first; None for the four stages of a ResNet.
+        layers: module names, the first layer first; None for six of `nb.layers` at most.
         steps: gradient steps; None is 100, and 25 above 64 pixels.
 
     Raises:
@@ -114,7 +115,7 @@ def cuts_of(label: str, network: Cuts, layers: Sequence[str] | None = None) -> d
     Args:
         label: to call it by in an error.
         network: loaded by a name, or cut already.
-        layers: module names; None for all of the cuts, or for the four stages of a ResNet.
+        layers: module names; None for all of the cuts, or for six of `nb.layers` at most.
 
     Raises:
         ValueError: no such layer, or the network cannot be loaded again by its name.
@@ -125,7 +126,7 @@ def cuts_of(label: str, network: Cuts, layers: Sequence[str] | None = None) -> d
             raise ValueError(f"layers: got {unknown}, {label} was given cut at {list(network)}")
         return {name: network[name] for name in layers or network}
     found = {}
-    for name in layers or STAGES:
+    for name in layers or _spread([layer.name for layer in layers_of(network)]):
         try:
             found[name] = load_model(
                 network.name, device=network.device, layer=name, pool="flatten"
@@ -166,3 +167,16 @@ def alike(images: Images, originals: Images, judge: str, model: Model) -> list[s
         f"SSIM {value:.2f}\n{judge}: {name}"
         for value, name in zip(values, seen(model, images), strict=True)
     ]
+
+
+def _spread(names: list[str]) -> list[str]:
+    """Some of the layers, at equal distances; the last one is among them."""
+    count = min(MOST, len(names))
+    return [names[(k + 1) * len(names) // count - 1] for k in range(count)]
+
+
+def deepest(network: Cuts, count: int) -> list[str] | None:
+    """The last so many layers of a network; None, for all, where it is cut already."""
+    if isinstance(network, Mapping):
+        return None
+    return [layer.name for layer in layers_of(network)][-count:]

@@ -15,7 +15,7 @@ from nbhelpers.figures.answers import INVERSION, ORIGINAL, Answer, Recognised, w
 from nbhelpers.figures.plots import image_grid
 from nbhelpers.networks.model import Model
 from nbhelpers.types import Images
-from nbhelpers.widgets.depths import Cuts, cuts_of
+from nbhelpers.widgets.depths import Cuts, cuts_of, deepest
 from nbhelpers.widgets.image_picker import encode, front_end
 from nbhelpers.widgets.live import show_with_still, threads
 from nbhelpers.widgets.parts import (
@@ -30,6 +30,7 @@ from nbhelpers.widgets.parts import (
 from nbhelpers.widgets.settings import LAYERS
 from nbhelpers.widgets.trials import Condition, Trial, mean_colours, plan_trials
 
+DEEPEST = 4  # layers of each network, unless they are named
 AHEAD = 6  # pictures that are made before they are asked for
 
 
@@ -248,7 +249,8 @@ def recognition(
     `nb.recognised`; nothing leaves the computer.
 
     Args:
-        models, layers: as in `layers`.
+        models: as in `layers`.
+        layers: module names; None for the last four of `nb.layers`.
         images, labels: as in `inversion`; as many with a name as there are trials. No picture is
             shown twice.
         trials: in a session.
@@ -261,7 +263,8 @@ def recognition(
     Source: the metamer test of Feather et al., Nature Neuroscience 26, 2023.
     """
     cuts = {
-        label: cuts_of(label, network, layers) for label, network in robust_first(models).items()
+        label: cuts_of(label, network, layers or deepest(network, DEEPEST))
+        for label, network in robust_first(models).items()
     }
     whole = {label: next(iter(found.values())) for label, found in cuts.items()}
     pixels, names = named(whole, images, labels)

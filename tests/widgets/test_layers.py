@@ -10,6 +10,7 @@ import torch
 import nbhelpers as nb
 from nbhelpers import widgets
 from nbhelpers.networks.resnets import resnet
+from nbhelpers.widgets.depths import cuts_of, deepest
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -67,11 +68,14 @@ def test_a_shipped_network_is_cut_by_its_name():
     model = nb.load_model("cifar10-l2-0.5", device="cpu")
     demo = widgets.layers({"robust": model}, IMAGES, layers=["layer2", "layer4"], steps=1)
     assert demo.live.columns == ["layer2", "layer4"]
+    names = [layer.name for layer in nb.layers(model)]
+    assert list(cuts_of("robust", model)) == names and names[-1] == "layer4"
+    assert deepest(model, 4) == [f"layer{k}" for k in range(1, 5)]
     assert "\nrobust: " in demo.live.result["captions"][1][0]
 
 
 def test_what_cannot_be_cut_is_refused(models, tiny_model):
-    with pytest.raises(ValueError, match=r"robust \(tiny\) cannot be cut at 'layer1'"):
+    with pytest.raises(ValueError, match=r"robust \(tiny\) cannot be cut at 'bn1'"):
         widgets.layers({"robust": tiny_model}, IMAGES)
     with pytest.raises(ValueError, match=r"layers: got \['layer9'\], robust was given cut at"):
         widgets.layers(models, IMAGES, layers=["layer9"])

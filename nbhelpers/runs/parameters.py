@@ -142,14 +142,16 @@ def parse(source: str) -> dict[str, Parameter]:
         if token.type == tokenize.COMMENT
     }
     found: dict[str, Parameter] = {}
+    targets: list[ast.expr]
+    annotation: ast.expr | None
     for statement in ast.parse(plain).body:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            targets, annotation = [statement.target], statement.annotation
+            targets, annotation, value = [statement.target], statement.annotation, statement.value
         elif isinstance(statement, ast.Assign):
-            targets, annotation = statement.targets, None
+            targets, annotation, value = statement.targets, None, statement.value
         else:
             continue
-        value, comment = statement.value, comments.get(statement.end_lineno or 0, "")
+        comment = comments.get(statement.end_lineno or 0, "")
         written = ast.get_source_segment(plain, value) or "\n"
         default = written if "\n" not in written else ast.unparse(value)
         text = ast.unparse(annotation).strip("'") if annotation else ""

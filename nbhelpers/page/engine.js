@@ -1,6 +1,6 @@
-// A network and its descent in the browser: what nbhelpers/model.py, objectives.py and optimize.py do, on TensorFlow.js.
-// Each operation brings its own gradient with respect to its inputs: the library's for a convolution is six times
-// slower, and wrong for strides in WebAssembly. Images are (n, h, w, c) here. A plain script; `tf` is the library.
+// A network and its descent in the browser: networks/model.py, objectives.py and optimize.py on
+// TensorFlow.js. Each operation has its own gradient with respect to its inputs: the library's for
+// a convolution is six times slower, and wrong for strides in WebAssembly. Images are (n, h, w, c).
 
 const Engine = (() => {
   const EPSILON = 1e-12;
@@ -330,6 +330,7 @@ const Engine = (() => {
     constructor(about, numbers) {
       Object.assign(this, { classes: about.classes, sides: about.sides, components: about.components });
       this.places = { map: about.map, features: about.features, logits: about.logits };
+      about.layers?.forEach(({ node }, k) => (this.places[`layer${k}`] = node));
       const tensors = about.tensors.map((tensor) => tensorOf(tensor, numbers));
       this.mean = tf.tensor(about.mean);
       this.std = tf.tensor(about.std);
@@ -371,23 +372,21 @@ const Engine = (() => {
       return tf.div(slopes[0], this.std);
     }
 
-    // The representation, with positions (n, h, w, c) or averaged (n, c). The caller's to dispose of.
-    representation(images, positions) {
-      const place = this.places[positions ? "map" : "features"];
-      return tf.tidy(() => this.values(images, [place])[place]);
+    // What the network has at a place ("map", "features", "logits", "layer0", …). The caller's to
+    // dispose of.
+    at(place, images) {
+      const node = this.places[place];
+      return tf.tidy(() => this.values(images, [node])[node]);
     }
 
-    logits(images) {
-      return tf.tidy(() => this.values(images, [this.places.logits])[this.places.logits]);
-    }
-
-    // One pass forward and back: the loss of each image, its gradient, and the logits beside them.
-    evaluate(images, objective, positions, backward = true) {
-      const place = this.places[positions ? "map" : "features"];
+    // One pass forward and back: each image's loss, its gradient, and the logits.
+    evaluate(images, objective, place, backward = true) {
+      const [node, { logits }] = [this.places[place], this.places];
       return tf.tidy(() => {
-        const values = this.values(images, [place, this.places.logits]);
-        const { losses, slope } = objective(values[place]);
-        return { losses, logits: values[this.places.logits], gradient: backward ? this.back(values, place, slope) : null };
+        const values = this.values(images, [node, logits]);
+        const { losses, slope } = objective(values[node]);
+        const gradient = backward ? this.back(values, node, slope) : null;
+        return { losses, logits: values[logits], gradient };
       });
     }
   }
@@ -445,7 +444,17 @@ const Engine = (() => {
     return objective;
   };
 
-  // An objective of what a map has in a region: each position counts by its share, (1, h, w, 1), the sum of all 1.
+  // An objective of a map whose positions are weighted, (1, h, w, 1): `nb.region(…, positions=True)`.
+  const weighted = (weights, objective) => {
+    const own = (map) => {
+      const { losses, slope } = objective(tf.mul(map, weights));
+      return { losses, slope: tf.mul(slope, weights) };
+    };
+    own.dispose = () => objective.dispose();
+    return own;
+  };
+
+  // An objective of a map's mean in a region: positions count by their share, (1, h, w, 1), sum 1.
   const region = (shares, objective) => {
     const own = (map) => {
       const { losses, slope } = objective(tf.sum(tf.mul(map, shares), [1, 2]));
@@ -487,9 +496,10 @@ const Engine = (() => {
   const firstStep = (size, full, steps, shape) =>
     size * Math.min(Math.max(full / steps, 1), 2) * Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1) / 3072);
 
-  // Yields every iterate, the start included: { index, total, images, losses, logits }, arrays of their own. A radius is
-  // around the start, unless `center` is another place.
-  function* descend(network, objective, start, { positions, steps, stepSize, momentum = 0.8, radius, center, mask }) {
+  // Yields every iterate, the start included: { index, total, images, losses, logits }, arrays of
+  // their own. A radius is around the start, or around `center`.
+  function* descend(network, objective, start, options) {
+    const { place, steps, stepSize, momentum = 0.8, radius, center, mask } = options;
     let images = tf.clone(start);
     let velocity = tf.zerosLike(start);
     const bounds = mask ? [tf.sub(start, mask), tf.add(start, mask)] : [];
@@ -497,7 +507,7 @@ const Engine = (() => {
     const project = mask ? within(...bounds, inside) : inside;
     try {
       for (let index = 0; index <= steps; index++) {
-        const { losses, logits, gradient } = network.evaluate(images, objective, positions, index < steps);
+        const { losses, logits, gradient } = network.evaluate(images, objective, place, index < steps);
         const now = { index, total: steps, shape: images.shape, images: images.dataSync().slice() };
         Object.assign(now, { losses: losses.dataSync().slice(), logits: logits.dataSync().slice() });
         tf.dispose([losses, logits]);
@@ -517,23 +527,6 @@ const Engine = (() => {
     }
   }
 
-  // As `minimize`: each image's best iterate, its loss, and all losses.
-  const minimize = (...run) => {
-    const history = [];
-    let best;
-    for (const { images, losses, shape } of descend(...run)) {
-      history.push(Array.from(losses));
-      best ??= { images: images.slice(), losses: losses.slice() };
-      const each = images.length / shape[0];
-      losses.forEach((loss, k) => {
-        if (!(loss < best.losses[k])) return;
-        best.losses[k] = loss;
-        best.images.set(images.subarray(k * each, (k + 1) * each), k * each);
-      });
-    }
-    return { ...best, history };
-  };
-
   // The library on one thread, from bytes in the page: nothing is fetched. Resolves to false without WebAssembly SIMD.
   const begin = async (wasm) => {
     if (typeof WebAssembly !== "object" || !(await tf.env().getAsync("WASM_HAS_SIMD_SUPPORT"))) return false;
@@ -548,5 +541,7 @@ const Engine = (() => {
 
   const floats = (halves) => Float32Array.from(halves, (half) => HALVES[half]);
 
-  return { Network, match, activate, region, leave, ball, descend, minimize, firstStep, begin, bytesOf, floats };
+  return {
+    Network, match, activate, region, weighted, leave, ball, descend, firstStep, begin, bytesOf, floats,
+  };
 })();

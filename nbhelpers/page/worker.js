@@ -1,11 +1,10 @@
-// The page's kernel, in a worker of its own so that the page is never kept waiting: one run at a time, the newest pick
-// wins. It gets the library's bytes, networks, recipes and picks as messages, and answers with frames.
+// One network in a worker of its own, so that the page never waits. It answers three questions:
+// "look" (logits, distances and features of images), "descend" (frames of a descent), "stop".
+// Images are Float32Arrays of (n, height, width, channels).
 
 const FRAME = 1000 / 15; // ms between two frames
-const networks = new Map(); // by name, promises, made at their first use
-const waiting = new Map(); // as they came
-const recipes = [];
-let [newest, stopped] = [0, 0];
+let network;
+let [left, stopped] = [0, 0]; // runs up to `left` are given up; run `stopped` ends with what it has
 let turn = Promise.resolve();
 
 // Lets messages in. A timer would wait for 4 ms each time.
@@ -16,124 +15,140 @@ const pause = () =>
     channel.port2.postMessage(0);
   });
 
-function network(name) {
-  if (!networks.has(name)) {
-    networks.set(name, Engine.Network.load(waiting.get(name)));
-    waiting.delete(name);
-  }
-  return networks.get(name); // a promise
-}
+const tensorOf = (values) => {
+  const shape = [...network.sides, network.mean.shape[0]];
+  return tf.tensor(values, [values.length / shape.reduce((a, b) => a * b, 1), ...shape]);
+};
+const numbersOf = (x) => x.dataSync().slice();
 
-function halves({ shape, halves: text }) {
-  const { buffer } = Engine.bytesOf(text);
-  return { shape, values: Engine.floats(new Uint16Array(buffer)) };
-}
-
-// Pixels on [0, 1] into the sheet's bytes; grey ones three times.
-function paint(sheet, width, { row, column, pixels }, [h, w, c]) {
-  for (let y = 0; y < h; y++)
-    for (let x = 0; x < w; x++) {
-      const to = 4 * ((row * h + y) * width + column * w + x);
-      const from = c * (y * w + x);
-      for (let k = 0; k < 3; k++) sheet[to + k] = pixels[from + (c === 3 ? k : 0)] * 255; // clamped and rounded
-      sheet[to + 3] = 255;
+// The share of each of h × w squares of the picture that a mask covers, as `region_shares`.
+function sharesOf(mask, [height, width], [h, w]) {
+  const edges = (k, from, to) => [Math.floor((k * from) / to), Math.ceil(((k + 1) * from) / to)];
+  const found = new Float32Array(h * w);
+  for (let i = 0; i < h; i++)
+    for (let j = 0; j < w; j++) {
+      const [[top, bottom], [left, right]] = [edges(i, height, h), edges(j, width, w)];
+      let sum = 0;
+      for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) sum += mask[y * width + x];
+      found[i * w + j] = sum / ((bottom - top) * (right - left));
     }
+  return found;
 }
 
-async function run({ id, demo, pick, images, mode, seed, steps, base, captions, rows, columns, stroke }) {
-  const recipe = recipes[demo];
-  const began = performance.now();
-  const used = await Promise.all(recipe.networks.map(([, name]) => network(name)));
-  const shape = [...images.sides, used[0].mean.shape[0]]; // of a picture: height, width, channels
-  const pictures = images.values.map((rgb) => (shape[2] === 3 ? rgb : rgb.filter((_, k) => k % 3 === 0)));
-  const kitchen = new Recipes.Kitchen({
-    recipe, networks: used, images: pictures, shape, positions: mode === 0, seed, steps, pick, captions, stroke,
+// What the representation has of a mask: of its mean, or of every position.
+function masked(goal, objective, mean) {
+  const [, h, w] = network.shape;
+  const shares = sharesOf(goal.mask, network.sides, [h, w]);
+  const all = mean ? shares.reduce((a, b) => a + b, 0) : shares.reduce((a, b) => Math.max(a, b), 0);
+  const weights = tf.tensor(shares.map((share) => share / (all || 1)), [1, h, w, 1]);
+  return [(mean ? Engine.region : Engine.weighted)(weights, objective), weights];
+}
+
+// The objective that a goal asks for, where it is, and what to dispose of.
+const GOALS = {
+  activate(goal) {
+    const raised = Engine.activate(goal.components, goal.ceilings);
+    if (!goal.mask || network.shape[1] * network.shape[2] === 1) return [raised, []];
+    const [objective, weights] = masked(goal, raised, true);
+    return [objective, [weights]];
+  },
+  match(goal) {
+    const [objective, kept] = tf.tidy(() => {
+      const found = network.at(goal.place, tensorOf(goal.images));
+      const weights = goal.mask ? masked(goal, null, false)[1] : null;
+      const target = weights ? tf.mul(found, weights) : found;
+      const rows = goal.amounts ? mixed(target, goal.amounts) : target;
+      return [Engine.match(rows), weights ? [tf.keep(weights)] : []];
+    });
+    return [kept.length ? Engine.weighted(kept[0], objective) : objective, kept];
+  },
+  leave: (goal) => [tf.tidy(() => Engine.leave(network.at(goal.place, tensorOf(goal.images)))), []],
+};
+// From the first row to the last.
+function mixed(features, amounts) {
+  const flat = tf.reshape(features, [features.shape[0], -1]);
+  const [n, width] = flat.shape;
+  const [from, to] = [0, n - 1].map((k) => tf.slice(flat, [k, 0], [1, width]));
+  return tf.add(from, tf.mul(tf.tensor2d(amounts, [amounts.length, 1]), tf.sub(to, from)));
+}
+
+async function descend({ id, start, goal, steps, size, full, radius, center, mask }) {
+  const begin = tensorOf(start);
+  const [objective, kept] = GOALS[goal.kind](goal);
+  const around = center && tensorOf(center);
+  const free = mask && tf.tensor(mask, [1, ...network.sides, 1]);
+  const stepSize = Engine.firstStep(size, full, steps, begin.shape);
+  const place = goal.mask && network.shape[1] * network.shape[2] > 1 ? "map" : goal.place;
+  const run = Engine.descend(network, objective, begin, {
+    place, steps, stepSize, radius, center: around, mask: free,
   });
-  const width = columns * shape[1];
-  const sheet = base?.pixels ?? new Uint8ClampedArray(4 * width * rows * shape[0]);
-  const texts = base?.captions ?? Array.from({ length: rows }, () => Array(columns).fill(""));
-  const stages = Recipes.plan(kitchen);
-  const total = stages.reduce((sum, { steps: own }) => sum + own, 0);
-  let [done, shown, note, step, result] = [0, 0, "", 0, {}];
-  const post = (type, extra) => {
-    const pixels = sheet.slice();
-    const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    const text = `${note}${step.index} of ${step.total} steps, ${seconds} s`;
-    const message = { type, id, demo, pixels, width, captions: texts, step: done + step.index, total, text, ...extra };
-    postMessage(message, [pixels.buffer]);
-  };
-  const draw = (now, stage) => {
-    for (const one of stage.draw(now)) {
-      paint(sheet, width, one, shape);
-      texts[one.row][one.column] = one.text;
-    }
-  };
-  const runs = [];
+  let shown = 0;
   try {
-    for (const stage of stages) {
-      note = stage.note;
-      const mine = stage.runs();
-      runs.push(...mine);
-      for (let k = 0; k <= stage.steps; k++) {
-        const now = [];
-        for (const one of mine) {
-          if (now.length) await pause(); // a step of sixteen pictures takes a while
-          if (newest !== id) return postMessage({ type: "left", id, demo });
-          now.push(one.next().value);
-        }
-        step = now[0];
-        const ends = stopped === id;
-        if (ends || k === stage.steps || performance.now() - shown >= FRAME) {
-          draw(now, stage);
-          if (ends) return post("done", { stopped: true, ...stage.result(now) });
-          if (k === stage.steps) result = stage.result(now);
-          shown = performance.now();
-          if (k < stage.steps || stage !== stages.at(-1)) post("frame");
-        }
-        await pause();
-        if (newest !== id) return postMessage({ type: "left", id, demo });
+    for (const step of run) {
+      const ends = step.index === steps || stopped === id;
+      if (ends || performance.now() - shown >= FRAME) {
+        postMessage({ type: ends ? "done" : "frame", id, stopped: step.index < steps, ...step });
+        shown = performance.now();
       }
-      done += stage.steps;
+      if (ends) return;
+      await pause();
+      if (id <= left) return postMessage({ type: "left", id });
     }
-    done -= step.total;
-    post("done", { stopped: false, ...result });
   } finally {
-    runs.forEach((one) => one.return());
-    kitchen.end();
+    run.return();
+    objective.dispose();
+    tf.dispose([begin, around, free, ...kept].filter(Boolean));
   }
+}
+
+// Logits of images; with `place` their features there; with `from`, how far these are from one
+// image's, in the length of its features.
+async function look({ id, images, place, from }) {
+  const each = network.sides[0] * network.sides[1] * network.mean.shape[0];
+  const found = { logits: [], features: [], distances: [] };
+  const origin = from && tf.tidy(() => numbersOf(network.at(place, tensorOf(from))));
+  const length = origin && Math.sqrt(origin.reduce((a, b) => a + b * b, 0));
+  for (let k = 0; k < images.length; k += 8 * each) {
+    const [logits, features] = tf.tidy(() => {
+      const part = tensorOf(images.subarray(k, k + 8 * each));
+      const wanted = [network.places.logits, ...(place ? [network.places[place]] : [])];
+      const values = network.values(part, wanted);
+      return wanted.map((node) => numbersOf(values[node]));
+    });
+    found.logits.push(...logits);
+    if (origin)
+      for (let row = 0; row < features.length; row += origin.length) {
+        let sum = 0;
+        for (let i = 0; i < origin.length; i++) sum += (features[row + i] - origin[i]) ** 2;
+        found.distances.push(Math.sqrt(sum) / length);
+      }
+    else if (features) found.features.push(...features);
+    await pause();
+    if (id <= left) return postMessage({ type: "left", id });
+  }
+  postMessage({ type: "done", id, ...found });
 }
 
 const answers = {
-  async begin({ wasm }) {
+  async begin({ wasm, about }) {
     try {
       if (!(await Engine.begin(wasm))) throw new Error("this browser lacks WebAssembly with SIMD");
+      network = await Engine.Network.load(about);
+      network.shape = about.positions;
+      warm();
     } catch (error) {
       return postMessage({ type: "missing", why: error.message });
     }
-    const [first] = waiting.keys();
-    if (first !== undefined) warm(await network(first));
-    postMessage({ type: "ready" });
-    for (const name of [...waiting.keys()]) await network(name); // before anybody asks
+    const [{ weight }, bound] = [network.head, tf.getBackend()];
+    postMessage({ type: "ready", backend: bound, head: numbersOf(weight) });
   },
-  network({ name, about }) {
-    waiting.set(name, about);
-  },
-  recipes({ recipes: given }) {
-    for (const recipe of given) {
-      if (recipe?.starts) recipe.starts = halves(recipe.starts);
-      recipe?.palette?.forEach((entry) => (entry.maps = halves(entry.maps)));
-      if (recipe?.changes) recipe.changes = recipe.changes.map(halves);
-      recipes.push(recipe);
-    }
-  },
-  run(job) {
-    newest = job.id;
+  ask({ job }) {
     turn = turn.then(async () => {
-      if (newest !== job.id) return postMessage({ type: "left", id: job.id, demo: job.demo });
+      if (job.id <= left) return postMessage({ type: "left", id: job.id });
       try {
-        await run(job);
+        await (job.goal ? descend : look)(job);
       } catch (error) {
-        postMessage({ type: "error", id: job.id, demo: job.demo, text: error.message });
+        postMessage({ type: "error", id: job.id, text: error.message });
       }
     });
   },
@@ -141,15 +156,15 @@ const answers = {
     stopped = id;
   },
   leave({ id }) {
-    if (newest === id) newest = 0;
+    left = Math.max(left, id);
   },
 };
 
 // The first step prepares much; nobody shall wait for that.
-function warm(one) {
-  const start = tf.fill([1, ...one.sides, one.mean.shape[0]], 0.5);
+function warm() {
+  const start = tf.fill([1, ...network.sides, network.mean.shape[0]], 0.5);
   const goal = Engine.activate([0]);
-  const run = Engine.descend(one, goal, start, { positions: false, steps: 1, stepSize: 0.1 });
+  const run = Engine.descend(network, goal, start, { place: "features", steps: 1, stepSize: 0.1 });
   while (!run.next().done);
   goal.dispose();
   start.dispose();

@@ -1,0 +1,28 @@
+// The page opens: pictures first, then the engine, one worker for each network.
+
+const data = JSON.parse(textOf("state"));
+const networks = data.networks.map((about, k) => new Network(about.label, { ...about, weights: textOf(`weights-${k}`) }));
+const values = await sheetImages(textOf("pictures"), data.sides, data.pictures.length);
+const frame = new Frame({
+  ...data,
+  pictures: data.pictures.map((picture, k) => ({ ...picture, values: values[k] })),
+  activations: data.activations.map(({ width, bytes }) => ({
+    width, values: new Float32Array(bytesOf(bytes).buffer),
+  })),
+}, networks);
+frame.photographs = [...frame.pictures];
+frame.begun = beginAll(networks);
+frame.begun.then(
+  () => {
+    frame.alive = true;
+    document.body.dataset.engine = networks[0].backend;
+  },
+  (error) => {
+    frame.alive = false;
+    document.body.dataset.engine = "none";
+    place("engine").textContent = `This browser cannot compute here (${error.message}). What you see was computed beforehand.`;
+  },
+);
+frame.takesFiles();
+frame.open();
+document.body.dataset.ready = "true";

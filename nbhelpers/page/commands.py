@@ -7,35 +7,29 @@ from nbhelpers.commands import command_parser
 
 def gallery_command(argv: Sequence[str]) -> int:
     """Write all demos into one HTML file; returns the exit status."""
-    parser = command_parser(
-        "gallery", "Write all demos into one HTML file that needs no kernel. Resumes."
-    )
+    parser = command_parser("gallery", "Write all demos into one HTML file that needs no kernel.")
     parser.add_argument("path", nargs="?", default="runs/gallery.html", help="HTML file to write")
-    parser.add_argument("--dataset", default="cifar10-sample", help="images, by name")
-    parser.add_argument(
-        "--work", help="folder of results, to go on after a break (in the cache where not given)"
-    )
+    parser.add_argument("--dataset", default="pictures", help="pictures to choose from, by name")
     parser.add_argument(
         "--networks",
         nargs="+",
         metavar="NAME",
-        help="networks by name, standard and robust if not given",
+        help="networks by name, the 64-pixel pair if not given",
     )
     parser.add_argument(
-        "--precomputed", action="store_true", help="leave out what computes in the browser"
+        "--posters",
+        action="store_true",
+        help="pictures computed beforehand only, without the engine",
     )
     parser.add_argument("--notebooks", default="", help="address of the notebooks, to link to")
     given = parser.parse_args(argv)
-    from nbhelpers.networks.loading import load_model
-    from nbhelpers.page.exporting import export_page
+    from nbhelpers.page.exporting import export_page, labelled
 
-    models = {name: load_model(name, device="cpu") for name in given.networks or ()}
     path = export_page(
         given.path,
-        models=models or None,
+        models=labelled(given.networks) if given.networks else None,
         dataset=given.dataset,
-        work=given.work,
-        live=not given.precomputed,
+        engine=not given.posters,
         notebooks=given.notebooks,
     )
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -2,8 +2,9 @@
 in half precision.
 """
 
+import copy
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -13,7 +14,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from nbhelpers.networks.cutting import FakeReLULayer, Traced
 from nbhelpers.networks.model import Model
-from nbhelpers.page.operations import IDENTITIES, RESHAPES, SKIPPED, Rule, rule_of
+from nbhelpers.page.operations import ACTIVATIONS, IDENTITIES, RESHAPES, SKIPPED, Rule, rule_of
+from nbhelpers.types import Images
 
 
 def export_network(model: Model) -> dict[str, Any]:
@@ -24,7 +26,8 @@ def export_network(model: Model) -> dict[str, Any]:
 
     Returns:
         `nodes`, operations in order, each with the indices of its inputs (node 0 is the normalised
-        image); `map` and `features`, the nodes of both forms of the representation; `tensors`,
+        image); `map` and `features`, the nodes of both forms of the representation; `layers`, the
+        nodes that blocks end on, with their size as a name; `tensors`,
         where each tensor lies among `floats` numbers of float32 and `halves` of half precision;
         `weights`, these numbers, see `packed`; `mean`, `std`, `classes`, `sides`, `components`.
 
@@ -61,6 +64,8 @@ def export_network(model: Model) -> dict[str, Any]:
         "map": features if source is None else source,
         "features": features,
         "logits": len(writer.nodes) - 1,
+        "layers": writer.layers(),
+        "positions": list(model.positions),
         "tensors": writer.tensors,
         "floats": sum(map(len, writer.floats)),
         "halves": sum(map(len, writer.halves)),
@@ -71,6 +76,22 @@ def export_network(model: Model) -> dict[str, Any]:
         "sides": list(model.sides),
         "components": model.components,
     }
+
+
+def layer_of(model: Model, node: int) -> Callable[[Images], Tensor]:
+    """What a node of the exported network is of images, (n, numbers), as PyTorch computes it."""
+    parts = model._cut
+    assert isinstance(parts, Traced)
+    graph = parts.faked if parts.faked is not None else parts.trunk
+    writer = _Writer(model, graph)
+    writer.write()
+    name = next(name for name, place in writer.places.items() if place == node)
+    cut = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    cut.graph.erase_node(cut.graph.output_node())
+    cut.graph.output(next(one for one in cut.graph.nodes if one.name == name))
+    cut.graph.eliminate_dead_code()
+    cut.recompile()
+    return lambda images: cut((images - model.mean) / model.std).flatten(1)
 
 
 def stored(tensor: Tensor) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -136,6 +157,7 @@ class _Writer:
         self.model, self.graph = model, graph
         self.nodes: list[dict[str, Any]] = []
         self.places: dict[str, int] = {}  # by the name in the graph
+        self.shapes: dict[int, tuple[int, ...]] = {}
         self.tensors: list[dict[str, Any]] = []
         self.floats: list[numpy.ndarray] = []  # vectors, and what a half of each weight is worth
         self.halves: list[numpy.ndarray] = []
@@ -154,6 +176,21 @@ class _Writer:
             elif _shape(node) is not None and not self._skipped(node):
                 self._node(node)
         raise AssertionError("a graph without an output")
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Where blocks end: activations of a sum; where there is none, those before a change of
+        size.
+        """
+        maps = [k for k, shape in self.shapes.items() if self.nodes[k]["op"] in ACTIVATIONS]
+        maps = [k for k in maps if len(self.shapes[k]) == 4]
+        sums = [k for k in maps if self.nodes[self.nodes[k]["from"][0]]["op"] == "add"]
+        sizes = [self.shapes[k][1:] for k in maps]
+        ends = [
+            k for k, one, two in zip(maps, sizes, [*sizes[1:], None], strict=True) if one != two
+        ]
+        return [
+            {"node": k, "name": "{1} × {2} × {0}".format(*self.shapes[k][1:])} for k in sums or ends
+        ]
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> dict[str, int]:
         """A linear layer's tensors, (in, out) and (out,)."""
@@ -280,6 +317,7 @@ class _Writer:
 
     def _add(self, node: fx.Node, written: dict[str, Any]) -> None:
         self.places[node.name] = len(self.nodes)
+        self.shapes[len(self.nodes)] = _shape(node) or ()
         self.nodes.append(written)
 
     def _weight(self, tensor: Tensor, key: int = 0) -> int:
@@ -308,7 +346,7 @@ class _Writer:
     def _refusal(self, node: fx.Node, what: str) -> ValueError:
         return ValueError(
             f"{self.model.name}: the page cannot compute {what} (at {node.name!r}); leave this "
-            "network out of it, or write the page with live=False"
+            "network out of it"
         )
 
 

@@ -1,103 +1,118 @@
-"""One HTML file with every demo: results computed beforehand, and an engine that computes
-others. No network.
+"""One HTML file with all demos: networks, pictures, a poster for each, and the engine that computes
+everything else. No kernel, no network.
 """
 
+import base64
 import hashlib
-import itertools
 import json
 import os
 import sys
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import markupsafe
 import torch
 from tqdm import tqdm
 
 from nbhelpers.checkpoints.entries import manifest
-from nbhelpers.data.images import class_names, count_images, load_images
-from nbhelpers.data.represented import digest
-from nbhelpers.files import cache_folder, write_text
+from nbhelpers.files import check_writable, write_text
 from nbhelpers.networks.loading import load_model
 from nbhelpers.networks.model import Model
-from nbhelpers.networks.radii import series
-from nbhelpers.page.assembling import html_page, text_of
-from nbhelpers.page.paint_recipe import for_page
-from nbhelpers.page.tensorflow import library
-from nbhelpers.widgets import demos as blog
-from nbhelpers.widgets.canvas import Paint, paint
-from nbhelpers.widgets.image_picker import HERE, compress
-from nbhelpers.widgets.inverting import epsilon_series, inversion
-from nbhelpers.widgets.live import Demo
-from nbhelpers.widgets.parts import robust_first
-from nbhelpers.widgets.perturbations import distances
+from nbhelpers.page.export_network import export_network
+from nbhelpers.page.pictures import Pictures, picture_sheet, read_pictures
+from nbhelpers.page.posters import STEPS, Poster, Posters
+from nbhelpers.page.tensorflow import VERSION, library
+from nbhelpers.representation import represent
+from nbhelpers.widgets.image_picker import HERE as WIDGETS
+from nbhelpers.widgets.image_picker import front_end
+from nbhelpers.widgets.strokes import write_note
 
-PAINTED = (
-    100  # images that give the canvas's amounts their meaning: the page brings their maps along
-)
+HERE = Path(__file__).parent
+PAIR = {"robust": "tiny-l2-2.0", "standard": "tiny-standard"}
+SCRIPTS = ("networks", "pictures", "demos", "frame", "board", "tell", "start")
+# Files of TensorFlow.js that the worker starts with, before its own.
+LIBRARY = ("tf-core.min.js", "tf-backend-wasm.min.js")
+NAMES = {
+    "inversion": "Inversion",
+    "layers": "Layers",
+    "classes": "Classes",
+    "features": "Features",
+    "paint": "Paint",
+    "fill": "Fill a hole",
+    "between": "Between two pictures",
+    "mistakes": "Mistakes",
+    "brittle": "Brittle pairs",
+    "distance": "Distance",
+}
 
 
 def export_page(
     path: str | os.PathLike[str],
     *,
     models: Mapping[str, Model] | None = None,
-    dataset: str = "cifar10-sample",
-    demos: Mapping[str, Demo] | None = None,
-    work: str | os.PathLike[str] | None = None,
-    live: bool = True,
+    dataset: str = "pictures",
+    engine: bool = True,
+    poster_steps: int = STEPS,
     notebooks: str = "",
 ) -> Path:
-    """Write demos, precomputed for all of their picks, into one HTML file that also computes other
-    picks by itself.
-
-    Results are kept in a work folder by what they depend on, so that a run cut short goes on where
-    it was.
+    """Write all demos into one HTML file, whole or not at all.
 
     Args:
         path: of the file.
-        models: networks by name; None for the standard and the robust network shipped.
-        dataset: name of the images, see `load_images`.
-        demos: by heading; None for all on `models` and `dataset`. Of a canvas only its opening
-            stroke is computed.
-        work: folder of results; None for one in the cache.
-        live: bring the networks and TensorFlow.js along (from the npm registry, kept in the cache).
-            Where that cannot be had, the page has precomputed results only, and a line says so.
+        models: networks by label, robust first, of one size and the same classes; None for the
+            64-pixel pair that ships.
+        dataset: pictures to choose from, see `load_images`; the first 320 in the strip's order.
+        engine: bring TensorFlow.js along (from the npm registry, kept in the cache). Where that
+            cannot be had, the page shows its posters only, and says so.
+        poster_steps: gradient steps of the pictures computed beforehand.
         notebooks: address of the folder of notebooks, to link to.
 
     Raises:
-        ValueError: the file cannot be written, or a network has an operation that the page does not
-            know.
+        ValueError: the file cannot be written, or a network has an operation that the page does
+            not know.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        raise ValueError(
-            f"path: cannot write {path} ({error.strerror}); name a file you may write"
-        ) from error
+    check_writable(path.parent)
+    if path.is_dir():
+        raise ValueError(f"path: {path} is a folder; name a file in it, such as {path}/demos.html")
     if models is None:
-        names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
-        models = {label: load_model(name, device="cpu") for label, name in names.items()}
-    folder = Path(work) if work else cache_folder() / "gallery"
-    folder.mkdir(parents=True, exist_ok=True)
-    files, why = _library() if live else ({}, "so it was asked for")
-    threads = torch.get_num_threads()
-    # these networks are small: a core each for two picks beats two for one
-    torch.set_num_threads(1)
-    try:
-        if demos is None:
-            name = list(models.values())[-1].name
-            radii = series(name, device="cpu") if name in manifest() else {}
-            demos = _all(models, radii or models, dataset)
-            models = {**models, **{f"ε {eps}": model for eps, model in radii.items()}}
-        parts = _compute(demos, models, folder, workers=threads)
-    finally:
-        torch.set_num_threads(threads)
-    page = html_page(models, dataset, demos, parts, files=files, why=why, notebooks=notebooks)
-    write_text(path, page)
+        models = {label: load_model(name, device="cpu") for label, name in PAIR.items()}
+    files, why = _library() if engine else ({}, "it was written without an engine")
+    steps = tqdm(total=4, desc="page")
+    networks = [export_network(model) for model in models.values()]
+    steps.update()
+    pictures = read_pictures(dataset, next(iter(models.values())))
+    steps.update()
+    layers = [network["layers"] for network in networks]
+    posters = Posters(models, pictures, layers, steps=poster_steps).all()
+    steps.update()
+    weights = [network.pop("weights") for network in networks]
+    state = _state(models, networks, pictures, posters) | {"dataset": dataset}
+    text = _html(models, pictures, posters, state, weights, files, why, notebooks)
+    write_text(path, text)
+    steps.update()
+    steps.close()
     return path
+
+
+def labelled(names: Sequence[str]) -> dict[str, Model]:
+    """Networks as "robust" and "standard" where their training tells them apart, robust first; else
+    by their names.
+    """
+    known = manifest()
+    kinds = [
+        "standard" if name in known and known[name].training.get("norm") == "none" else "robust"
+        for name in names
+    ]
+    labels = kinds if len({*kinds}) == len(names) else list(names)
+    models = {
+        label: load_model(name, device="cpu") for label, name in zip(labels, names, strict=True)
+    }
+    return dict(sorted(models.items(), key=lambda item: not item[0].startswith("robust")))
 
 
 def _library() -> tuple[Mapping[str, bytes], str]:
@@ -105,102 +120,110 @@ def _library() -> tuple[Mapping[str, bytes], str]:
     try:
         return library(), ""
     except (ValueError, OSError) as error:
-        print(f"The page will hold precomputed results only: {error}.", file=sys.stderr)
+        print(f"The page will hold its posters only: {error}.", file=sys.stderr)
         return {}, str(error)
 
 
-def _compute(
-    demos: Mapping[str, Demo], models: Mapping[str, Model], folder: Path, *, workers: int
-) -> dict[str, dict[str, dict]]:
-    """The result of every pick, by demo and by the pickers' indices; from the folder where it is
-    there.
-    """
-    about = hashlib.sha256(b"".join(digest(model) for model in models.values()))
-    about.update(repr([model.classes for model in models.values()]).encode())
-    for module in (
-        *("optimize", "passes", "objectives", "representation", "data/distortions"),
-        *("networks/sites", "networks/cutting", "networks/model"),
-        *("widgets/atlas", "widgets/demos", "widgets/inverting", "widgets/parts"),
-        *("widgets/perturbations", "widgets/settings"),
-    ):
-        about.update((HERE.parent / f"{module}.py").read_bytes())  # other code, other results
-    recipes = {
-        title: demo.recipe and demo.recipe.state(lambda model: model.name)
-        for title, demo in demos.items()
+def _state(
+    models: Mapping[str, Model],
+    networks: list[dict[str, Any]],
+    pictures: Pictures,
+    posters: Mapping[str, Poster],
+) -> dict[str, Any]:
+    """What the page's script is given, as JSON."""
+    held = [represent(model, pictures.images).float() for model in models.values()]
+    note = write_note(models, pictures.images[:1], [], seed=0)
+    named = zip(models.items(), networks, strict=True)
+    kept = {"source", "strokes"}
+    return {
+        "networks": [about | {"label": label, "name": m.name} for (label, m), about in named],
+        "sides": list(pictures.images.shape[-2:]),
+        "pictures": [
+            {"name": name, "credit": credit["credit"]}
+            for name, credit in zip(pictures.names, pictures.credits, strict=True)
+        ],
+        "wrong": pictures.wrong(list(models.values())),
+        "activations": [
+            {"width": values.shape[1], "bytes": text_of(values.numpy().astype("<f4").tobytes())}
+            for values in held
+        ],
+        "settings": Posters(models, pictures, []).settings,
+        "posters": {name: {"captions": poster.captions} for name, poster in posters.items()},
+        "note": {key: value for key, value in note.items() if key not in kept},
+        "version": version("nbhelpers"),
     }
-    tasks = [
-        (title, pick)
-        for title, demo in demos.items()
-        if not isinstance(demo.live, Paint)
-        for pick in itertools.product(*(range(len(picker.pixels)) for picker in demo.pickers))
+
+
+def _html(
+    models: Mapping[str, Model],
+    pictures: Pictures,
+    posters: Mapping[str, Poster],
+    state: dict[str, Any],
+    weights: list[str],
+    files: Mapping[str, bytes],
+    why: str,
+    notebooks: str,
+) -> str:
+    script = front_end(*(f"{name}.js" for name in SCRIPTS), folder=HERE)
+    style = front_end("frame.css", folder=WIDGETS) + front_end("page.css", folder=HERE)
+    shown = [
+        {
+            "id": name,
+            "name": NAMES[name],
+            "sheet": text_of(
+                picture_sheet(torch.stack(poster.images), columns=min(8, len(poster.images)))
+            ),
+            "caption": "; ".join(": ".join(filter(None, line)) for line in poster.captions),
+        }
+        for name, poster in posters.items()
     ]
-
-    def work_on(task: tuple[str, tuple[int, ...]]) -> dict:
-        title, pick = task
-        demo, key = demos[title], about.copy()
-        shown = (
-            title,
-            pick,
-            demo.live.rows,
-            demo.live.columns,
-            demo.live.note,
-            *(p.captions for p in demo.pickers),
-        )
-        key.update(f"{shown} {recipes[title]}".encode())
-        for picker in demo.pickers:
-            key.update(picker.pixels.numpy().tobytes())
-        file = folder / f"{key.hexdigest()[:32]}.json"
-        if not file.exists():
-            result = demo.live.compute(pick)
-            kept = {"sheet": text_of(compress(result["sheet"])), "captions": result["captions"]}
-            write_text(file, json.dumps(kept))
-        return json.loads(file.read_text(encoding="utf-8"))
-
-    parts: dict[str, dict[str, dict]] = {title: {} for title in demos}
-    for title, demo in demos.items():
-        if isinstance(demo.live, Paint):
-            shown = demo.live.result
-            parts[title][""] = {
-                "sheet": text_of(compress(shown["sheet"])),
-                "captions": shown["captions"],
-            }
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        runs = [pool.submit(work_on, task) for task in tasks]
-        try:
-            for (title, pick), run in zip(
-                tasks, tqdm(runs, desc="computing", unit="pick"), strict=True
-            ):
-                parts[title][",".join(map(str, pick))] = run.result()
-        except BaseException:  # Ctrl-C among them: what is finished is kept, the rest is not begun
-            pool.shutdown(cancel_futures=True)
-            raise
-    return parts
-
-
-def _all(models: Mapping[str, Model], radii: Mapping[str, Model], dataset: str) -> dict[str, Demo]:
-    """All demos, with as few picks as ten megabytes and ten minutes can take."""
-    one = next(iter(models.values()))
-    options: dict[str, Any] = {"size": one.image_size, "channels": one.channels}
-    images, labels = load_images(dataset, indices=range(min(500, count_images(dataset))), **options)
-    options["size"] = tuple(images.shape[-2:])
-    strange, which = load_images("out-of-distribution", **options)
-    captions = class_names("out-of-distribution")
-    others = {"out of distribution": (strange, [captions[k] for k in which])}
-    free, which = load_images("photographs", indices=range(0, 49, 6), **options)
-    others["photographs"] = (free, [class_names("photographs")[k] for k in which])
-    few, twelve = slice(0, 4), slice(0, 12)
-    made = [  # the blog's order
-        blog.brittleness(models, images[few], labels[few]),
-        inversion(models, images[twelve], labels[twelve], others=others),
-        epsilon_series(radii, images[twelve], labels[twelve]),
-        blog.feature_visualization(models, images, labels, components=4),
-        blog.feature_manipulation(models, images, labels, components=3, sources=3),
-        blog.interpolation(models, images[few], labels[few]),
-        blog.misclassification(models, images, labels),
-    ]
-    canvas = for_page(
-        paint(models, images[:PAINTED], labels[:PAINTED], components=2), robust_first(models)
+    credit = f"TensorFlow.js {VERSION}, © Google LLC, Apache License 2.0, computes in this page."
+    template = jinja2.Environment(autoescape=True).from_string(front_end("page.html", folder=HERE))
+    safe = markupsafe.Markup
+    return template.render(
+        policy=safe(_policy(script, style, engine=bool(files))),
+        style=safe(style),
+        script=safe(script),
+        explained=safe(front_end("explained.html", folder=HERE)),
+        networks=", ".join(f"{label}: {model.name}" for label, model in models.items()),
+        notebooks=notebooks,
+        pictures=pictures.credits,
+        engine=credit if files else f"No engine: {why}.",
+        posters=shown,
+        # "</" would end the script element.
+        state=safe(json.dumps(state, ensure_ascii=False).replace("</", "<\\/")),
+        sheet=text_of(pictures.sheet),
+        weights=[safe(text) for text in weights],
+        library=safe(_engine(files)) if files else "",
     )
-    # each brings its changes along, a tenth of a megabyte
-    last = distances(models, images[:2], labels[:2])
-    return {**{demo.title: demo for demo in made}, "Paint with features": canvas, last.title: last}
+
+
+def text_of(file: bytes) -> str:
+    """A file as base64."""
+    return base64.b64encode(file).decode()
+
+
+def _engine(files: Mapping[str, bytes]) -> str:
+    """The worker's script, with the library before it, and its WebAssembly, both deflated."""
+    own = front_end("engine.js", "worker.js", folder=HERE).encode()
+    code = b"\n".join([*(files[name] for name in LIBRARY), own])
+    wasm = files["tfjs-backend-wasm-simd.wasm"]
+    return json.dumps(
+        {"code": text_of(zlib.compress(code, 9)), "wasm": text_of(zlib.compress(wasm, 9))}
+    )
+
+
+def _policy(script: str, style: str, *, engine: bool) -> str:
+    """What the page may do: run its own script and style, and nothing else; no request at all."""
+    hashes = [
+        f"'sha256-{text_of(hashlib.sha256(text.encode()).digest())}'" for text in (script, style)
+    ]
+    wasm = " 'wasm-unsafe-eval'" if engine else ""
+    rules = [
+        "default-src 'none'",
+        "img-src data: blob:",
+        f"script-src {hashes[0]} blob:{wasm}",
+        f"style-src {hashes[1]}",
+        *(["worker-src blob:"] if engine else []),
+    ]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

@@ -180,6 +180,7 @@ _RULES = [
     Rule("mul", (operator.mul, operator.imul, torch.mul, "mul", "mul_"), {}, _two, 2),
     Rule("cat", (torch.cat, torch.concat), {"dim": 0}, _cat),
 ]
+ACTIVATIONS = {rule.op for rule in _activations()} | {"fake_relu"}
 _BY_KIND = {kind: rule for rule in _RULES for kind in rule.kinds}
 IDENTITIES = {
     nn.Identity,

@@ -134,6 +134,7 @@ async function between(c) {
   const [from, to] = [picture.values, second.values];
   const amounts = [0, 0.25, 0.5, 0.75, 1];
   const mixes = amounts.map((amount) => from.map((value, k) => value + amount * (to[k] - value)));
+  const inner = amounts.slice(1, -1); // both ends are the pictures themselves
   const made = {};
   const draw = () => {
     const at = controls.amount;
@@ -141,15 +142,16 @@ async function between(c) {
     view.show(1, mixes[at], "Mixed pixels", `${100 * (1 - amounts[at])} % and ${100 * amounts[at]} %`);
     for (const [k, { network, step }] of Object.entries(made)) {
       const each = from.length;
-      const own = step.images.subarray(at * each, (at + 1) * each);
-      view.show(+k + 2, own, titled(network.label), network.says(step, at));
+      const own = inner.includes(amounts[at]) && step.images.subarray((at - 1) * each, at * each);
+      const says = own ? network.says(step, at - 1) : "the picture itself";
+      view.show(+k + 2, own || mixes[at], titled(network.label), says);
     }
     view.show(c.networks.length + 2, to, "To", second.name);
   };
   view.redraw = draw;
   draw();
-  const start = joined(...mixes);
-  const goal = { kind: "match", images: start, place, amounts };
+  const start = joined(...mixes.slice(1, -1));
+  const goal = { kind: "match", images: joined(from, to), place, amounts: inner };
   await inStep(c, () => ({ start, goal }), (network, k, step) => {
     made[k] = { network, step };
     draw();
@@ -201,40 +203,34 @@ async function brittle(c) {
 // All changes have one length; each row has its network's order.
 async function distances(c) {
   const { networks, picture, second, view, place, settings, sides, seed } = c;
-  const length = settings.radius;
+  const [origin, length] = [picture.values, settings.radius];
   const kinds = Object.keys(CHANGES);
-  const plain = kinds.map((kind) => changedTo(picture.values, sides, kind, length));
-  const names = [...kinds, ...networks.map(({ label }) => `against ${label}`), "another picture"];
-  const origin = picture.values;
-  const own = await Promise.all(networks.map((one) => one.look(origin)));
-  const fixedOnes = await Promise.all(
-    networks.map((one) => one.look(joined(...plain, second.values), { place, from: origin })),
-  );
-  const push = normals(origin.length, seed + 1);
-  const share = Math.min(1, length / 2 / Math.hypot(...push));
-  const start = origin.map((value, k) => clamped(value + share * push[k]));
-  const row = (i, shown, found) => {
-    const order = names.map((_, k) => k).filter((k) => shown[k]);
-    order.sort((a, b) => found.distances[a] - found.distances[b]);
-    const at = i * (names.length + 1);
-    view.show(at, origin, titled(networks[i].label), networks[i].says(own[i]));
-    order.forEach((k, place_) =>
-      view.show(at + 1 + place_, shown[k], names[k], `${fixed(found.distances[k])}, ${networks[i].about.classes[argmax(found.logits.slice(k * networks[i].width, (k + 1) * networks[i].width))]}`),
-    );
+  const plain = kinds.map((kind) => changedTo(origin, sides, kind, length));
+  const shown = new Map(kinds.map((kind, k) => [kind, plain[k]]));
+  shown.set("another picture", second.values);
+  const rows = async () => {
+    const images = joined(origin, ...shown.values());
+    const found = await Promise.all(networks.map((one) => one.look(images, { place, from: origin })));
+    found.forEach((one, i) => {
+      const at = i * (kinds.length + networks.length + 2);
+      view.show(at, origin, titled(networks[i].label), networks[i].says(one));
+      const far = [...shown.keys()].map((name, k) => [one.distances[k + 1], name]);
+      far.sort((a, b) => a[0] - b[0]);
+      far.forEach(([value, name], k) => view.show(at + 1 + k, shown.get(name), name, fixed(value)));
+    });
   };
-  const gap = Array(networks.length).fill(null);
-  networks.forEach((network, i) => {
-    const { logits, distances: far } = fixedOnes[i];
-    const n = plain.length;
-    const spread = (list, each) => [...list.slice(0, n * each), ...Array(networks.length * each).fill(Infinity), ...list.slice(n * each)];
-    row(i, [...plain, ...gap, second.values], { logits: spread(logits, network.width), distances: spread(far, 1) });
-  });
-  const ask = () => ({ start, goal: { kind: "leave", images: origin, place }, radius: length, center: origin });
-  const ends = await inStep(c, ask, () => {});
-  const shown = [...plain, ...ends.map((end) => end.images), second.values];
-  const all = await Promise.all(networks.map((one) => one.look(joined(...shown), { place, from: origin })));
-  networks.forEach((_, i) => row(i, shown, all[i]));
-  view.numbers(`Every change but the other picture has the L2 length ${fixed(length)} (pixels in [0, 1]). ${RELATIVE} Another picture is the null.`);
+  await rows();
+  const push = normals(origin.length, seed + 1); // at the picture itself there is no way to go
+  const share = length / 2 / Math.hypot(...push);
+  const start = origin.map((value, k) => clamped(value + share * push[k]));
+  const goal = { kind: "leave", images: origin, place };
+  const ends = await inStep(c, () => ({ start, goal, radius: length, center: origin }), () => {});
+  ends.forEach((end, k) => shown.set(`against ${networks[k].label}`, end.images));
+  await rows();
+  view.numbers(
+    `Every change but the other picture has the L2 length ${fixed(length)} (pixels in [0, 1]). ` +
+      `${RELATIVE} Another picture is the null.`,
+  );
 }
 
 async function fill(c) {
@@ -338,7 +334,7 @@ const DEMOS = [
     id: "distance", name: "Distance", film: ["pictures"], placed: true, again: "Again",
     sentence: "Changes of equal L2 length, sorted by each network's distance: which does a network notice?",
     cells: (networks) => networks.flatMap(({ label }) => [titled(label), ...Array(Object.keys(CHANGES).length + networks.length + 1).fill("")]),
-    columns: Object.keys(CHANGES).length + 4, rows: true,
+    columns: (networks) => Object.keys(CHANGES).length + networks.length + 2, rows: true,
     run: distances,
   },
   {

@@ -24,7 +24,7 @@ from nbhelpers.networks.loading import load_model
 from nbhelpers.networks.model import Model
 from nbhelpers.page.export_network import export_network
 from nbhelpers.page.pictures import Pictures, picture_sheet, read_pictures
-from nbhelpers.page.posters import STEPS, Poster, Posters
+from nbhelpers.page.posters import STEPS, Poster, Posters, selective
 from nbhelpers.page.tensorflow import VERSION, library
 from nbhelpers.representation import represent
 from nbhelpers.widgets.image_picker import HERE as WIDGETS
@@ -142,6 +142,7 @@ def _state(
             {"name": name, "credit": credit["credit"]}
             for name, credit in zip(pictures.names, pictures.credits, strict=True)
         ],
+        "component": selective(next(iter(models.values())), pictures),
         "wrong": pictures.wrong(list(models.values())),
         "activations": [
             {"width": values.shape[1], "bytes": text_of(values.numpy().astype("<f4").tobytes())}

@@ -81,7 +81,7 @@ const canvasShowing = (image, name) => {
 class Frame {
   constructor(state, networks) {
     Object.assign(this, state, { networks, turn: 0, running: false, films: [] });
-    this.chosen = { from: 0, to: 1, component: 0, class: 0, mistake: state.wrong[0] ?? 0 };
+    this.chosen = { from: 0, to: 1, component: state.component, class: 0, mistake: state.wrong[0] ?? 0 };
     this.wishes = {}; // by demo: seed, steps, representation, controls
     place("again").addEventListener("click", () => this.again());
     place("stop").addEventListener("click", () => this.stop());
@@ -129,8 +129,9 @@ class Frame {
     if (!still() && this.alive !== false) this.start();
   }
 
-  stage(titles, { columns, rows }) {
+  stage(titles, { columns: wanted, rows }) {
     const stage = place("stage");
+    const columns = typeof wanted === "function" ? wanted(this.networks) : wanted;
     stage.style.setProperty("--columns", columns ?? titles.length);
     stage.style.setProperty("--rows", Math.ceil(titles.length / (columns ?? titles.length)));
     stage.classList.toggle("nb-rows", Boolean(rows));

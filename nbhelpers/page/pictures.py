@@ -68,7 +68,7 @@ def picture_sheet(images: Images, *, columns: int, quality: int = 100) -> bytes:
         sheet[top : top + height, left : left + width] = picture
     buffer = io.BytesIO()
     PIL.Image.fromarray(sheet).save(
-        buffer, "WEBP", lossless=quality == 100, quality=quality, method=6
+        buffer, "WEBP", lossless=quality == 100, quality=min(quality, 92), method=4
     )
     return buffer.getvalue()
 

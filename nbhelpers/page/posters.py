@@ -48,7 +48,7 @@ _NUMBERS: dict[str, tuple[int, float, int, float | None]] = {
     "distance": (DISTANCE.live, DISTANCE.step_size, DISTANCE.steps, DISTANCE.radius),
     "tell": (60, INVERSION.step_size, INVERSION.steps, None),
 }
-STEPS = 40  # of a poster, at most
+STEPS = 25  # of a poster, at most
 _SHOWN = 3  # pictures that activate a component most
 
 
@@ -146,7 +146,7 @@ class Posters:
         return poster
 
     def features(self) -> Poster:
-        poster, component = Poster(), 0
+        poster, component = Poster(), selective(next(iter(self.models.values())), self.pictures)
         held = [represent(model, self.pictures.images) for model in self.models.values()]
         for (label, model), values in zip(self.models.items(), held, strict=True):
             found = self._run("features", model.representation, activate([component]), self.start)
@@ -157,7 +157,7 @@ class Posters:
         return poster
 
     def paint(self) -> Poster:
-        label, model = next(iter(self.models.items()))
+        model = next(iter(self.models.values()))
         mask = torch.zeros(self.first.shape[-2:])
         side = mask.shape[0]
         mask[side // 4 : side // 2, side // 4 : -side // 4] = 1
@@ -262,6 +262,11 @@ class Posters:
         length = first_step(own["size"], own["full"], steps=steps, shape=start.shape)
         solver = Solver(step_size=length, keep="last")
         return minimize(f, goal, start, steps=steps, solver=solver, project=project).images
+
+
+def selective(model: Model, pictures: Pictures) -> int:
+    """The component that one picture activates most, in standard deviations over all pictures."""
+    return int(_standard(represent(model, pictures.images)).amax(0).argmax())
 
 
 def titled(label: str) -> str:

@@ -87,7 +87,7 @@ async function descend({ id, start, goal, steps, size, full, radius, center, mas
     for (const step of run) {
       const ends = step.index === steps || stopped === id;
       if (ends || performance.now() - shown >= FRAME) {
-        postMessage({ type: ends ? "done" : "frame", id, stopped: step.index < steps, ...step });
+        postMessage({ type: ends ? "done" : "frame", id, stopped: stopped === id, ...step });
         shown = performance.now();
       }
       if (ends) return;

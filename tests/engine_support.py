@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nbhelpers.networks.model import Model
 from nbhelpers.page.export_network import export_network
+from nbhelpers.page.exporting import HERE
 from nbhelpers.page.tensorflow import library
-from nbhelpers.widgets.image_picker import HERE
 
 # An image batch (n, c, h, w) as the engine wants it, and one of its tensors as PyTorch's. Numbers
 # cross as letters: Playwright takes half a second for each list of some ten thousand.

@@ -324,7 +324,7 @@ const DEMOS = [
     run: mistakes,
   },
   {
-    id: "brittle", name: "Brittle pairs", film: ["pictures"], placed: true, again: "Again",
+    id: "brittle", name: "Brittle pairs", phone: 2, film: ["pictures"], placed: true, again: "Again",
     sentence: "How near can a small change of the source bring it to the target's representation? Small distance, unchanged picture: the network is brittle.",
     cells: (networks) => pairOf(networks, ["Source"], ["Target"]),
     controls: () => [ENDS],

@@ -185,9 +185,8 @@ class _Writer:
         maps = [k for k in maps if len(self.shapes[k]) == 4]
         sums = [k for k in maps if self.nodes[self.nodes[k]["from"][0]]["op"] == "add"]
         sizes = [self.shapes[k][1:] for k in maps]
-        ends = [
-            k for k, one, two in zip(maps, sizes, [*sizes[1:], None], strict=True) if one != two
-        ]
+        following = [*sizes[1:], None][: len(sizes)]
+        ends = [k for k, one, two in zip(maps, sizes, following, strict=True) if one != two]
         return [
             {"node": k, "name": "{1} × {2} × {0}".format(*self.shapes[k][1:])} for k in sums or ends
         ]

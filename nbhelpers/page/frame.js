@@ -93,7 +93,7 @@ class Frame {
     }
   }
   get demos() {
-    return DEMOS.filter(({ id }) => id in this.posters || id === "tell");
+    return DEMOS.filter(({ id }) => id in this.posters || (id === "tell" && "layers" in this.posters));
   }
 
   // --- a demo ---
@@ -133,9 +133,9 @@ class Frame {
     const stage = place("stage");
     const columns = typeof wanted === "function" ? wanted(this.networks) : wanted;
     stage.style.setProperty("--columns", columns ?? titles.length);
+    stage.style.setProperty("--phone", this.demo.phone ?? ((columns ?? 0) > 4 || titles.length > 4 && !columns ? 3 : columns ?? titles.length));
     stage.style.setProperty("--rows", Math.ceil(titles.length / (columns ?? titles.length)));
     stage.classList.toggle("nb-rows", Boolean(rows));
-    stage.classList.toggle("nb-many", !rows && (columns ?? titles.length) > 3);
     stage.tabIndex = rows ? 0 : -1; // it scrolls
     const [height, width] = this.sides;
     this.cells = titles.map((title) => {

@@ -93,7 +93,7 @@ def _credits(dataset: str) -> dict[str, dict[str, str]]:
         index = files.DATA / folder / "index.json"
         if dataset in (folder, "pictures") and index.exists():
             for entry in json.loads(index.read_text(encoding="utf-8")):
-                found.setdefault(entry["caption"] if "caption" in entry else entry["name"], entry)
+                found.setdefault(entry["name"], entry)
     return found
 
 

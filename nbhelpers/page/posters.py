@@ -19,9 +19,12 @@ from nbhelpers.representation import contributions, interpolate, noise, predict,
 from nbhelpers.types import Features, Images, Objective, Projection
 from nbhelpers.widgets.settings import (
     BRITTLENESS,
+    CLASSES,
     DISTANCE,
+    FILLING,
     INTERPOLATION,
     INVERSION,
+    LAYERS,
     MISCLASSIFICATION,
     PAINTING,
     VISUALIZATION,
@@ -32,11 +35,11 @@ Models = Mapping[str, Model]
 # and the ball's radius for 32-pixel images.
 _NUMBERS: dict[str, tuple[int, float, int, float | None]] = {
     "inversion": (100, INVERSION.step_size, INVERSION.steps, None),
-    "layers": (80, INVERSION.step_size, INVERSION.steps, None),
-    "classes": (60, 0.25, 60, None),
+    "layers": (80, LAYERS.step_size, LAYERS.steps, None),
+    "classes": (CLASSES.live, CLASSES.step_size, CLASSES.steps, None),
     "features": (80, VISUALIZATION.step_size, VISUALIZATION.steps, MISCLASSIFICATION.radius),
     "paint": (PAINTING.live, PAINTING.step_size, PAINTING.steps, PAINTING.radius),
-    "fill": (PAINTING.live, PAINTING.step_size, PAINTING.steps, None),
+    "fill": (FILLING.live, FILLING.step_size, FILLING.steps, None),
     "between": (60, INTERPOLATION.step_size, INTERPOLATION.steps, None),
     "mistakes": (
         60,

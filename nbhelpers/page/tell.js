@@ -26,8 +26,16 @@ class Tell {
   open() {
     const count = Math.min(TRIALS, this.frame.photographs.length);
     place("controls").replaceChildren(button(`Start: ${count} pictures, about four minutes`, () => this.start(), "main"));
-    const [, sides] = [0, this.frame.sides];
-    this.frame.show(0, new Float32Array(3 * sides[0] * sides[1]).fill(0.5), "Which is it?");
+    this.frame.show(0, this.frame.photographs[0].values.map(() => 0.5), "Which is it?");
+    this.teaser();
+  }
+
+  // The standard network's picture from the first demo: what most of them look like.
+  async teaser() {
+    const image = place("poster-inversion");
+    await image.decode();
+    const { sides } = this.frame;
+    if (this.here && !this.trials) this.frame.show(0, numbersOf(image, sides, 2 * sides[1]), "Which is it?");
   }
 
   // Every condition equally often, no picture twice; the first needs no computing.

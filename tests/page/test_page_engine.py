@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 import nbhelpers as nb
-from nbhelpers.page.export_network import export_network, stored
+from nbhelpers.networks.regions import region_shares
+from nbhelpers.page.export_network import export_network, layer_of, stored
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -270,7 +271,7 @@ RUN = """([name, target, start, options]) => {
   const shown = tf.tidy(() => {
     const goal = options.components
       ? Engine.activate(options.components, options.ceilings)
-      : Engine.match(network.representation(taken(target), options.positions));
+      : Engine.match(network.at(options.place, taken(target)));
     const shown = [];
     const from = taken(start);
     for (const { index, images, losses } of Engine.descend(network, goal, from, options))
@@ -281,12 +282,6 @@ RUN = """([name, target, start, options]) => {
   });
   return { shown, left: tf.memory().numTensors - kept };
 }"""
-BEST = """([target, start, options]) => tf.tidy(() => {
-  const goal = Engine.match(networks.tiny.representation(taken(target), false));
-  const from = taken(start);
-  const { images, losses, history } = Engine.minimize(networks.tiny, goal, from, options);
-  return { losses: Array.from(losses), history, images: given(tf.tensor(images, from.shape)) };
-})"""
 AT = [0, 1, 20, 50]
 N = 12
 
@@ -309,7 +304,7 @@ def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
     target, start = nb.load_images("cifar10-sample", indices=range(N))[0], nb.noise(N, seed=0)
     f = functools.partial(model.representation, positions=positions)
     options = {
-        "positions": positions,
+        "place": "map" if positions else "features",
         "steps": AT[-1],
         "stepSize": 0.1 if goal == "activate" else 0.2,
         "at": AT,
@@ -337,23 +332,69 @@ def test_a_descent_is_the_one_of_pytorch(page, pair, name, goal):
     assert found["left"] == 0  # nothing is kept of a run
 
 
-def test_the_ball_and_the_best_are_those_of_minimize(page, halved):
+OTHERS = """([target, start, mask, options]) => tf.tidy(() => {
+  const { tiny } = networks;
+  const from = taken(start);
+  const at = () => tiny.at(options.place, taken(target));
+  const weights = () => tf.transpose(asSent(mask), [0, 2, 3, 1]);
+  const goals = {
+    match: () => Engine.match(at()),
+    leave: () => Engine.leave(tiny.at(options.place, from)),
+    rest: () => Engine.weighted(weights(), Engine.match(tf.mul(at(), weights()))),
+    region: () => Engine.region(weights(), Engine.activate([5])),
+  };
+  const steps = [...Engine.descend(tiny, goals[options.goal](), options.begin ? taken(options.begin) : from, options)];
+  const { images, losses } = steps.at(-1);
+  return { losses: Array.from(losses), images: given(tf.tensor(images, from.shape)) };
+})"""
+
+
+@pytest.mark.parametrize("goal", ("match", "leave", "rest", "region"))
+def test_balls_and_regions_are_those_of_pytorch(page, halved, goal):
     sent(page, "tiny", halved)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    target, start = images[1:], images[:2]
-    f = halved.representation
-    wanted = nb.minimize(
-        f,
-        nb.match(f(target)),
-        start,
-        steps=12,
-        solver=nb.Solver(step_size=0.8),
-        project=nb.l2_ball(start, 0.5),
-    )
-    found = page.evaluate(
-        BEST, [array(target), array(start), {"steps": 12, "stepSize": 0.8, "radius": 0.5}]
-    )
-    assert torch.allclose(torch.tensor(found["history"]), wanted.losses, rtol=1e-3)
-    assert torch.allclose(torch.tensor(found["losses"]), wanted.loss, rtol=1e-3)
+    target, start, mask = images[2:], images[:1], torch.zeros(32, 32)
+    mask[:16] = 1
+    f, positions = halved.representation, functools.partial(halved.representation, positions=True)
+    shares = region_shares(halved, mask)
+    begin, project = start, nb.l2_ball(start, 0.5)
+    options = {"goal": goal, "place": "map", "steps": 12, "stepSize": 0.8, "radius": 0.5}
+    if goal == "match":
+        options["place"], objective = "features", nb.match(f(target))
+    elif goal == "leave":
+        begin = project(images[1:2])
+        options |= {"begin": array(begin)}
+        project, f, objective = nb.l2_ball(begin, 0.5), positions, nb.leave(positions(start))
+    elif goal == "rest":
+        shares = shares / shares.max()
+        f = nb.region(halved, mask, positions=True)
+        objective = nb.match(f(target))
+    else:
+        f, objective = nb.region(halved, mask), nb.activate(5)
+    wanted = list(
+        nb.descend(f, objective, begin, steps=12, solver=nb.Solver(step_size=0.8), project=project)
+    )[-1]
+    found = page.evaluate(OTHERS, [array(target), array(start), array(shares), options])
+    assert torch.allclose(torch.tensor(found["losses"]), wanted.losses, rtol=1e-3)
     assert (tensor(found["images"]) - wanted.images).abs().max() <= 1e-3
-    assert torch.linalg.vector_norm(tensor(found["images"]) - start, dim=(1, 2, 3)).max() <= 0.5001
+
+
+AT_LAYER = (
+    "([name, images, place]) => tf.tidy(() => given(networks[name].at(place, taken(images))))"
+)
+
+
+def test_every_layer_is_the_one_of_pytorch(page, halved):
+    sent(page, "tiny", halved)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    layers = export_network(halved)["layers"]
+    assert [layer["name"] for layer in layers[::2]] == [
+        "32 × 32 × 4",
+        "16 × 16 × 8",
+        "8 × 8 × 16",
+        "4 × 4 × 32",
+    ]
+    for k, layer in enumerate(layers):
+        found = tensor(page.evaluate(AT_LAYER, ["tiny", array(images), f"layer{k}"]))
+        wanted = layer_of(halved, layer["node"])(images)
+        assert (found.flatten(1) - wanted).abs().max() <= 1e-3 * wanted.abs().max()

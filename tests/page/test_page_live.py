@@ -1,273 +1,246 @@
-"""The exported page computing by itself, in the system's Chromium without a network: demos,
-pictures of one's own.
+"""The page alive, in the system's Chromium without a network: every demo, pictures of one's own,
+keyboard, and what PyTorch computes of the same.
 """
 
-import contextlib
-import copy
+import base64
+import csv
+import functools
+import io
+import json
 import re
 
 import numpy
 import PIL.Image
 import pytest
 import torch
-from browser_support import FLAGS, NEEDS_CHROMIUM, axe, chromium, pixels, serious
-from test_widgets import CALLS
+from browser_support import NEEDS_CHROMIUM, axe, pixels, serious
+from page_support import opened
 
 import nbhelpers as nb
-from nbhelpers.page import exporting as page_module
-from nbhelpers.page.tensorflow import library
+from nbhelpers import widgets
+from nbhelpers.page.pictures import read_sheet
 
 pytestmark = NEEDS_CHROMIUM
-
-CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-ENDED = """([demo, words]) => {
-  const live = document.querySelector(`#demo${demo} [data-state]`);
-  const said = live.querySelector("[role=status]").textContent;
-  return ["done", "stopped", "error"].includes(live.dataset.state) && said.includes(words);
-}"""
+DEMOS = ["inversion", "layers", "classes", "features", "fill", "between", "brittle", "distance"]
+FIRST_FRAME = "() => document.querySelector('#bar').value > 0"
 
 
-@pytest.fixture(scope="module")
-def demos(tiny_model):
-    """All, three steps each, of a network whose weights are halves: so the page loses nothing of
-    them.
-    """
-    model = copy.deepcopy(tiny_model)
-    for weight in model.parameters():
-        weight.data = weight.data.half().float()
-    models = {"standard": model, "robust": model}
-    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    images = (images * 255).round() / 255  # what a picture file can hold
-    return {
-        demo.title: demo
-        for demo in (call(models, images, torch.arange(3)) for call in CALLS.values())
-    }
-
-
-@pytest.fixture(scope="module")
-def path(demos, tiny_model, tmp_path_factory):
-    try:
-        library()
-    except ValueError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("live")
-    models = {"standard": tiny_model, "robust": tiny_model}
-    return nb.page.export_page(
-        folder / "page.html", models=models, demos=demos, work=folder / "work"
+def wait(page, demo, state="done"):
+    page.wait_for_function(
+        "([demo, state]) => document.body.dataset.demo === demo && document.body.dataset.state === state",
+        arg=[demo, state],
+        timeout=60_000,
     )
 
 
-@pytest.fixture(scope="module")
-def chrome():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chrome = play.chromium.launch(executable_path=chromium(), args=[*FLAGS, *CAMERA])
-        yield chrome
-        chrome.close()
+def go(page, demo, state="done"):
+    page.evaluate("(demo) => { location.hash = demo; }", demo)
+    wait(page, demo, state)
 
 
-@contextlib.contextmanager
-def opened(chrome, path):
-    context = chrome.new_context(offline=True)
-    page = context.new_page()
-    page.faults, page.requests = [], []
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on(
-        "console",
-        lambda message: page.faults.append(message.text) if message.type == "error" else None,
-    )
-    page.on("request", lambda request: page.requests.append(request.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("body[data-engine=true]")
-    yield page
-    assert not page.faults
-    assert all(url.startswith(("file:", "blob:")) for url in page.requests)
-    context.close()
+def shown(page):
+    """The stage's pictures, (n, h, w, 3)."""
+    return pixels(page.locator("#stage .nb-picture > canvas:first-child"))
 
 
-@pytest.fixture
-def page(chrome, path):
-    with opened(chrome, path) as page:
-        yield page
+def strip(path):
+    text = path.read_text(encoding="utf-8")
+    sheet = base64.b64decode(re.search(r'id="pictures">(.*?)</script>', text, re.DOTALL)[1])
+    return read_sheet(sheet, (32, 32), 49)
 
 
-@pytest.fixture(scope="module")
-def one_page(chrome, path):
-    """For tests of one demo each, which leave the others as they are."""
-    with opened(chrome, path) as page:
-        yield page
+def test_the_first_screen_forms_by_itself(page):
+    wait(page, "inversion")
+    captions = page.locator("#stage figcaption").all_inner_texts()
+    assert captions[0].split("\n") == ["Photograph", "giant panda"]
+    assert captions[1].split("\n")[1].startswith("robust: ")
+    assert page.locator("#bar").evaluate("(bar) => bar.value") == 100
+    assert "Other pictures on average" in page.locator("#numbers").text_content()
 
 
-def wait(page, demo, words="computed here"):
-    page.wait_for_function(ENDED, arg=[demo, words], timeout=60_000)
-
-
-def watch(page, demo):
-    page.locator(f"#demo{demo}").get_by_role("button", name="Watch it form").click()
+@pytest.mark.parametrize("demo", DEMOS)
+def test_every_demo_has_its_address_and_opens_alive(page, demo):
+    go(page, demo)
+    assert page.locator("nav [aria-current=page]").get_attribute("href") == f"#{demo}"
+    assert all(one.std() > 0 for one in shown(page))
+    page.locator(".nb-film [role=option]").nth(2).click()
     wait(page, demo)
 
 
-def sheet(page, demo, live):
-    """The table's pictures, (rows, columns, h, w, 3)."""
-    shown = pixels(page.locator(f"#demo{demo} .nb-table canvas"))
-    return shown.reshape(len(live.rows), len(live.columns), *shown.shape[1:])
+def test_the_back_button_returns_to_the_demo_before(page):
+    go(page, "layers")
+    go(page, "brittle")
+    page.go_back()
+    wait(page, "layers")
+    assert page.locator("#heading").inner_text() == "Layers"
 
 
-def numbers(texts):
-    return [float(number) for number in re.findall(r"-?\d+\.\d+", "\n".join(texts))]
+@pytest.mark.parametrize("demo", ["brittle", "between"])
+def test_a_search_from_pictures_ends_where_pytorch_does(page, made, demo):
+    go(page, demo)
+    pictures, steps = strip(made.path), 60
+    first, second = pictures[:1], pictures[1:2]
+    for k, model in enumerate(made.models.values()):
+        f = functools.partial(model.representation, positions=True)
+        with torch.no_grad():
+            if demo == "brittle":
+                start, goal, project = first, nb.match(f(second)), nb.l2_ball(first, 1.0)
+                length = nb.optimize.first_step(0.2, 100, steps=steps, shape=first.shape)
+            else:
+                start, project = (first + second) / 2, nb.box
+                goal = nb.match((f(first) + f(second)) / 2)
+                length = nb.optimize.first_step(0.2, 100, steps=steps, shape=first.shape)
+        solver = nb.Solver(step_size=length, keep="last")
+        wanted = nb.minimize(f, goal, start, steps=steps, solver=solver, project=project).images
+        place = k + (1 if demo == "brittle" else 2)
+        found = torch.from_numpy(shown(page)[place]).permute(2, 0, 1) / 255
+        assert (found - wanted[0]).abs().mean() * 255 <= 2
 
 
-@pytest.mark.parametrize("k", range(len(CALLS)), ids=list(CALLS))
-def test_every_demo_computes_what_python_computed(one_page, demos, k):
-    page, live = one_page, list(demos.values())[k].live
-    texts = page.locator(f"#demo{k} figcaption").all_inner_texts()
-    before = sheet(page, k, live)
-    watch(page, k)
-    after = sheet(page, k, live)
-    assert numpy.abs(before - after).mean() <= 1
-    shown = page.locator(f"#demo{k} figcaption").all_inner_texts()
-    assert [re.sub(r"-?\d+\.\d+", "…", text) for text in shown] == [
-        re.sub(r"-?\d+\.\d+", "…", text) for text in texts
-    ]
-    assert numpy.allclose(numbers(shown), numbers(texts), rtol=0.02, atol=0.011)
+def test_escape_stops_whatever_has_the_focus_and_the_next_run_waits_for_nothing(page):
+    wait(page, "inversion")
+    page.locator("#more summary").click()
+    page.locator("#wishes select").first.evaluate("(all) => all.add(new Option(500, 500))")
+    page.locator("#wishes select").first.select_option("500")
+    page.locator("#again").focus()
+    page.wait_for_function(FIRST_FRAME)
+    page.keyboard.press("Escape")
+    wait(page, "inversion")
+    assert "stopped" in page.locator("#said").inner_text()
+    page.locator(".nb-film [role=option]").nth(1).click()  # G06: nothing of the picture before
+    page.wait_for_function("() => document.querySelector('#said').textContent.startsWith('step ')")
+    first = page.locator("#stage figcaption").first.inner_text()
+    assert first.split("\n")[1] == "gorilla"
 
 
-def test_other_noise_more_steps_and_the_other_representation(page):
-    inversion = page.locator("#demo0")
-    inversion.locator("select").nth(1).select_option("3")
-    wait(page, 0)
-    one = pixels(inversion.locator("canvas").nth(1))
-    inversion.locator("select").nth(0).select_option("15")
-    wait(page, 0, "8 of 8 steps")  # of the means, half as many
-    assert (pixels(inversion.locator("canvas").nth(1)) != one).any()
-    inversion.locator("select").nth(0).select_option("3")
-    inversion.locator("select").nth(1).select_option("0")
-    wait(page, 0, "computed beforehand")
-    inversion.get_by_role("radio", name="averaged").click()
-    wait(page, 0)
-    inversion.get_by_role("radio", name="with positions").click()
-    wait(page, 0, "computed beforehand")
+def test_the_keyboard_walks_the_strip(page):
+    wait(page, "inversion")
+    page.locator(".nb-film [role=option]").first.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    wait(page, "inversion")
+    assert "gorilla" in page.locator("#stage figcaption").first.inner_text()
+    page.keyboard.press("End")
+    page.keyboard.press("Space")
+    assert page.locator(".nb-film [role=option]").last.get_attribute("aria-selected") == "true"
 
 
-# Every value that the bar of a demo shows, as the browser sees it: one looked for later may have
-# come and gone.
-RECORD = """() => {
-  const bar = document.querySelector("#demo0 progress");
-  globalThis.bars = [];
-  new MutationObserver(() => globalThis.bars.push(bar.value)).observe(bar, { attributes: true });
-}"""
+def test_other_noise_more_steps_and_the_mean_of_sixteen_starts(page):
+    wait(page, "inversion")
+    one = shown(page)
+    page.locator("#again").click()
+    wait(page, "inversion")
+    other = shown(page)
+    assert (one[0] == other[0]).all() and (one[1] != other[1]).any()
+    page.locator("#more summary").click()
+    assert page.locator("#wishes select").nth(1).input_value() == "1"
+    page.get_by_label("Representation").select_option("features")
+    wait(page, "inversion")
+    page.get_by_role("button", name="Mean of 16 starts").click()
+    wait(page, "inversion")
+    assert "mean of 16 starts" in page.locator("#stage").inner_text()
 
 
-def test_a_new_pick_ends_the_run_before_and_stop_keeps_what_there_is(page):
-    inversion, live = page.locator("#demo0"), page.locator("#demo0 [data-state]")
-    page.evaluate(RECORD)
-    # without an end
-    inversion.locator("select").nth(0).evaluate(
-        "(select) => select.add(new Option(100000, 100000))"
-    )
-    inversion.locator("select").nth(0).select_option("100000")
-    page.wait_for_function("() => globalThis.bars.at(-1) > 10")
-    inversion.get_by_role("option").nth(1).click()
-    # begun again
+def test_classes_are_found_by_name(page):
+    go(page, "classes")
+    page.get_by_role("searchbox").fill("7")
+    assert page.locator(".nb-chip:visible").all_inner_texts() == ["7"]
+    page.locator(".nb-chip:visible").click()
+    wait(page, "classes")
+    assert "“7” of the robust network" in page.locator("#stage").inner_text()
+
+
+def drag(page, start, end):
+    page.locator(".nb-board").scroll_into_view_if_needed()
+    box = page.locator(".nb-board").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=5)
+    page.mouse.up()
+
+
+def test_what_is_painted_is_what_replay_paints(page, made, tmp_path):
+    page.evaluate("() => { location.hash = 'paint'; }")
+    page.wait_for_selector(".nb-board")
+    source = shown(page)[1]
+    drag(page, (0.3, 0.3), (0.6, 0.5))
+    drag(page, (0.2, 0.7), (0.5, 0.8))  # at once: it waits for the first
+    said = "(words) => document.querySelector('#stage').textContent.includes(words)"
+    page.wait_for_function(said, arg="2 strokes")
+    page.get_by_text("standard", exact=True).click()
+    page.locator(".nb-board").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(said, arg="3 strokes")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save PNG").click()
+    download.value.save_as(tmp_path / "painted.png")
+    painted = shown(page)[0]
+    with PIL.Image.open(tmp_path / "painted.png") as file:
+        assert (numpy.asarray(file.convert("RGB")) == painted).all()
+        note = json.loads(file.text["nbhelpers"])
+    assert [stroke["network"] for stroke in note["strokes"]] == ["robust", "robust", "standard"]
+    again = widgets.replay(tmp_path / "painted.png", models=made.models)[0].permute(1, 2, 0) * 255
+    assert numpy.abs(again.numpy() - painted).mean() <= 1
+    covered = numpy.zeros(painted.shape[:2])
+    for stroke in note["strokes"]:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(stroke["mask"]))) as mask:
+            covered += numpy.asarray(mask.convert("L"))
+    assert (painted[covered == 0] == source[covered == 0]).all()
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_function(said, arg="2 strokes")
+    page.locator(".nb-film").last.locator("[role=option]").nth(1).click()
+    page.wait_for_function(said, arg="0 strokes")
+    page.locator(".nb-film").last.locator("[role=option]").nth(0).click()
+    page.wait_for_function(said, arg="2 strokes")  # nothing is lost by looking at another source
+
+
+def test_a_hole_is_filled_and_the_rest_stays(page):
+    go(page, "fill")
+    page.get_by_role("button", name="No hole").click()
     page.wait_for_function(
-        "() => globalThis.bars.some((value, k) => value < globalThis.bars[k - 1])"
+        "() => document.querySelector('#said').textContent.includes('brush over')"
     )
-    page.wait_for_function("() => globalThis.bars.at(-1) > 0")
-    assert inversion.get_by_role("option").nth(1).get_attribute("aria-selected") == "true"
-    live.get_by_role("button", name="Stop").click()
-    page.wait_for_selector("#demo0 [data-state=stopped]")
-    assert "(stopped)" in live.locator("[role=status]").inner_text()
-    watch(page, 2)  # and the next run is not kept waiting
+    whole = shown(page)[0]
+    drag(page, (0.5, 0.5), (0.6, 0.5))
+    page.wait_for_function("() => document.querySelector('#numbers').textContent.includes('dB')")
+    hidden, *filled = shown(page)
+    rest = (hidden == whole).all(2)
+    assert 0.02 < 1 - rest.mean() < 0.5
+    for one in filled:
+        assert (one[rest] == whole[rest]).all() and (one[~rest] != hidden[~rest]).any()
 
 
-# Presses Stop as soon as the sixteen starts are under way.
-STOP_THE_MEAN = """() => new Promise((resolve) => {
-  const live = document.querySelector("#demo0 [data-state]");
-  const look = () => {
-    if (!live.querySelector(".nb-said").textContent.startsWith("the mean of 16")) return requestAnimationFrame(look);
-    resolve(live.querySelector("progress").value);
-    [...live.querySelectorAll("button")].find((button) => button.textContent === "Stop").click();
-  };
-  look();
-})"""
+# --- pictures of one's own ---
 
 
-def test_the_mean_of_sixteen_starts_says_how_far_it_is_and_can_be_stopped(page):
-    inversion = page.locator("#demo0")
-    inversion.locator("select").nth(0).evaluate("(select) => select.add(new Option(200, 200))")
-    inversion.locator("select").nth(0).select_option("200")
-    assert page.evaluate(STOP_THE_MEAN) >= 200
-    wait(page, 0, "(stopped)")
-    said = inversion.locator("[data-state] [role=status]").inner_text()
-    assert re.match(r"the mean of 16: \d+ of 100 steps", said)
-
-
-@pytest.mark.parametrize("width", (1280, 390))
-def test_after_a_run_in_every_demo_nothing_is_unreadable_or_cut_off(page, width, tmp_path):
-    source = axe(tmp_path)
-    page.set_viewport_size({"width": width, "height": 900})
-    for k in range(len(CALLS)):
-        watch(page, k)
-    page.evaluate(source)
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        assert not serious(page), scheme
-    assert page.evaluate("() => document.documentElement.scrollWidth") == width
-
-
-def test_memory_stays_flat_over_a_hundred_picks(page):
-    watch(page, 0)
-    [worker] = page.workers
-    brittleness = page.locator("#demo2")
-    brittleness.get_by_label("compute every pick here").check()
-    wait(page, 2)
-    seen = []
-    for k in range(100):
-        brittleness.locator("[role=listbox]").nth(k % 2).locator("[role=option]").nth(k % 3).click()
-        wait(page, 2)
-        seen.append(tuple(worker.evaluate("() => [tf.memory().numTensors, tf.memory().numBytes]")))
-    assert len(set(seen[2:])) == 1, seen
-
-
-def own(page, k=0):
-    return page.locator(f"#demo{k} [role=option]").last
+def selected(page, name):
+    page.wait_for_selector(f".nb-film [role=option][aria-label='{name}'][aria-selected=true]")
+    wait(page, "inversion")
 
 
 def test_pictures_of_ones_own(page, tmp_path):
-    picker = page.locator("#demo0 .nb-widget").first
-    file, said = picker.locator("input[type=file]"), picker.locator(".nb-bar [role=status]")
-    assert "never leaves this device" in said.inner_text()
+    wait(page, "inversion")
     PIL.Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
-    file.set_input_files(tmp_path / "red.png")
-    page.wait_for_selector("#demo0 [role=option][aria-label=red][aria-selected=true]")
-    wait(page, 0)
-    assert "the centre was cut out" in said.inner_text()
-    shown = pixels(page.locator("#demo0 .nb-table canvas").first)
-    assert numpy.abs(shown - [200, 30, 30]).max() <= 2
-
+    page.locator("#file").set_input_files(tmp_path / "red.png")
+    selected(page, "red")
+    assert "the centre was cut out" in page.locator("#credit").inner_text()
+    assert numpy.abs(shown(page)[0] - [200, 30, 30]).max() <= 2
     gradient = numpy.linspace(0, 255, 8000).astype("uint8")
     large = PIL.Image.fromarray(numpy.broadcast_to(gradient[None, :, None], (5000, 8000, 3)).copy())
     large.save(tmp_path / "large.jpg")  # 40 megapixels
-    file.set_input_files(tmp_path / "large.jpg")
-    page.wait_for_selector(
-        "#demo0 [role=option][aria-label=large][aria-selected=true]", timeout=60_000
-    )
-    wait(page, 0)
-
+    page.locator("#file").set_input_files(tmp_path / "large.jpg")
+    selected(page, "large")
     (tmp_path / "notes.txt").write_text("no picture")
-    file.set_input_files(tmp_path / "notes.txt")
+    page.locator("#file").set_input_files(tmp_path / "notes.txt")
     page.wait_for_function(
-        "() => document.querySelector('#demo0').textContent.includes('cannot read notes.txt')"
+        "() => document.querySelector('#said').textContent.includes('cannot read notes.txt')"
     )
-    before = page.locator("#demo0 [role=option]").count()
-    picker.get_by_role("button", name="Remove").click()
-    assert page.locator("#demo0 [role=option]").count() == before - 1
-    wait(page, 0)
 
 
 @pytest.mark.parametrize("how", ("drop", "paste"))
 def test_a_picture_is_dropped_or_pasted(page, how):
+    wait(page, "inversion")
     page.evaluate(
         """async (how) => {
           const canvas = new OffscreenCanvas(50, 50);
@@ -277,63 +250,114 @@ def test_a_picture_is_dropped_or_pasted(page, how):
           given.items.add(file);
           const options = { bubbles: true, cancelable: true, dataTransfer: given, clipboardData: given };
           const event = how === "drop" ? new DragEvent("drop", options) : new ClipboardEvent("paste", options);
-          document.querySelector("#demo0 [role=listbox]").dispatchEvent(event);
+          document.querySelector("main").dispatchEvent(event);
         }""",
         how,
     )
-    page.wait_for_selector("#demo0 [role=option][aria-label=black][aria-selected=true]")
-    wait(page, 0)
+    selected(page, "black")
 
 
 def test_a_picture_from_the_camera(page):
-    page.locator("#demo0").get_by_role("button", name="Camera…").click()
+    wait(page, "inversion")
+    page.get_by_role("button", name="Camera").click()
     page.wait_for_function("() => document.querySelector('dialog video').videoWidth > 0")
     page.get_by_role("button", name="Take the picture").click()
-    page.wait_for_selector("#demo0 [role=option][aria-label=camera][aria-selected=true]")
-    wait(page, 0)
+    selected(page, "camera")
     assert not page.locator("dialog").is_visible()
 
 
-def test_without_webassembly_results_are_those_computed_beforehand(chrome, path):
-    context = chrome.new_context(offline=True)
-    page = context.new_page()
-    page.add_init_script("delete globalThis.WebAssembly")
-    page.goto(path.as_uri())
-    page.wait_for_selector("body[data-engine=false]")
-    assert "cannot compute here" in page.locator("#engine").inner_text()
-    page.locator("#demo0 [role=option]").nth(1).click()
-    wait(page, 0, "computed beforehand")
-    assert not page.get_by_role("button", name="Watch it form").count()
-    assert not page.get_by_role("button", name="Your own image…").count()
-    context.close()
+# --- everybody ---
 
 
-def test_without_the_library_the_page_says_so_in_a_line(
-    demos, tiny_model, tmp_path, monkeypatch, capsys
-):
-    def none():
-        raise ValueError("no npm here")
-
-    monkeypatch.setattr(page_module, "library", none)
-    name, demo = next((name, demo) for name, demo in demos.items() if name == "Brittleness")
-    path = nb.page.export_page(
-        tmp_path / "page.html",
-        models={"tiny": tiny_model},
-        demos={name: demo},
-        work=tmp_path / "work",
-    )
-    text = path.read_text(encoding="utf-8")
-    assert "precomputed results only: no npm here" in text and "wasm-unsafe-eval" not in text
-    assert [line for line in capsys.readouterr().err.splitlines() if "no npm here" in line]
+@pytest.mark.parametrize("width", (1280, 390, 320))
+def test_nothing_is_unreadable_or_cut_off(chrome, made, width, tmp_path):
+    source = axe(tmp_path)
+    with opened(chrome, made.path, viewport={"width": width, "height": 844}) as page:
+        page.evaluate(source)  # from outside: the page's own policy stays as strict as it is
+        page.locator("#more summary").click()
+        page.locator("#how summary").click()
+        for demo in [*DEMOS, "mistakes", "paint", "tell"]:
+            page.evaluate("(demo) => { location.hash = demo; }", demo)
+            page.wait_for_selector(f"body[data-demo={demo}]")
+            page.wait_for_timeout(100)
+            assert page.evaluate("() => document.documentElement.scrollWidth") == width, demo
+            for scheme in ("light", "dark") if width == 390 else ("light",):
+                page.emulate_media(color_scheme=scheme)
+                assert not serious(page), (demo, scheme)
 
 
-def test_the_policy_is_strict(path):
-    policy = re.search(
-        r'Content-Security-Policy" content="(.*?)"', path.read_text(encoding="utf-8")
-    )[1]
-    assert (
-        "default-src 'none'" in policy
-        and "'unsafe-eval'" not in policy
-        and "'unsafe-inline'" not in policy
-    )
-    assert "connect-src" not in policy  # so nothing may be asked for
+@pytest.mark.parametrize(("width", "height"), ((1280, 800), (390, 844)))
+def test_the_first_screen_needs_no_scrolling(chrome, made, width, height):
+    with opened(chrome, made.path, viewport={"width": width, "height": height}) as page:
+        for one in ("#sentence", "#stage", "#again", ".nb-film"):
+            box = page.locator(one).bounding_box()
+            assert box["y"] + box["height"] <= height, one
+
+
+def test_with_reduced_motion_the_poster_stays_until_something_is_asked_for(chrome, made):
+    with opened(chrome, made.path, reduced_motion="reduce") as page:
+        page.wait_for_timeout(300)
+        assert page.evaluate("() => document.body.dataset.state") == "idle"
+        assert all(one.std() > 0 for one in shown(page))
+        page.locator("#again").click()
+        wait(page, "inversion")
+
+
+def test_printed_the_page_is_its_posters(page):
+    wait(page, "inversion")
+    page.emulate_media(media="print")
+    assert page.locator("#posters img").first.is_visible()
+    assert not page.locator("#stage").is_visible()
+    loaded = page.locator("#posters img").evaluate_all("(all) => all.every((i) => i.naturalWidth)")
+    assert loaded
+
+
+def test_without_webassembly_posters_are_shown_and_said_to_be(chrome, made):
+    with opened(chrome, made.path, script="delete globalThis.WebAssembly") as page:
+        assert "cannot compute here" in page.locator("#engine").inner_text()
+        assert page.evaluate("() => document.body.dataset.engine") == "none"
+        assert not page.locator("#again").is_visible()
+        page.evaluate("() => { location.hash = 'brittle'; }")
+        page.wait_for_selector("body[data-demo=brittle]")
+        page.wait_for_timeout(200)
+        assert all(one.std() > 0 for one in shown(page))
+
+
+def test_memory_stays_flat_over_fifty_picks(page):
+    wait(page, "inversion")
+    seen = []
+    for k in range(50):
+        page.locator(".nb-film [role=option]").nth(k % 5).click()
+        page.wait_for_function(FIRST_FRAME)
+        if k % 10 == 9:
+            page.keyboard.press("Escape")
+            wait(page, "inversion")
+            seen.append([one.evaluate("() => tf.memory().numTensors") for one in page.workers])
+    assert seen[1:] == seen[:1] * 4
+
+
+def test_forty_pictures_are_told_by_keys_and_saved(chrome, made, tmp_path):
+    with opened(chrome, made.path, "tell", reduced_motion="reduce") as page:
+        page.get_by_role("button", name="Start").click()
+        for k in range(40):
+            page.wait_for_function(
+                "(k) => document.querySelector('#said').textContent === `picture ${k + 1} of 40` && "
+                "document.querySelector('.nb-answers')",
+                arg=k,
+                timeout=60_000,
+            )
+            page.keyboard.press(str(k % 10))
+        page.wait_for_selector(".nb-table")
+        assert "Chance: 10 %" in page.locator("#controls").inner_text()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save answers").click()
+        download.value.save_as(tmp_path / "answers.csv")
+    rows = list(csv.DictReader((tmp_path / "answers.csv").open(encoding="utf-8")))
+    assert len(rows) == 40
+    counts: dict[tuple, int] = {}
+    for row in rows:
+        key = row["condition"], row["network"], row["layer"]
+        counts[key] = counts.get(key, 0) + 1
+        assert int(row["right"]) == (row["answer"] == row["image"])
+    assert counts.pop(("original", "", "")) == 8
+    assert set(counts.values()) == {4} and len(counts) == 8

@@ -1,0 +1,37 @@
+"""One page for all tests here: two small random networks, the photographs at 32 pixels."""
+
+import pytest
+from browser_support import FLAGS, chromium
+from page_support import Made, opened, tiny
+
+from nbhelpers.page import export_page
+from nbhelpers.page.tensorflow import library
+
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> Made:
+    try:
+        library()
+    except ValueError as error:
+        pytest.skip(str(error))
+    models = {"robust": tiny(0), "standard": tiny(1)}
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    return Made(export_page(path, models=models, dataset="photographs", poster_steps=2), models)
+
+
+@pytest.fixture(scope="session")
+def chrome():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chrome = play.chromium.launch(executable_path=chromium(), args=[*FLAGS, *CAMERA])
+        yield chrome
+        chrome.close()
+
+
+@pytest.fixture
+def page(chrome, made):
+    with opened(chrome, made.path) as page:
+        yield page

@@ -74,48 +74,6 @@ OPEN = """async (path) => {
   before.dispose();
   shell.activateById(opened.id);
 }"""
-# Every pick of every demo of an exported page, clicked: how many, and what does not show the result
-# the page holds.
-CLICK_THROUGH = """async () => {
-  const { demos } = JSON.parse(document.getElementById("state").textContent);
-  const pixels = (source, x, y, width, height) => {
-    const context = new OffscreenCanvas(width, height).getContext("2d");
-    context.drawImage(source, x, y, width, height, 0, 0, width, height);
-    return context.getImageData(0, 0, width, height).data;
-  };
-  const same = (one, other) => one.length === other.length && one.every((value, i) => value === other[i]);
-  const faults = [];
-  let picks = 0;
-  for (const { id, live, results } of demos) {
-    const place = document.getElementById(id);
-    const lists = [...place.querySelectorAll("[role=listbox]")].map((list) => list.querySelectorAll("[role=option]"));
-    if (Object.keys(results).length !== lists.reduce((count, options) => count * options.length, 1))
-      faults.push(`${id}: ${Object.keys(results).length} results`);
-    for (const [pick, { sheet, captions }] of Object.entries(results)) {
-      pick.split(",").forEach((k, i) => lists[i][k].click());
-      const bytes = Uint8Array.from(atob(sheet), (letter) => letter.charCodeAt(0));
-      const wanted = await createImageBitmap(new Blob([bytes]));
-      const [width, height] = [wanted.width / live.columns.length, wanted.height / live.rows.length];
-      const shown = () =>
-        live.rows.every((_, r) => {
-          const figures = place.querySelectorAll(".nb-table .nb-line")[r].querySelectorAll("figure");
-          return live.columns.every((_, c) => {
-            const canvas = figures[c].querySelector("canvas");
-            const text = live.slider || figures[c].querySelector("figcaption").textContent === captions[r][c];
-            const [x, y] = [c * width, r * height];
-            return text && canvas.width === width && canvas.height === height &&
-              same(pixels(canvas, 0, 0, width, height), pixels(wanted, x, y, width, height));
-          });
-        });
-      const until = performance.now() + 3000; // a picture is decoded in its own time
-      while (!shown() && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 5));
-      const chosen = lists.every((options, i) => options[pick.split(",")[i]].ariaSelected === "true");
-      if (!shown() || !chosen) faults.push(`${id}: ${pick}`);
-      picks += 1;
-    }
-  }
-  return { picks, faults };
-}"""
 
 
 def pixels(canvases) -> np.ndarray:

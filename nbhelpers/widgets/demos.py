@@ -43,7 +43,6 @@ from nbhelpers.widgets.parts import (
     sheet,
     switched,
 )
-from nbhelpers.widgets.recipes import Recipe, chosen_of, controls_of
 from nbhelpers.widgets.settings import (
     BRITTLENESS,
     INTERPOLATION,
@@ -120,9 +119,8 @@ def brittleness(
     columns = ["source", *(f"{label}, moved" for label in models), "target"]
     note = note_of(steps, f"the source, inside an L2 ball of radius {bound:.3g}")
     live = live_of(plan, [""], columns, about=BRITTLENESS.about, note=note)
-    recipe = Recipe("brittleness", models, BRITTLENESS, steps, {"radius": bound})
     return Demo(
-        "Brittleness", [sources, targets], switched(live, models, sources.pixels, positions), recipe
+        "Brittleness", [sources, targets], switched(live, models, sources.pixels, positions)
     )
 
 
@@ -182,12 +180,8 @@ def interpolation(
     note = note_of(steps, "the mixed pixels")
     live = live_of(plan, rows, columns, slider="λ =", about=INTERPOLATION.about, note=note)
     live.at = points // 2
-    recipe = Recipe("interpolation", models, INTERPOLATION, steps, {"amounts": amounts.tolist()})
     return Demo(
-        "Interpolation",
-        [sources, targets],
-        switched(live, models, sources.pixels, positions),
-        recipe,
+        "Interpolation", [sources, targets], switched(live, models, sources.pixels, positions)
     )
 
 
@@ -267,14 +261,7 @@ def feature_visualization(
     live = live_of(
         plan, rows, [""] * k, about=VISUALIZATION.about, note=note + " Numbers are activations."
     )
-    chosen = chosen_of(atlas.chosen, len(atlas.picker.pixels))
-    numbers = {"starts": starts, "chosen": chosen, "seeded": True}
-    return Demo(
-        "Feature visualization",
-        [atlas.picker],
-        live,
-        Recipe("visualization", models, VISUALIZATION, steps, numbers),
-    )
+    return Demo("Feature visualization", [atlas.picker], live)
 
 
 def feature_manipulation(
@@ -340,13 +327,7 @@ def feature_manipulation(
         plan, ["source", *models], columns, slider=slider, about=MANIPULATION.about, note=note
     )
     live.at, live.fixed = len(columns) - 1, 1
-    recipe = {"chosen": chosen_of(atlas.chosen, len(atlas.picker.pixels), ceiling)}
-    return Demo(
-        "Feature manipulation",
-        [atlas.picker, picker],
-        live,
-        Recipe("manipulation", models, MANIPULATION, steps, recipe),
-    )
+    return Demo("Feature manipulation", [atlas.picker, picker], live)
 
 
 def misclassification(
@@ -450,15 +431,4 @@ def misclassification(
         note=note,
     )
     live.buttons, live.fixed = True, 1
-    numbers = {
-        "top": top,
-        "controls": controls_of(list(models.values()), seed),
-        "radius": bound,
-        "known": len(wrong),
-    }
-    return Demo(
-        "Misclassification",
-        [picker],
-        live,
-        Recipe("misclassification", models, MISCLASSIFICATION, steps, numbers),
-    )
+    return Demo("Misclassification", [picker], live)

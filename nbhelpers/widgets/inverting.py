@@ -28,7 +28,6 @@ from nbhelpers.widgets.parts import (
     sheet,
     switched,
 )
-from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import INVERSION, SERIES, SMALL, STARTS
 
 
@@ -105,10 +104,7 @@ def inversion(
         f" Then the means: {(steps + 1) // 2} steps each." if means else ""
     )
     live = live_of(plan, rows, ["original", *models], about=INVERSION.about, note=note)
-    recipe = Recipe(
-        "inversion", models, INVERSION, steps, {"starts": starts, "means": means, "seeded": True}
-    )
-    return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions), recipe)
+    return Demo("Inversion", [picker], switched(live, models, picker.pixels, positions))
 
 
 def epsilon_series(
@@ -161,12 +157,10 @@ def epsilon_series(
         plan, rows, list(networks), slider="trained at ε =", about=SERIES.about, note=note
     )
     live.at, live.fixed = len(networks) - 1, 1
-    recipe = Recipe("series", networks, SERIES, steps, {"starts": start, "seeded": True})
     return Demo(
         "Inversion by training radius ε",
         [picker],
         switched(live, networks, picker.pixels, positions),
-        recipe,
     )
 
 

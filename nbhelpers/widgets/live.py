@@ -20,7 +20,6 @@ from traitlets import Bool, Dict, Int, List, Unicode
 
 from nbhelpers.figures.plots import Figure, image_grid
 from nbhelpers.widgets.image_picker import HERE, ImagePicker, Picker, encode
-from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import LARGE
 
 Captions = list[list[str]]  # a text under each picture, row by row
@@ -240,18 +239,14 @@ class Demo(ipywidgets.VBox):
         title: names the demo.
         pickers: each with something selected; the job gets their indices.
         live: what to show.
-        recipe: the same for the exported page; None where it can only show what was computed
-            beforehand.
     """
 
-    def __init__(
-        self, title: str, pickers: Sequence[Picker], live: Live, recipe: Recipe | None = None
-    ):
+    def __init__(self, title: str, pickers: Sequence[Picker], live: Live):
         row = ipywidgets.Box(list(pickers)).add_class("nb-pickers")
         # A box of its own inside: a style sheet asks only an outer box how wide it is.
         super().__init__([ipywidgets.Box([row, live]).add_class("nb-parts")])
         self.add_class("nb-demo")
-        self.title, self.pickers, self.live, self.recipe = title, tuple(pickers), live, recipe
+        self.title, self.pickers, self.live = title, tuple(pickers), live
         live.small = all(picker.side <= LARGE for picker in pickers)
         live.compute(self.pick)
         for picker in pickers:

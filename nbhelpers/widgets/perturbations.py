@@ -28,7 +28,6 @@ from nbhelpers.widgets.parts import (
     sheet,
     switched,
 )
-from nbhelpers.widgets.recipes import Recipe
 from nbhelpers.widgets.settings import DISTANCE
 
 OTHER = "another picture"
@@ -62,7 +61,7 @@ def distances(
     images = fitted(models, images)
     steps, far = DISTANCE.steps_for(images, steps), DISTANCE.ball(images, length)
     assert far is not None
-    names, n = captions_of(models, labels, len(images)), len(images)
+    names = captions_of(models, labels, len(images))
     picker = picker_of(models, images, names)
     kinds = [*DISTORTIONS, *(f"against {label}" for label in models), OTHER]
 
@@ -123,17 +122,4 @@ def distances(
         "image."
     )
     live = live_of(plan, [*models], [""] * (len(kinds) + 1), about=DISTANCE.about, note=note)
-    numbers = {
-        "radius": far,
-        "kinds": kinds,
-        "starts": noise_like(picker.pixels, 1, seed),
-        "seeded": True,
-    }
-    recipe = Recipe(
-        "distances",
-        models,
-        DISTANCE,
-        steps,
-        numbers | {"changes": lambda: [*map(changed, range(n))]},
-    )
-    return Demo("Distance", [picker], switched(live, models, picker.pixels, positions), recipe)
+    return Demo("Distance", [picker], switched(live, models, picker.pixels, positions))

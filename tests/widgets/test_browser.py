@@ -1,29 +1,24 @@
-"""The pickers in a real JupyterLab, and the exported page without any network, in the system's
+"""The pickers in a real JupyterLab, in the system's
 Chromium.
 """
 
 import functools
-import io
 
 import numpy
 import PIL.Image
 import pytest
 import torch
 from browser_support import (
-    CLICK_THROUGH,
     NEEDS_CHROMIUM,
     NOTEBOOKS,
     TIMED_CLICK,
     Notebook,
-    axe,
     browser,
     jupyterlab,
     pixels,
-    serious,
     write_demo,
     write_notebook,
 )
-from test_widgets import CALLS
 
 import nbhelpers as nb
 
@@ -216,79 +211,3 @@ def test_every_notebook_answers_a_click(desk, name):
         slider.press("ArrowLeft" if int(value) else "ArrowRight")
         assert slider.input_value() != value
     assert not desk.faults
-
-
-@pytest.fixture(scope="module")
-def page(chrome, tmp_path_factory, tiny_model):
-    """An exported page with all demos, open from a file, with every request refused."""
-    folder = tmp_path_factory.mktemp("page")
-    models = {"standard": tiny_model, "robust": tiny_model}
-    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    demos = [call(models, images, torch.arange(3)) for call in CALLS.values()]
-    demos = {demo.title: demo for demo in demos}
-    path = nb.page.export_page(
-        folder / "page.html", models=models, demos=demos, work=folder / "work"
-    )
-    context = chrome.new_context(offline=True)
-    page = context.new_page()
-    page.faults, page.requests, page.demos = [], [], demos
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on(
-        "console",
-        lambda message: page.faults.append(message.text) if message.type == "error" else None,
-    )
-    page.on("request", lambda request: page.requests.append(request.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("body[data-ready]")
-    yield page
-    context.close()
-
-
-def test_the_page_shows_every_pick_and_asks_for_nothing(page):
-    clicked = page.evaluate(CLICK_THROUGH)
-    assert clicked == {
-        "picks": sum(demo.live.finished for demo in page.demos.values()),
-        "faults": [],
-    }
-    assert not page.faults
-    assert all(url.startswith(("file:", "blob:")) for url in page.requests)
-
-
-def test_the_page_obeys_the_keyboard(page):
-    lists = page.locator("#demo2 [role=listbox]")
-    table = page.locator("#demo2 [data-state]")
-    lists.nth(0).locator("[role=option]").nth(2).focus()
-    for key in ("Escape", "ArrowLeft", "Enter"):  # nobody is there to stop anything
-        page.keyboard.press(key)
-    lists.nth(1).locator("[role=option]").nth(2).focus()
-    page.keyboard.press("Space")
-    wanted = numpy.asarray(
-        PIL.Image.open(io.BytesIO(page.demos["Brittleness"].live.compute((1, 2))["sheet"]))
-    )
-    for _ in range(50):  # a picture is decoded in its own time
-        if numpy.array_equal(numpy.concatenate([*pixels(table.locator("canvas"))], axis=1), wanted):
-            break
-        page.wait_for_timeout(100)
-    else:
-        pytest.fail("another picture")
-    slider = page.locator("#demo3 input[type=range]")
-    slider.press("Home")
-    slider.press("ArrowRight")
-    assert page.locator("#demo3 output").inner_text() == "0.50"
-    assert not page.faults
-
-
-def test_the_page_has_no_serious_accessibility_fault(page, tmp_path):
-    source = axe(tmp_path)
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
-    page.evaluate(source)  # from outside: the page's own policy stays as strict as it is
-    for state in ("as it opens", "after a pick in every demo"):
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            assert not serious(page), (state, scheme)
-        for demo in page.locator(".demo").all():
-            demo.locator("[role=option]").nth(1).click()
-            demo.locator("[role=option]").nth(0).hover()
-            for slider in demo.locator("input[type=range]").all():
-                slider.press("Home")

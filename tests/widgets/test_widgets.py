@@ -4,8 +4,6 @@ errors are shown.
 
 import functools
 import io
-import json
-import re
 import threading
 from collections.abc import Iterator
 
@@ -273,27 +271,6 @@ def test_a_live_inversion_is_what_minimize_gives(data):
     )
     shown = pixels(demo.live.result["sheet"])[:32, -32:].transpose(2, 0, 1) / 255
     assert abs(shown - result.images[0].numpy()).max() <= 3 / 255
-
-
-def test_page_holds_every_pick_and_goes_on_after_a_break(data, tmp_path, monkeypatch):
-    models, images, labels = data
-    demo = widgets.brittleness(models, images[:3], labels[:3], steps=2)
-    path = nb.page.export_page(
-        tmp_path / "page.html", models=models, demos={"Brittleness": demo}, work=tmp_path / "work"
-    )
-    page = path.read_text(encoding="utf-8")
-    state = json.loads(re.search(r'id="state">(.*?)</script>', page, re.DOTALL)[1])
-    assert len(state["demos"][0]["results"]) == 9
-    assert "default-src 'none'" in page and not re.search(r'(?:src|href)="', page)
-
-    def never(pick):
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr(demo.live, "compute", never)
-    again = nb.page.export_page(
-        tmp_path / "2.html", models=models, demos={"Brittleness": demo}, work=tmp_path / "work"
-    )
-    assert again.read_text(encoding="utf-8") == page
 
 
 def test_misclassification_needs_an_error(tiny_model):

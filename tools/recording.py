@@ -2,7 +2,7 @@
 [PAGE]
 
 Writes docs/inversion.webp for the README: what a visitor sees, from noise to the hundredth step, in
-four seconds. PAGE is one that `nbhelpers gallery` wrote; without it a small one is made.
+four seconds. PAGE is one that `nbhelpers gallery` wrote; without it one is made.
 """
 
 import io
@@ -13,18 +13,13 @@ from pathlib import Path
 import PIL.Image
 
 from benchmarks import measure
-from benchmarks.page import small_page
+from nbhelpers.page import export_page
 from tests.browser_support import browser, chromium
 
-PICK = 1  # a ship
+PICK = 1  # a gorilla
 SECONDS, HELD = 4.0, 1.5  # of the run, and of its last picture
 FRAMES = 40  # at most
 LIMIT = 3_000_000  # bytes
-BOX = """() => {
-  const table = document.querySelector("#inversion .nb-table").getBoundingClientRect();
-  const strip = document.querySelector("#inversion .nb-strip").getBoundingClientRect();
-  return { x: table.x - 8, y: table.y + scrollY, width: strip.width + 16, height: strip.height + 4 };
-}"""
 
 
 def main() -> None:
@@ -33,23 +28,16 @@ def main() -> None:
         print("no Chromium: install the system's package `chromium`")
         return
     with tempfile.TemporaryDirectory() as folder, browser() as chrome:
+        path = Path(sys.argv[1]) if sys.argv[1:] else export_page(Path(folder) / "page.html")
         page = chrome.new_context(
-            offline=True, device_scale_factor=1.5, viewport={"width": 520, "height": 900}
+            offline=True, device_scale_factor=1.5, viewport={"width": 720, "height": 900}
         ).new_page()
-        path = Path(sys.argv[1]) if sys.argv[1:] else small_page(Path(folder))
         page.goto(path.resolve().as_uri())
-        page.wait_for_selector("body[data-engine=true]", timeout=120_000)
-        page.locator("#inversion [role=option]").nth(PICK).click()
-        page.wait_for_timeout(500)
-        page.locator("#inversion").get_by_role("button", name="Watch it form").click()
-        page.wait_for_selector("#inversion [data-state=running] progress[value]")
-        box, shots = page.evaluate(BOX), []
-        while (
-            page.locator("#inversion [data-state] .nb-said")
-            .first.inner_text()
-            .startswith(tuple("0123456789"))
-        ):
-            shots.append(page.screenshot(clip=box, full_page=True))
+        page.wait_for_selector("body[data-state=done]", timeout=300_000)
+        page.locator(".nb-film [role=option]").nth(PICK).click()
+        stage, shots = page.locator("#stage"), []
+        while page.evaluate("() => document.body.dataset.state") == "running":
+            shots.append(stage.screenshot())
         page.context.close()
     pictures = [PIL.Image.open(io.BytesIO(shot)).convert("RGB") for shot in shots]
     step = max(1, len(pictures) // FRAMES)

@@ -80,7 +80,7 @@ def export_network(model: Model) -> dict[str, Any]:
 
 def layer_of(model: Model, node: int) -> Callable[[Images], Tensor]:
     """What a node of the exported network is of images, (n, numbers), as PyTorch computes it."""
-    parts = model._cut
+    parts = model.parts
     assert isinstance(parts, Traced)
     graph = parts.faked if parts.faked is not None else parts.trunk
     writer = _Writer(model, graph)

@@ -13,9 +13,8 @@ from nbhelpers import files
 from nbhelpers.data.images import count_images, image_names, labels_of, load_images
 from nbhelpers.networks.model import Model
 from nbhelpers.representation import predict
-from nbhelpers.types import Images, two_sides
+from nbhelpers.types import Images
 
-SIDE = 64  # pixels, where a network names none
 MOST = 320  # pictures: each is two kilobytes and a place in the film strip
 # The film strip opens on these, where the set has them; the rest follows in the set's order.
 FIRST = ("giant panda", "gorilla", "goldfish", "toucan", "lesser panda", "koala", "hen", "castle")
@@ -48,7 +47,7 @@ def read_pictures(dataset: str, model: Model) -> Pictures:
     known = _credits(dataset)
     names = list(image_names(dataset)) or [f"no. {k}" for k in range(count_images(dataset))]
     order = sorted(range(len(names)), key=lambda k: _rank(names[k]))[:MOST]
-    height, width = two_sides(model.image_size or SIDE)
+    height, width = model.sides
     images, _ = load_images(dataset, indices=order, size=(height, width), channels=3)
     sheet = picture_sheet(images, columns=16, quality=92)
     decoded = read_sheet(sheet, (height, width), len(images))
@@ -93,7 +92,7 @@ def _credits(dataset: str) -> dict[str, dict[str, str]]:
         index = files.DATA / folder / "index.json"
         if dataset in (folder, "pictures") and index.exists():
             for entry in json.loads(index.read_text(encoding="utf-8")):
-                found.setdefault(entry["name"], entry)
+                found.setdefault(entry.get("caption") or entry["name"], entry)
     return found
 
 

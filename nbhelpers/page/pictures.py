@@ -52,8 +52,8 @@ def read_pictures(dataset: str, model: Model) -> Pictures:
     sheet = picture_sheet(images, columns=16, quality=92)
     decoded = read_sheet(sheet, (height, width), len(images))
     labels = labels_of(dataset, classes=model.classes)[order]
-    shown = [names[k] for k in order]
-    return Pictures(decoded, shown, [_line(name, known.get(name)) for name in shown], labels, sheet)
+    credits = [_line(names[k], known[k] if len(known) == len(names) else None) for k in order]
+    return Pictures(decoded, [names[k] for k in order], credits, labels, sheet)
 
 
 def picture_sheet(images: Images, *, columns: int, quality: int = 100) -> bytes:
@@ -85,14 +85,13 @@ def _rank(name: str) -> int:
     return FIRST.index(name) if name in FIRST else len(FIRST)
 
 
-def _credits(dataset: str) -> dict[str, dict[str, str]]:
-    """What the index of a shipped set says of each picture, by name."""
-    found: dict[str, dict[str, str]] = {}
+def _credits(dataset: str) -> list[dict[str, str]]:
+    """What the index of a shipped set says of each picture, in the set's order."""
+    found: list[dict[str, str]] = []
     for folder in ("photographs", "objects"):
         index = files.DATA / folder / "index.json"
         if dataset in (folder, "pictures") and index.exists():
-            for entry in json.loads(index.read_text(encoding="utf-8")):
-                found.setdefault(entry.get("caption") or entry["name"], entry)
+            found += json.loads(index.read_text(encoding="utf-8"))
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nbhelpers.figures.plots import PALETTE, Figure
 from nbhelpers.figures.results import Mean, mean_of
+from nbhelpers.figures.style import in_house_style
 
 ORIGINAL, INVERSION = "original", "inversion"  # conditions; an original is a catch trial
 LEAST = 0.75  # of the catch trials, that a person must get right
@@ -80,6 +81,7 @@ class Recognised:
             for kind, some in self.kinds.items()
         ]
 
+    @in_house_style
     def figure(self) -> Figure:
         """Accuracy over the layers of each network, with intervals, chance and the originals."""
         figure = Figure(figsize=(6.4, 3.2), dpi=100, layout="constrained", label="recognition")

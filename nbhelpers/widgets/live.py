@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import textwrap
 import threading
 import time
 from collections import OrderedDict
@@ -265,13 +264,12 @@ class Demo(ipywidgets.VBox):
         live = self.live
         with PIL.Image.open(io.BytesIO(live.result["sheet"])) as picture:
             pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1) / 255
-        names = [textwrap.fill(row, 20) for row in live.rows]
-        rows = pixels.chunk(len(names), dim=1)
+        rows = pixels.chunk(len(live.rows), dim=1)
         sheets = {
             name: torch.stack(row.chunk(len(live.columns), dim=2))
-            for name, row in zip(names, rows, strict=True)
+            for name, row in zip(live.rows, rows, strict=True)
         }
-        captions = dict(zip(names, live.result["captions"], strict=True))
+        captions = dict(zip(live.rows, live.result["captions"], strict=True))
         named = live.slider and not live.buttons
         heads = [f"{live.slider} {column}".strip() if named else column for column in live.columns]
         title = f"{self.title}, {live.switch[live.mode]}" if live.switch else self.title

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import nbhelpers as nb
+from nbhelpers.figures.answers import Answer, Recognised
 
 
 def pixels(figure) -> numpy.ndarray:
@@ -184,6 +185,11 @@ def draw_all() -> list[numpy.ndarray]:
             [0, 1, 2], {"robust": values.view(3, 3), "b": values[:3]}, xlabel="x", ylabel="y"
         ),
     ]
+    answers = [
+        Answer("inversion", "tiny-l2-2.0", layer, "cat", "cat", right, 2.0, 6, 0, "s", "v")
+        for layer, right in (("0 (conv)", True), ("3 (layer3)", False), ("3 (layer3)", True))
+    ]
+    figures.append(Recognised(tuple(answers)).figure())
     return [pixels(figure) for figure in figures]
 
 

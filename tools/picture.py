@@ -16,7 +16,7 @@ FIGURES = {
     "0_robust_training": (5, 400),
     "1_brittleness": (0, 600),
     "2_inversion": (2, 330),
-    "3_feature_visualization": (1, 288),
+    "3_feature_visualization": (0, 480),
     "4_feature_manipulation": (2, 483),
     "5_interpolation": (1, 350),
     "6_misclassification": (1, 412),

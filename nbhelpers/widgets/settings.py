@@ -68,8 +68,8 @@ SERIES = Settings(
     "picture comes with robustness.",
 )
 VISUALIZATION = Settings(
-    steps=100,
-    step_size=0.1,
+    steps=60,
+    step_size=0.2,
     about="Gradient ascent raises one component, from noise and (last column) from an image. "
     "Below: the images of the set that activate it most and least. The other network's "
     "component is the one most correlated over the set (r).",

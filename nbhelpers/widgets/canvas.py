@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy
 import torch
 from torch import Tensor
-from traitlets import Bool, Dict, Int, List, Unicode
+from traitlets import Dict, Int, List, Unicode
 
 from nbhelpers import files
 from nbhelpers.networks.model import Model
@@ -70,7 +70,6 @@ class Paint(Live):
     chosen = Int(0).tag(sync=True)  # of the palette
     amounts = List(Unicode()).tag(sync=True)
     size: List = List().tag(sync=True)  # height and width, pixels
-    opens = Bool(True).tag(sync=True)  # what it saved
     done = Int(0).tag(sync=True)  # strokes, which can be undone
 
     def __init__(

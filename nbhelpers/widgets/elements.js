@@ -13,8 +13,8 @@ const keepKeys = (element) => {
   return element;
 };
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-// A kernel sends picture files; the exported page, which computes by itself, pixels.
-const bitmapOf = (bytes) => createImageBitmap(bytes instanceof ImageData ? bytes : new Blob([bytesOf(bytes)]));
+// Of a picture file, as a kernel sends it.
+const bitmapOf = (bytes) => createImageBitmap(new Blob([bytesOf(bytes)]));
 const listen = (model, handlers, signal) => {
   for (const [name, handler] of Object.entries(handlers)) {
     model.on(name, handler);

@@ -1,6 +1,6 @@
 // @ts-check
 // The one front-end: "picker" shows thumbnails to choose from, "live" shows pictures as they form.
-// It runs on a kernel (JupyterLab, Notebook, VS Code) and, on page.js's tiny model, in the exported page.
+// It runs on a kernel: JupyterLab, Notebook, VS Code.
 
 const PATIENCE = 5000; // ms
 const NO_ANSWER = "No answer. Is another cell running? Otherwise run this cell again.";
@@ -182,7 +182,7 @@ function renderPicker({ model, el, signal }) {
     button.type = remove.type = "button";
     const said = make("span", "nb-said");
     said.setAttribute("role", "status");
-    const hint = model.get("hint") || "or drop or paste one here";
+    const hint = "or drop or paste one here";
     let awaited;
     const say = (text) => {
       clearTimeout(awaited);
@@ -196,7 +196,7 @@ function renderPicker({ model, el, signal }) {
       if (here.contains(now) || now === document.body) options[model.get("selected")]?.focus();
     };
     const wait = () => {
-      say(model.get("waits") || "waiting for the kernel…");
+      say("waiting for the kernel…");
       awaited = setTimeout(() => say(NO_ANSWER), PATIENCE);
     };
     const send = async (chosen) => {
@@ -312,7 +312,7 @@ function renderLive({ model, el, signal }) {
   const buttons = slider && model.get("buttons") ? choice(slider, columns, go) : null;
   if (about) el.append(make("div", "nb-about", about));
   const ways = model.get("switch") ?? [];
-  const switched = ways.length && !model.get("still") ? choice("representation", ways, change) : null;
+  const switched = ways.length ? choice("representation", ways, change) : null;
   if (switched) {
     switched.group.prepend(make("span", "", "representation"));
     el.append(switched.group);
@@ -349,7 +349,7 @@ function renderLive({ model, el, signal }) {
   };
   document.addEventListener("keydown", escaped, { signal });
 
-  const partOf = (element) => element.closest?.(".nb-demo, .demo")?.contains(el);
+  const partOf = (element) => element.closest?.(".nb-demo")?.contains(el);
 
   let sheet = null;
   let captions = [];
@@ -360,7 +360,6 @@ function renderLive({ model, el, signal }) {
   let awaited; // the kernel's answer
 
   function wait(text) {
-    if (model.get("still")) return;
     clearTimeout(awaited);
     progress.hidden = true;
     step.textContent = text;
@@ -373,13 +372,12 @@ function renderLive({ model, el, signal }) {
   }
 
   function asked() {
-    if (model.get("still")) return;
     el.dataset.state = "waiting";
     const box = (panels[0] && slider ? panels[0].figure : table).getBoundingClientRect();
     const seen = Math.min(box.bottom, innerHeight) - Math.max(box.top, 0);
     if (seen < Math.min(120, box.height / 2)) el.scrollIntoView({ block: "nearest" }); // in a narrow window it is below
     stop.setAttribute("aria-disabled", "true");
-    wait(model.get("waits") || "waiting for the kernel…");
+    wait("waiting for the kernel…");
   }
 
   function halt() {
@@ -485,7 +483,6 @@ function renderLive({ model, el, signal }) {
     listen(model, { "change:mode": () => switched.show(model.get("mode")) }, signal);
     switched.show(model.get("mode"));
   }
-  stop.hidden = model.get("still");
   status();
   paint();
   const result = model.get("result");

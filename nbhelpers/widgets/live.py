@@ -63,7 +63,6 @@ class Live(anywidget.AnyWidget):
     switch = List(Unicode()).tag(sync=True)  # ways to compute, to choose from
     mode = Int(0).tag(sync=True)  # the chosen one's index
     at = Int(0).tag(sync=True)  # the slider's column
-    still = Bool(False).tag(sync=True)  # nothing to stop: an exported page
     result = Dict().tag(sync=True)  # sheet (picture file), captions, text, run
     status = Dict().tag(sync=True)  # state: running, done, stopped or error; text; run
 

@@ -1,7 +1,7 @@
 // @ts-check
 // The canvas of paint.py: a brush, a palette, and the picture that forms under the stroke.
-// Whoever answers is its kernel. It sends {type: "stroke", erase} with the mask's bytes, "undo", "stop", "export", and,
-// where `opens` says so, {type: "open", name} with a file's. It sets `chosen`, `at` and `names`. It shows what comes:
+// Whoever answers is its kernel. It sends {type: "stroke", erase} with the mask's bytes, "undo", "stop", "export",
+// and {type: "open", name} with a file's. It sets `chosen`, `at` and `names`. It shows what comes:
 // `result` (a sheet of source and picture side by side), `status` (state, text), `done` (strokes), and the messages
 // "frame" and "file".
 
@@ -55,8 +55,7 @@ function render({ model, el }) {
   });
   const open = button("Open PNG…", () => file.click());
   const tools = make("div", "nb-bar");
-  tools.append(eraser, undo, stop, save);
-  if (model.get("opens")) tools.append(open, file);
+  tools.append(eraser, undo, stop, save, open, file);
   el.addEventListener("dragover", (event) => {
     event.preventDefault();
     el.classList.add("nb-drop");
@@ -66,7 +65,7 @@ function render({ model, el }) {
     event.preventDefault();
     event.stopPropagation();
     el.classList.remove("nb-drop");
-    if (model.get("opens")) read(event.dataTransfer.files[0]);
+    read(event.dataTransfer.files[0]);
   });
 
   // The palette: one stop of the tab key, arrows do the rest.

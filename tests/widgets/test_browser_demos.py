@@ -45,7 +45,6 @@ def desk(tmp_path_factory):
     with browser() as chrome, jupyterlab(folder) as address:
         desk = Notebook(chrome, address, "layers.ipynb")
         desk.folder = folder
-        desk.run_all(widgets=1)
         yield desk
         assert not desk.faults
         desk.close()
@@ -56,7 +55,7 @@ def open_demo(desk, name):
         desk.open(f"{name}.ipynb")
     desk.command("notebook:run-all-cells")
     state = "ready" if name == "recognition" else "done"
-    desk.page.wait_for_selector(f".nb-widget[data-state={state}]", timeout=180_000)
+    desk.page.wait_for_selector(f".nb-widget[data-state={state}]", timeout=300_000)
     return desk.page
 
 

@@ -1,14 +1,17 @@
 """A small page for tests: two random networks, and the page opened without a network."""
 
+import base64
 import contextlib
 import copy
 import dataclasses
+import re
 from pathlib import Path
 
 import torch
 
 from nbhelpers.networks.model import Model
 from nbhelpers.networks.resnets import resnet
+from nbhelpers.page.pictures import read_sheet
 
 
 @dataclasses.dataclass
@@ -48,3 +51,10 @@ def opened(chrome, path, demo="", *, script="", **options):
     assert not faults
     assert all(url.startswith(("file:", "blob:", "data:")) for url in requests)
     context.close()
+
+
+def strip(path):
+    """The pictures of the page's film strip, (49, 3, 32, 32)."""
+    text = path.read_text(encoding="utf-8")
+    sheet = base64.b64decode(re.search(r'id="pictures">(.*?)</script>', text, re.DOTALL)[1])
+    return read_sheet(sheet, (32, 32), 49)

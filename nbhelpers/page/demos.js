@@ -12,7 +12,7 @@ const inStep = ({ networks, view, settings, steps }, ask, draw) => {
     networks.map(async (network, k) =>
       network.descend({ size, full, steps, ...(await ask(network, k)) }, (step) => {
         view.step(k, step);
-        draw(network, k, step);
+        if (!view.still || step.index === step.total || step.stopped) draw(network, k, step);
       }),
     ),
   );
@@ -205,8 +205,11 @@ async function distances(c) {
   const { networks, picture, second, view, place, settings, sides, seed } = c;
   const [origin, length] = [picture.values, settings.radius];
   const kinds = Object.keys(CHANGES);
-  const plain = kinds.map((kind) => changedTo(origin, sides, kind, length));
-  const shown = new Map(kinds.map((kind, k) => [kind, plain[k]]));
+  const shown = new Map();
+  for (const kind of kinds) {
+    shown.set(kind, changedTo(origin, sides, kind, length));
+    await new Promise((resolve) => setTimeout(resolve)); // the page goes on answering
+  }
   shown.set("another picture", second.values);
   const rows = async () => {
     const images = joined(origin, ...shown.values());

@@ -7,7 +7,6 @@ const make = (tag, attributes = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), own);
   Object.assign(made.dataset, dataset);
   if (role) made.setAttribute("role", role);
-  for (const [name, value] of Object.entries(own)) if (name.startsWith("aria")) made[name] = value;
   made.append(...children);
   return made;
 };
@@ -234,9 +233,9 @@ class Frame {
   }
 
   strips() {
-    const { demo, pictures, chosen } = this;
+    const { demo, pictures } = this;
     const kinds = {
-      pictures: () => this.pictureFilm("Choose a picture", [...pictures.keys()], this.role),
+      pictures: () => this.pictureFilm("Choose a picture", [...pictures.keys()], "from"),
       mistakes: () => this.pictureFilm("Choose a picture that is classified wrongly", this.wrong, "mistake"),
       classes: () => {
         const items = this.networks[0].about.classes.map((name, key) => ({ key, name, text: name }));
@@ -246,8 +245,8 @@ class Frame {
         const network = demo.id === "paint" ? +this.wishes.paint.controls.network : 0;
         const { width } = this.activations[network];
         const items = Array.from({ length: width }, (_, key) => {
-          const [[{ values, name }]] = highest(this, network, key, 1);
-          return { key, name: `component ${key}, highest: ${name}`, image: imageOf(values, this.sides) };
+          const [[picture]] = highest(this, network, key, 1);
+          return { key, name: `component ${key}, highest: ${picture.name}`, image: this.thumbOf(picture) };
         });
         return this.film("Choose a component", items, "component");
       },
@@ -263,11 +262,11 @@ class Frame {
   film(label, items, role) {
     const film = new Film(label, items, (key) => this.pick(key, role));
     this.films.push(film);
-    requestAnimationFrame(() => film.select(this.chosen[role]));
+    requestAnimationFrame(() => film.select(this.chosen[role === "from" ? this.role : role]));
     return film.list;
   }
   pictureFilm(label, keys, role) {
-    const items = keys.map((key) => ({ key, name: this.pictures[key].name, image: imageOf(this.pictures[key].values, this.sides) }));
+    const items = keys.map((key) => ({ key, name: this.pictures[key].name, image: this.thumbOf(this.pictures[key]) }));
     const own = button("+ yours", () => place("file").click(), "nb-own");
     const list = this.film(label, items, role);
     const all = [list];
@@ -278,10 +277,12 @@ class Frame {
     }
     return make("div", { className: "nb-strip" }, ...all);
   }
+  thumbOf(picture) {
+    return (picture.image ??= imageOf(picture.values, this.sides));
+  }
   pick(key, role) {
-    const at = role === "from" || role === "to" ? this.role : role;
+    const at = role === "from" ? this.role : role;
     this.chosen[at] = key;
-    this.films.forEach((film) => film.options.get(key)?.ariaSelected && film.list.contains(document.activeElement) && film.select(key));
     this.films.find((film, k) => this.rolesOf(k) === role)?.select(key);
     this.credit();
     if (this.board?.picked) this.board.picked(at);
@@ -348,7 +349,10 @@ class Frame {
     const { turn } = this;
     this.state("running");
     try {
-      if (!this.alive) await this.begun;
+      if (!this.alive) {
+        this.say("the engine starts…");
+        await this.begun;
+      }
       if (turn !== this.turn) return;
       await run(this.choice());
       if (turn === this.turn) this.state("done");

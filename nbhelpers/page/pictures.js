@@ -25,13 +25,23 @@ function imageOf(values, [height, width], k = 0) {
   }
   return image;
 }
-const sheetImages = async (text, sides, count) => {
+// The pictures of a sheet, row by row.
+async function sheetImages(text, [height, width], count) {
   const bitmap = await createImageBitmap(new Blob([bytesOf(text)]), EXACT);
-  const columns = Math.round(bitmap.width / sides[1]);
-  return Array.from({ length: count }, (_, k) =>
-    numbersOf(bitmap, sides, (k % columns) * sides[1], Math.floor(k / columns) * sides[0]),
-  );
-};
+  const [, context] = canvasOf(bitmap.width, bitmap.height);
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  const columns = Math.round(bitmap.width / width);
+  return Array.from({ length: count }, (_, n) => {
+    const values = new Float32Array(3 * height * width);
+    const corner = Math.floor(n / columns) * height * bitmap.width + (n % columns) * width;
+    for (let k = 0; k < height * width; k++) {
+      const from = 4 * (corner + Math.floor(k / width) * bitmap.width + (k % width));
+      for (let c = 0; c < 3; c++) values[3 * k + c] = data[from + c] / 255;
+    }
+    return values;
+  });
+}
 
 // A picture of one's own: its middle, on white, halved again and again so that every pixel counts.
 async function ownPicture(file, [height, width]) {
@@ -97,22 +107,24 @@ const joined = (...parts) => {
   parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
   return all;
 };
-// Each pixel from a place of the picture, the rim repeated.
-const moved = (values, [height, width], from) =>
-  values.map((_, k) => {
-    const pixel = Math.floor(k / 3);
-    const [y, x] = from(Math.floor(pixel / width), pixel % width);
-    const [row, column] = [Math.min(height - 1, Math.max(0, y)), Math.min(width - 1, Math.max(0, x))];
-    return values[3 * (row * width + column) + (k % 3)];
-  });
+// The picture moved by rows and columns, its rim repeated.
+function moved(values, [height, width], down, right) {
+  const found = new Float32Array(values.length);
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const row = Math.min(height - 1, Math.max(0, y + down));
+      const from = 3 * (row * width + Math.min(width - 1, Math.max(0, x + right)));
+      for (let c = 0; c < 3; c++) found[3 * (y * width + x) + c] = values[from + c];
+    }
+  return found;
+}
 const CHANGES = {
-  shift: (x, sides, s) => moved(x, sides, (row, column) => [row, column + Math.round((s * sides[1]) / 4)]),
+  shift: (x, sides, s) => moved(x, sides, 0, Math.round((s * sides[1]) / 4)),
   blur(x, sides, s) {
     let now = x;
     for (let k = 0; k < Math.round(40 * s * s) + 1; k++) {
-      const ways = [[0, 1], [0, -1], [1, 0], [-1, 0]];
-      const near = ways.map(([i, j]) => moved(now, sides, (row, column) => [row + i, column + j]));
-      now = now.map((value, i) => (value + near.reduce((sum, one) => sum + one[i], 0)) / 5);
+      const near = [[0, 1], [0, -1], [1, 0], [-1, 0]].map((way) => moved(now, sides, ...way));
+      now = now.map((value, i) => (value + near[0][i] + near[1][i] + near[2][i] + near[3][i]) / 5);
     }
     return now;
   },

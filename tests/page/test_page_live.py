@@ -7,18 +7,16 @@ import csv
 import functools
 import io
 import json
-import re
 
 import numpy
 import PIL.Image
 import pytest
 import torch
 from browser_support import NEEDS_CHROMIUM, axe, pixels, serious
-from page_support import opened
+from page_support import opened, strip
 
 import nbhelpers as nb
 from nbhelpers import widgets
-from nbhelpers.page.pictures import read_sheet
 
 pytestmark = NEEDS_CHROMIUM
 DEMOS = ["inversion", "layers", "classes", "features", "fill", "between", "brittle", "distance"]
@@ -41,12 +39,6 @@ def go(page, demo, state="done"):
 def shown(page):
     """The stage's pictures, (n, h, w, 3)."""
     return pixels(page.locator("#stage .nb-picture > canvas:first-child"))
-
-
-def strip(path):
-    text = path.read_text(encoding="utf-8")
-    sheet = base64.b64decode(re.search(r'id="pictures">(.*?)</script>', text, re.DOTALL)[1])
-    return read_sheet(sheet, (32, 32), 49)
 
 
 def test_the_first_screen_forms_by_itself(page):
@@ -359,5 +351,7 @@ def test_forty_pictures_are_told_by_keys_and_saved(chrome, made, tmp_path):
         key = row["condition"], row["network"], row["layer"]
         counts[key] = counts.get(key, 0) + 1
         assert int(row["right"]) == (row["answer"] == row["image"])
+    told = str(nb.recognised(tmp_path / "answers.csv", least=0))
+    assert "tiny0, " in told and "tiny1, " in told and "originals" in told
     assert counts.pop(("original", "", "")) == 8
     assert set(counts.values()) == {4} and len(counts) == 8

@@ -15,7 +15,7 @@ from benchmarks import distance, measure, step
 FIGURES = {
     "0_robust_training": (5, 400),
     "1_brittleness": (0, 600),
-    "2_inversion": (2, 330),
+    "2_inversion": (0, 440),
     "3_feature_visualization": (0, 480),
     "4_feature_manipulation": (2, 483),
     "5_interpolation": (1, 350),

@@ -56,8 +56,8 @@ BRITTLENESS = Settings(
     "barely reacts.",
 )
 INVERSION = Settings(
-    steps=200,
-    step_size=0.2,
+    steps=120,
+    step_size=0.5,
     about="Only the representation of the image is kept. Starting from noise, gradient descent "
     "searches for an image with the same representation.",
 )

@@ -1,6 +1,4 @@
-"""How each experiment is run, in its notebook and in its demo, and the sentence that says what
-one sees.
-"""
+"""How each experiment runs, in its notebook and its demo, and what to do and to look at."""
 
 from dataclasses import dataclass
 
@@ -51,88 +49,90 @@ BRITTLENESS = Settings(
     steps=60,
     step_size=0.2,
     radius=1.0,
-    about="Gradient descent searches for a small change of the source that brings its "
-    "representation near the target's. It fools the standard network; the robust network "
-    "barely reacts.",
+    about="Pick a source and a target: gradient descent perturbs the source, in a small L2 ball, "
+    "towards the target's representation. Look at the two distances: the standard network is "
+    "fooled, the robust one barely reacts.",
 )
 INVERSION = Settings(
     steps=120,
     step_size=0.5,
-    about="Only the representation of the image is kept. Starting from noise, gradient descent "
-    "searches for an image with the same representation.",
+    about="Pick an image: only its representation is kept, and gradient descent searches, from "
+    "noise, for an image with the same representation. Look at the results: which network's "
+    "representation shows the original?",
 )
 SERIES = Settings(
     steps=200,
     step_size=0.2,
-    about="The same inversion in networks trained against perturbations of radius ε. The "
-    "picture comes with robustness.",
+    about="Pick an image and move the slider: the same inversion in networks trained against "
+    "perturbations of radius ε. Look at how the picture emerges as ε grows.",
 )
 VISUALIZATION = Settings(
     steps=60,
     step_size=0.2,
-    about="Gradient ascent raises one component, from noise and (last column) from an image. "
-    "Below: the images of the set that activate it most and least. The other network's "
-    "component is the one most correlated over the set (r).",
+    about="Pick a component: gradient ascent raises it, from noise and (last column) from an "
+    "image. Compare with the images below, which activate it most and least; the other network's "
+    "component is the most correlated one (r).",
 )
 MANIPULATION = Settings(
     steps=100,
     step_size=0.1,
-    about="Gradient ascent raises one component of a source image, to a percentile of its "
-    "activation over the set: 99 is as strong as in the strongest of a hundred images.",
+    about="Pick a source and a component: gradient ascent raises the component to a percentile of "
+    "its activations over the set. Move the slider: 99 is as strong as in the strongest of a "
+    "hundred images.",
 )
 INTERPOLATION = Settings(
     steps=100,
     step_size=0.2,
-    about="Top row: mixed pixels, a double exposure. Below: images whose representation is the "
-    "mix of the two representations.",
+    about="Pick two images and move the slider. Compare the rows: mixed pixels are a double "
+    "exposure; the images below match the mix of the two representations.",
 )
 MISCLASSIFICATION = Settings(
     steps=60,
     step_size=0.1,
     radius=5.7,
     live=60,
-    about="Both networks misclassify this image. Gradient ascent raises a component that "
-    "contributes most to the wrong class, inside an L2 ball. Where it grows hints at "
-    "what the network used. Last: a random component, the control.",
+    about="Pick an image that both networks misclassify: gradient ascent raises a component that "
+    "contributes most to the wrong class, in an L2 ball. Look at where it grows, and at the "
+    "control, a random component.",
 )
 PAINTING = Settings(
     steps=30,
     step_size=0.8,
     radius=5.7,
     live=30,
-    about="Choose a component and paint. Gradient ascent raises that component under the "
-    "brush; all other pixels stay fixed.",
+    about="Choose a component and paint: gradient ascent raises it under the brush, and all other "
+    "pixels stay fixed. Look at what appears: does the other network's component paint the same?",
 )
 FILLING = Settings(
     steps=30,
     step_size=0.8,
     live=60,
-    about="Brush a hole over the picture. Gradient descent changes the pixels in the hole until "
-    "the representation outside it matches the original's. Each position there also sees a part of "
-    "the hole.",
+    about="Brush a hole over the picture: gradient descent changes its pixels until the "
+    "representation outside it matches the original's. Look at what each network fills in; the "
+    "positions around also depend on pixels in the hole.",
 )
 DISTANCE = Settings(
     steps=30,
     step_size=0.4,
     radius=2.0,
     live=30,
-    about="Perturbations of equal L2 norm, sorted by each network's distance. A perturbation "
-    "optimised against the standard network is hardly visible, and farther for it than "
-    "another picture.",
+    about="Pick an image: its perturbations, all of equal L2 norm, are sorted by each network's "
+    "distance. Look at the one optimised against the standard network: hardly visible, yet "
+    "farther for it than another picture.",
 )
 LAYERS = Settings(
     steps=200,
     step_size=0.2,
-    about="Only the activations of one layer are kept. From noise, gradient descent searches for "
-    "an image with the same activations. Move the slider to a deeper layer: which network still "
-    "keeps the picture?",
+    about="Pick an image and move the slider: only one layer's activations are kept, and gradient "
+    "descent searches, from noise, for an image with the same activations. Look at the deep "
+    "layers: which network still keeps the picture?",
 )
 CLASSES = Settings(
     steps=80,
     step_size=0.2,
     live=80,
-    about="What does a classifier think a class looks like? From faint noise, gradient ascent "
-    "raises the class's logit, nothing else. The network that took no part names the drawing.",
+    about="Search a class by name: from faint noise, gradient ascent raises the class's logit, "
+    "nothing else. Look at what each network draws; the held-out network names the drawing.",
 )
 
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set

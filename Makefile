@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; nothing is needed beforehand but Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
-NOTEBOOKS := $(wildcard notebooks/[0-9]_*.ipynb)
+NOTEBOOKS := $(wildcard notebooks/[0-9]_*.ipynb notebooks/[0-9][0-9]_*.ipynb)
 # Progress bars would differ between runs.
 QUIET := TQDM_DISABLE=1
 # The tests start hundreds of processes; without bytecode each compiles PyTorch anew, which doubles its start.

@@ -5,6 +5,7 @@ import sys
 import tempfile
 
 from benchmarks import measure
+from nbhelpers import files
 
 RUN = """
 import resource, sys, time, papermill
@@ -18,7 +19,7 @@ def main() -> None:
     print("\n# notebooks: seconds and peak memory of the kernel, defaults")
     about, rows = measure.header(), []
     with tempfile.TemporaryDirectory() as folder:
-        for path in sorted((measure.ROOT / "notebooks").glob("[0-9]_*.ipynb")):
+        for path in files.notebooks():
             done = subprocess.run(
                 [sys.executable, "-c", RUN, str(path), f"{folder}/{path.name}"],
                 cwd=measure.ROOT,

@@ -24,6 +24,11 @@ DATA = _ROOT / "data"
 NOTEBOOKS = _ROOT / "notebooks"
 
 
+def notebooks() -> list[Path]:
+    """The notebooks that ship, in the order of their numbers."""
+    return sorted(NOTEBOOKS.glob("[0-9]*_*.ipynb"), key=lambda path: int(path.stem.split("_")[0]))
+
+
 def cache_folder() -> Path:
     """Where downloads and results to be used again go: $NBHELPERS_CACHE, else the platform's cache
     folder.

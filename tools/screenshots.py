@@ -50,9 +50,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder, browser() as chrome:
         for source in NOTEBOOKS:
-            write_demo(source, Path(folder) / f"{source.stem[2:]}.ipynb")
+            write_demo(source, Path(folder) / f"{source.stem.partition('_')[2]}.ipynb")
         write_notebook(Path(folder) / "epsilon_series.ipynb", SERIES)
-        names = ["epsilon_series", *(source.stem[2:] for source in NOTEBOOKS)]
+        names = ["epsilon_series", *(source.stem.partition("_")[2] for source in NOTEBOOKS)]
         with jupyterlab(Path(folder)) as address:
             notebook = Notebook(chrome, address, f"{names[0]}.ipynb")
             notebook.page.set_viewport_size({"width": 1280, "height": 1600})

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import mistune
 
+from nbhelpers import files
 from nbhelpers.runs.pages import notebook_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,7 @@ def main() -> None:
             copy(source, SITE / source.relative_to(ROOT))
     copy(ROOT / "runs" / "gallery.html", SITE / "demos.html")
     shutil.copytree(ROOT / "build" / "api", SITE / "api")
-    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for source in files.notebooks():
         copied = copy(source, SITE / "notebooks" / source.name)
         page = notebook_page(copied)
         if page is None:

@@ -24,7 +24,7 @@ from nbhelpers.types import pick_device
 
 def run_demo(given: argparse.Namespace) -> int:
     """What `nbhelpers demo` does; returns 1 where a notebook failed."""
-    known = [read_notebook(path) for path in sorted(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))]
+    known = [read_notebook(path) for path in files.notebooks()]
     notebooks = _chosen(known, given.only)
     words = dict(map(_pair, given.set))
     preset = read_preset(given.preset) if given.preset else {}

@@ -63,7 +63,7 @@ def copy_notebooks(folder: Path, agreed: bool = False) -> bool:
     Raises:
         ValueError: the folder has files and nobody can be asked, or it cannot be written.
     """
-    sources = sorted(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))
+    sources = files.notebooks()
     missing = [path for path in sources if not (folder / path.name).exists()]
     if missing and folder.is_dir() and any(folder.iterdir()) and not agreed:
         question = f"{folder} is not empty: add {len(missing)} notebooks to it?"

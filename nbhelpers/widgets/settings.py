@@ -74,21 +74,21 @@ VISUALIZATION = Settings(
     "component is the most correlated one (r).",
 )
 MANIPULATION = Settings(
-    steps=100,
-    step_size=0.1,
+    steps=60,
+    step_size=0.2,
     about="Pick a source and a component: gradient ascent raises the component to a percentile of "
     "its activations over the set. Move the slider: 99 is as strong as in the strongest of a "
     "hundred images.",
 )
 INTERPOLATION = Settings(
-    steps=100,
-    step_size=0.2,
+    steps=60,
+    step_size=0.4,
     about="Pick two images and move the slider. Compare the rows: mixed pixels are a double "
     "exposure; the images below match the mix of the two representations.",
 )
 MISCLASSIFICATION = Settings(
     steps=60,
-    step_size=0.1,
+    step_size=0.2,
     radius=5.7,
     live=60,
     about="Pick an image that both networks misclassify: gradient ascent raises a component that "
@@ -121,15 +121,15 @@ DISTANCE = Settings(
     "farther for it than another picture.",
 )
 LAYERS = Settings(
-    steps=200,
-    step_size=0.2,
+    steps=120,
+    step_size=0.5,
     about="Pick an image and move the slider: only one layer's activations are kept, and gradient "
     "descent searches, from noise, for an image with the same activations. Look at the deep "
     "layers: which network still keeps the picture?",
 )
 CLASSES = Settings(
-    steps=80,
-    step_size=0.2,
+    steps=40,
+    step_size=0.4,
     live=80,
     about="Search a class by name: from faint noise, gradient ascent raises the class's logit, "
     "nothing else. Look at what each network draws; the held-out network names the drawing.",

@@ -18,12 +18,12 @@ import torch
 import torchvision
 
 import nbhelpers as nb
-from nbhelpers import checkpoints
+from nbhelpers import checkpoints, files
 from nbhelpers.networks.resnets import resnet
 
 HERE = Path(__file__).parents[1]
 PEERS = HERE.parent / ".peers"
-NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("[1-6]_*.ipynb"))
+NOTEBOOKS = files.notebooks()[1:7]
 MODELS = ("cifar10-l2-0.5", "cifar10-standard")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 import nbhelpers as nb
+from nbhelpers import files
 from nbhelpers.commands import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]_*.ipynb"))
+NOTEBOOKS = files.notebooks()
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 PACKAGE = ROOT / "nbhelpers"
@@ -237,10 +238,28 @@ def test_notebook_keeps_the_contract(path: Path) -> None:
             )
 
 
+def test_notebooks_come_by_number() -> None:
+    assert [int(path.stem.partition("_")[0]) for path in NOTEBOOKS] == list(range(len(NOTEBOOKS)))
+    listed = re.search(r"^NOTEBOOKS := \$\(wildcard (.*)\)$", (ROOT / "Makefile").read_text(), re.M)
+    assert listed is not None
+    assert {*NOTEBOOKS} == {path for pattern in listed[1].split() for path in ROOT.glob(pattern)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_the_words_of_a_lesson(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    assert len(" ".join(prose).split()) <= 550
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1000
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_papermill_reads_the_parameters(path: Path) -> None:
     parameters = papermill.inspect_notebook(str(path))
-    networks = {"checkpoints"} if path.stem.startswith("0") else {"checkpoint", "baseline"}
+    networks = {"checkpoints"} if path.stem.startswith("0_") else {"checkpoint", "baseline"}
     assert networks | {"dataset", "n_images", "steps", "seed", "device", "out"} <= parameters.keys()
     for name, about in parameters.items():
         assert about["inferred_type_name"] in ("str", "int", "float", "list"), name

@@ -10,7 +10,7 @@ from jupyterlab.labapp import LabApp
 from nbhelpers import files
 from nbhelpers.commands import main
 
-NAMES = sorted(path.name for path in files.NOTEBOOKS.glob("[0-9]_*.ipynb"))
+NAMES = sorted(path.name for path in files.notebooks())
 
 
 class Terminal(io.StringIO):

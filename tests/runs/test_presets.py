@@ -22,7 +22,7 @@ from nbhelpers.runs import presets, sweeps
 from nbhelpers.runs.parameters import read_notebook
 from tools import served
 
-NOTEBOOKS = sorted(files.NOTEBOOKS.glob("[0-9]_*.ipynb"))
+NOTEBOOKS = files.notebooks()
 PRESETS = sorted(path.stem for path in presets.FOLDER.glob("*.yaml"))
 
 
@@ -85,7 +85,7 @@ def test_a_notebook_gets_what_it_has_parameters_for():
 def test_no_such_preset_and_no_such_parameter(capsys, tmp_path):
     assert main(["demo", "--preset", "imagnet"]) == 2
     assert re.match(
-        r"error: no preset 'imagnet', and no such file; there are cifar10-published, ",
+        r"error: no preset 'imagnet', and no such file; there are cifar10, cifar10-published, ",
         capsys.readouterr().err,
     )
     assert main(["demo", str(tmp_path), "--preset", "quick", "-p", "stepps=3"]) == 2

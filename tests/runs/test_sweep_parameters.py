@@ -14,7 +14,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from nbhelpers.commands import main
-from nbhelpers.files import NOTEBOOKS
+from nbhelpers.files import NOTEBOOKS, notebooks
 from nbhelpers.runs.grid import axes, from_words
 from nbhelpers.runs.inject import _socket_folder
 from nbhelpers.runs.parameters import parse, read_notebook
@@ -82,7 +82,7 @@ def test_every_line_of_the_cell_is_understood(notebook: Path) -> None:
     assert found["plain"].kind is float and found["either"].kind == int | str
     assert found["weights"].kind == dict[str, float] and found["sides"].kind == tuple[int, int]
     assert parse("a = 8 / 255\nb = -(2**3)\nd = f()\ne = 9**9**9")["e"].kind is Any
-    for path in NOTEBOOKS.glob("[0-9]*.ipynb"):
+    for path in notebooks():
         parameters = read_notebook(path).parameters.values()
         assert all(parameter.kind is not Any and parameter.help for parameter in parameters)
 

@@ -34,6 +34,8 @@ EXPERIMENTS = {
     "6_misclassification": settings.MISCLASSIFICATION,
     "7_paint_with_features": settings.PAINTING,
     "8_distance": settings.DISTANCE,
+    "9_layers": settings.LAYERS,
+    "10_classes": settings.CLASSES,
 }
 
 
@@ -78,7 +80,7 @@ def test_lengths_grow_with_the_image_and_short_runs_take_longer_steps(images):
         5.7 * 7
     )
     assert own.ball(large, 2.0) == 2.0 and settings.INVERSION.ball(large, None) is None
-    assert own.step(60, images) == pytest.approx(0.1) and own.step(30, large) == pytest.approx(1.4)
+    assert own.step(60, images) == pytest.approx(0.2) and own.step(30, large) == pytest.approx(2.8)
 
 
 def test_a_mistake_is_explained_inside_the_ball_and_says_who_sees_what(models, images):

@@ -97,10 +97,11 @@ def cut(network: nn.Module, site: Site) -> tuple["Traced | Hooked", str]:
     for fold in (True, False) if "random" not in site.varies else ():
         try:
             traced = Traced(network, site, fold=fold)
+            agrees = traced.agrees(site)  # which fails where a hook sets a folded weight
         except Exception as error:  # tracing can fail in many ways; the hook needs no trace
             failure = failure or f"not traced ({type(error).__name__})"
             continue
-        if traced.agrees(site):
+        if agrees:
             return traced, ", ".join(filter(None, (traced.note, site.note)))
         failure = "its trace computes something else"
     return Hooked(network, site), ", ".join(

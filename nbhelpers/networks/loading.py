@@ -1,15 +1,15 @@
 """Networks by the name of their checkpoint, from a file, or from torchvision and timm."""
 
 import difflib
-import numbers
 import re
+import sys
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +17,10 @@ from nbhelpers.checkpoints.downloads import fetch, fetch_library
 from nbhelpers.checkpoints.entries import dataset_facts, imagenet_classes, manifest
 from nbhelpers.checkpoints.readers import Weights, choose_prefix, is_scale, read_weights
 from nbhelpers.networks.model import Model, Precision
+from nbhelpers.networks.normalising import normalises
 from nbhelpers.networks.resnets import BLOCKS, WideResNet, resnet
 from nbhelpers.networks.sites import copied
-from nbhelpers.types import pick_device
+from nbhelpers.types import Size, pick_device
 
 # Name: bottleneck blocks or not, and how many in each stage.
 _RESNETS = {
@@ -28,10 +29,9 @@ _RESNETS = {
     "resnet50": (True, 3, 4, 6, 3),
 }
 _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
-# Of a layer that normalises, by the names that people give these.
-_BEFORE = r"_?((pixel|image|img|input|data|dataset|rgb|channel|norm|new|imagenet|cifar)s?_)*"
-_MEAN = re.compile(_BEFORE + r"(means?|mu)(_rgb|_tensor)?", re.IGNORECASE)
-_STD = re.compile(_BEFORE + r"(stds?|std_?dev|sigma)(_rgb|_tensor)?", re.IGNORECASE)
+# torchvision's DenseNets were published with "norm.1" in place of "norm1".
+_DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+_FILLING = threading.Lock()
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
@@ -79,7 +79,8 @@ def load_model(
     if str(name).startswith(("torchvision:", "timm:")):
         network, about = _published(str(name), pretrained)
     else:
-        network, about = _stored(name, architecture)
+        size = dataset.get("image_size") if isinstance(dataset, Mapping) else None
+        network, about = _stored(name, architecture, size)
     file = about.pop("file", {})
     named, given = (
         (dataset_facts(dataset), {}) if isinstance(dataset, str) else ({}, dict(dataset or {}))
@@ -109,7 +110,7 @@ def load_model(
 
 
 def _stored(
-    name: str | Path, architecture: str | nn.Module | None
+    name: str | Path, architecture: str | nn.Module | None, size: Size | None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A filled network and what is known of it; under "file" the normalisation that stood beside
     the weights.
@@ -142,35 +143,10 @@ def _stored(
     if foreign:
         about["name"] = Path(plain).stem
     about["file"] = {"mean": weights.mean, "std": weights.std}
-    if _normalises(network):  # and once is enough
+    if normalises(network, size or about["image_size"]):  # and once is enough
         about["own"] = {"mean": None, "std": None}
         print(f"{name}: {kind} normalises by itself, so it is given pixels as they are")
     return network, about
-
-
-def _normalises(network: nn.Module) -> bool:
-    """Whether a part of a network has a mean and a standard deviation of pixels, as tensors or
-    lists.
-    """
-    for module in network.modules():
-        held = {**vars(module), **module._buffers, **module._parameters}
-        short = [key for key, value in held.items() if _is_short(value)]
-        if all(any(kind.fullmatch(key) for key in short) for kind in (_MEAN, _STD)):
-            return True
-    return any(is_scale(key) for key, _ in (*network.named_buffers(), *network.named_parameters()))
-
-
-def _is_short(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.numel() in (1, 3)
-    if isinstance(value, numpy.ndarray):
-        return value.size in (1, 3)
-    # A plain number may be that of a layer that adds noise, and a list may hold anything.
-    return (
-        isinstance(value, list | tuple)
-        and len(value) in (1, 3)
-        and all(isinstance(n, numbers.Real) for n in value)
-    )
 
 
 def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tensor]:
@@ -182,7 +158,7 @@ def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tenso
         key for key in wanted if not key.endswith("num_batches_tracked") and not is_scale(key)
     ]
     try:
-        state, aside = choose_prefix(weights.state, needed)
+        state, aside = choose_prefix(_present_keys(weights.state, network), needed)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
     for key, scale in weights.scales.items():  # of the network's own normaliser
@@ -195,6 +171,22 @@ def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tenso
     if aside:
         print(f"{what}: set aside {', '.join(aside[:8])}{', …' if len(aside) > 8 else ''}")
     return state
+
+
+def _present_keys(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A library's weights under its present keys, where the file has those of an older version."""
+    wanted = network.state_dict()
+    found = {_DENSE.sub(r"\1\2", key): tensor for key, tensor in state.items()}
+    found = found if found.keys() & wanted.keys() else dict(state)
+    library = sys.modules.get(type(network).__module__)
+    rename = getattr(library, "checkpoint_filter_fn", None)
+    if rename is None or not wanted.keys() - found.keys():
+        return found
+    try:  # timm's own, which also resizes what depends on the image's size
+        other = rename(dict(found), network)
+    except Exception:  # not one of the layouts that it knows
+        return found
+    return dict(other) if len(other.keys() & wanted.keys()) > len(found.keys() & wanted) else found
 
 
 def _head(
@@ -231,15 +223,32 @@ def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
         }
     import torchvision.models  # here and below, as it takes seconds
 
-    network = build_network(name, None, {})
-    weights = torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT
+    kind = name.partition(":")[2]
+    network = build_network(name, None, {})  # which knows the names
+    weights = torchvision.models.get_model_weights(kind).DEFAULT
     if pretrained:
-        network.load_state_dict(
-            torch.load(fetch_library(weights.url), map_location="cpu", weights_only=True)
-        )
+        network = _torchvision_filled(kind, weights)
     transforms = weights.transforms()
     about = {"mean": transforms.mean, "std": transforms.std, "image_size": transforms.crop_size[0]}
     return network, about | {"classes": weights.meta["categories"]}
+
+
+def _torchvision_filled(kind: str, weights: Any) -> nn.Module:
+    """A network of torchvision as its own builder fills it, from a file that we have fetched.
+
+    The builder renames old keys, and sets what these weights need, such as `transform_input`.
+    """
+    import torchvision.models
+
+    state = torch.load(fetch_library(weights.url), map_location="cpu", weights_only=True)
+    for key in [key for key in state if _DENSE.search(key)]:
+        state[_DENSE.sub(r"\1\2", key)] = state.pop(key)
+    with _FILLING:
+        weights.get_state_dict = lambda *_, **__: state  # in place of torchvision's download
+        try:
+            return torchvision.models.get_model(kind, weights=weights)
+        finally:
+            del weights.get_state_dict
 
 
 def best_precision(device: torch.device) -> Precision:

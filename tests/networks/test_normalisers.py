@@ -79,3 +79,49 @@ def test_lists_of_anything_in_a_network_are_no_normaliser(tmp_path):
         .item()
         == 0.5
     )
+
+
+class Named(nn.Module):
+    """Tensors with a normaliser's names, in other places or with another use."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.net, self.use = small(), use
+        self.mean = nn.Parameter(torch.full((1, 3, 1, 1), 0.3))
+        self.std = nn.Parameter(torch.full((1, 3, 1, 1), 0.1))
+        self.sigma = nn.Parameter(torch.tensor([0.1]))
+
+    def forward(self, x):
+        return self.net(self.use(self, x))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s, x: x + s.sigma * torch.randn_like(x) if s.training else x,
+        lambda s, x: x + s.std * torch.randn_like(x) + s.mean if s.training else x,
+        lambda s, x: x * s.std + s.mean,
+        lambda s, x: x + s.sigma,
+        lambda s, x: (x.relu() ** 2 - s.mean) / s.std,
+    ],
+)
+def test_a_name_is_no_proof(use, tmp_path, capsys):
+    network, images = Named(use).eval(), torch.rand(2, 3, 16, 16)
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    model = load_model(tmp_path / "m.pt", architecture=Named(use), dataset=HALF, device="cpu")
+    wanted = network((images - model.mean) / model.std)
+    torch.testing.assert_close(model(images), wanted, atol=1e-4, rtol=1e-4)
+    assert model.mean.flatten().tolist() == [0.5] * 3
+    assert "normalises by itself" not in capsys.readouterr().out
+
+
+def test_a_normaliser_may_count_to_255(tmp_path):
+    class Bytes(Scaled):
+        def forward(self, x):
+            return self.net((x * 255 - self.mean) / self.std)
+
+    network, images = Bytes("", "mean", "std").eval(), torch.rand(2, 3, 16, 16)
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    again = Bytes("", "mean", "std")
+    model = load_model(tmp_path / "m.pt", architecture=again, dataset=HALF, device="cpu")
+    torch.testing.assert_close(model(images), network(images))

@@ -55,6 +55,7 @@ class Weights:
     report: str  # which keys went where, what was dropped or stubbed; print it
     scales: Mapping[str, Tensor]  # mean and std by their own keys
     versions: Mapping[str, int]  # of its modules, by their names; empty where the file has none
+    raw: Mapping[str, Tensor]  # by the file's own keys
     entry: Entry | None = None  # written into the file by `save_checkpoint`
 
 
@@ -154,6 +155,7 @@ def _own(opened: _Opened) -> Weights:
         std=entry.std or None,
         report="\n  ".join(filter(None, report)),
         scales={},
+        raw={},
         versions=versions if isinstance(versions, dict) else {},
         entry=entry,
     )
@@ -325,6 +327,7 @@ def _remap(opened: _Opened) -> Weights:
         std=by_kind.get("std"),
         report="\n  ".join(opened.report + notes),
         scales=scales,
+        raw=opened.state,
         versions={
             f"{key}.".removeprefix(prefix).removesuffix("."): version
             for key, version in opened.versions.items()
@@ -334,8 +337,14 @@ def _remap(opened: _Opened) -> Weights:
 
 
 def _scales(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A normaliser's mean and std by their bare keys, and a report of them."""
+    """A normaliser's mean and std by their bare keys, and a report of them.
+
+    A name is no proof: they come in pairs, of one length, under one prefix.
+    """
     found: dict[str, Tensor] = {}
+    named = {
+        (*_place(key), tensor.numel()) for key, tensor in raw.items() if is_scale(_unwrapped(key))
+    }
     first: dict[str, Tensor] = {}
     report = []
     for key, tensor in raw.items():
@@ -344,12 +353,23 @@ def _scales(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         bare = _unwrapped(key)
         if not is_scale(bare) or tensor.numel() not in (1, 3):
             continue
-        kind, scale = _scale_kind(bare), tensor.flatten().float()
+        prefix, kind = _place(key)
+        other = "std" if kind == "mean" else "mean"
+        if (prefix, other, tensor.numel()) not in named or (
+            kind == "std" and not (tensor > 0).all()
+        ):
+            continue
+        scale = tensor.flatten().float()
         if not torch.equal(first.setdefault(kind, scale), scale):
             raise ValueError(f"it holds two different values of {kind}")
         found[bare] = scale
         report.append(f"{key} -> {kind} {tuple(round(x, 4) for x in scale.tolist())}")
     return found, report
+
+
+def _place(key: str) -> tuple[str, str]:
+    """What a normaliser's key begins with, and which of mean and std it is."""
+    return key.rpartition(".")[0], _scale_kind(_unwrapped(key))
 
 
 def _scale_kind(key: str) -> str:

@@ -158,7 +158,12 @@ def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tenso
         key for key in wanted if not key.endswith("num_batches_tracked") and not is_scale(key)
     ]
     try:
-        state, aside = choose_prefix(_present_keys(weights.state, network), needed)
+        state, aside = choose_prefix(weights.state, needed)
+        # Keys of an older version; or a part is called as a wrapper is, `model` or `module`.
+        for other in (_present_keys, lambda *_: weights.raw):
+            if not {*needed} <= state.keys():
+                found, left = choose_prefix(other(weights, network), needed)
+                state, aside = (found, left) if {*needed} <= found.keys() else (state, aside)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
     for key, scale in weights.scales.items():  # of the network's own normaliser
@@ -173,11 +178,10 @@ def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tenso
     return state
 
 
-def _present_keys(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def _present_keys(weights: Weights, network: nn.Module) -> dict[str, Tensor]:
     """A library's weights under its present keys, where the file has those of an older version."""
     wanted = network.state_dict()
-    found = {_DENSE.sub(r"\1\2", key): tensor for key, tensor in state.items()}
-    found = found if found.keys() & wanted.keys() else dict(state)
+    found = {_DENSE.sub(r"\1\2", key): tensor for key, tensor in weights.state.items()}
     library = sys.modules.get(type(network).__module__)
     rename = getattr(library, "checkpoint_filter_fn", None)
     if rename is None or not wanted.keys() - found.keys():

@@ -1,5 +1,7 @@
 """A network that normalises by itself is found by its numbers and their use, not by a name."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 import torchvision
@@ -125,3 +127,39 @@ def test_a_normaliser_may_count_to_255(tmp_path):
     again = Bytes("", "mean", "std")
     model = load_model(tmp_path / "m.pt", architecture=again, dataset=HALF, device="cpu")
     torch.testing.assert_close(model(images), network(images))
+
+
+@pytest.mark.parametrize(
+    "names", ["model", "module", "model.model", "module.model", "normalize model"]
+)
+def test_parts_may_be_called_as_wrappers_are(names, tmp_path):
+    def make():
+        normalize = torchvision.transforms.Normalize((0.4,) * 3, (0.2,) * 3)
+        if names == "normalize model":
+            place = nn.Module()
+            place.register_buffer("mean", torch.full((1, 3, 1, 1), 0.4))
+            place.register_buffer("std", torch.full((1, 3, 1, 1), 0.2))
+            place.forward = lambda x: (x - place.mean) / place.std
+            return nn.Sequential(OrderedDict(normalize=place, model=small()))
+        network = nn.Sequential(normalize, small())
+        for name in reversed(names.split(".")):
+            network = nn.Sequential(OrderedDict({name: network}))
+        return network
+
+    network, images = make().eval(), torch.rand(2, 3, 16, 16)
+    for wrapped in (network, nn.DataParallel(network)):
+        torch.save(wrapped.state_dict(), tmp_path / "m.pt")
+        model = load_model(tmp_path / "m.pt", architecture=make(), dataset=HALF, device="cpu")
+        if names != "normalize model":
+            torch.testing.assert_close(model(images), network(images))
+
+
+@pytest.mark.parametrize("key", ["sigma", "std", "mean", "mu"])
+def test_a_tensor_alone_in_a_file_is_no_normaliser(key, tmp_path):
+    network = small()
+    network.register_parameter(key, nn.Parameter(torch.tensor([0.1])))
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    again = small()
+    again.register_parameter(key, nn.Parameter(torch.tensor([0.7])))
+    model = load_model(tmp_path / "m.pt", architecture=again, dataset=HALF, device="cpu")
+    assert model.mean.flatten().tolist() == [0.5] * 3 and float(model.std[0]) != pytest.approx(0.1)

@@ -1,0 +1,104 @@
+"""Networks of torchvision and timm, as their library builds and fills them."""
+
+import re
+import warnings
+from unittest import mock
+
+import pytest
+import timm
+import torch
+import torchvision.models as tv
+from torchvision.models._api import WeightsEnum
+
+from nbhelpers.networks import load_model, loading
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def filled(network, size):
+    """With running statistics of its own, so that nothing vanishes on the way."""
+    network.eval()
+    for module in network.modules():
+        if hasattr(module, "running_var") and module.running_var is not None:
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+def old_keys(state):
+    pattern = re.compile(r"(denselayer\d+\.(?:norm|conv))([12]\.)")
+    return {pattern.sub(r"\1.\2", key): tensor for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "published", "options"),
+    [
+        ("googlenet", dict, {"init_weights": False}),
+        ("densenet121", old_keys, {}),
+        ("mnasnet0_5", dict, {}),
+        ("shufflenet_v2_x0_5", dict, {}),
+    ],
+)
+def test_logits_are_torchvision_s(kind, published, options, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    state = filled(tv.get_model(kind, weights=None, **options), 64).state_dict()
+    torch.save(published(state), tmp_path / "published.pth")
+    with mock.patch.object(WeightsEnum, "get_state_dict", lambda *_, **__: state):
+        wanted = tv.get_model(kind, weights="DEFAULT").eval()
+    monkeypatch.setattr(loading, "fetch_library", lambda url: tmp_path / "published.pth")
+    model, images = load_model(f"torchvision:{kind}", device="cpu"), torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        logits = wanted((images - model.mean) / model.std)
+    torch.testing.assert_close(model(images), logits, atol=1e-3, rtol=1e-3)
+    assert len(model.classes) == 1000 and model.image_size == 224
+    assert not hasattr(tv.get_model_weights(kind).DEFAULT, "__dict__") or (
+        "get_state_dict" not in vars(tv.get_model_weights(kind).DEFAULT)
+    )
+
+
+@pytest.mark.parametrize("published", [dict, old_keys])
+def test_a_file_of_densenet_has_new_or_old_keys(published, tmp_path):
+    torch.manual_seed(0)
+    network = filled(tv.densenet121(num_classes=5), 64)
+    torch.save(published(network.state_dict()), tmp_path / "m.pth")
+    model = load_model(
+        tmp_path / "m.pth",
+        architecture="torchvision:densenet121",
+        dataset=IMAGENET | {"image_size": 64},
+        device="cpu",
+    )
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        logits = network((images - model.mean) / model.std)
+    torch.testing.assert_close(model(images), logits, atol=1e-3, rtol=1e-3)
+
+
+def test_a_file_of_timm_may_have_its_author_s_keys(tmp_path):
+    """ConvNeXt as its authors published it, which timm renames."""
+    torch.manual_seed(0)
+    network = timm.create_model("convnext_atto", num_classes=5).eval()
+    rules = [
+        (r"^stem\.(\d)", r"downsample_layers.0.\1"),
+        (r"^stages\.(\d)\.downsample\.(\d)", r"downsample_layers.\1.\2"),
+        (r"\.blocks\.", "."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.norm", "norm"),
+        (r"^head\.fc", "head"),
+    ]
+    state = {}
+    for key, tensor in network.state_dict().items():
+        for pattern, other in rules:
+            key = re.sub(pattern, other, key)
+        state[key] = tensor
+    torch.save({"model": state}, tmp_path / "m.pth")
+    about = IMAGENET | {"image_size": 64}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = load_model(
+            tmp_path / "m.pth", architecture="timm:convnext_atto", dataset=about, device="cpu"
+        )
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        logits = network((images - model.mean) / model.std)
+    torch.testing.assert_close(model(images), logits, atol=1e-3, rtol=1e-3)

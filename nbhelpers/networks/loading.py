@@ -143,7 +143,7 @@ def _stored(
     if foreign:
         about["name"] = Path(plain).stem
     about["file"] = {"mean": weights.mean, "std": weights.std}
-    if normalises(network, size or about["image_size"]):  # and once is enough
+    if normalises(network, about["image_size"] if size is None else size):  # and once is enough
         about["own"] = {"mean": None, "std": None}
         print(f"{name}: {kind} normalises by itself, so it is given pixels as they are")
     return network, about

@@ -99,7 +99,11 @@ def _used(
 def _taken(network: nn.Module, channels: int, size: Size | None) -> Tensor | None:
     """Noise that the network takes; None where it takes none."""
     weight = next(network.parameters(), torch.empty(0))
-    sizes = [two_sides(size)] if size else [(side, side) for side in _SIDES]
+    sizes = (
+        [two_sides(size)]
+        if size is not None and numpy.any(size)
+        else [(side, side) for side in _SIDES]
+    )
     for count, sides in itertools.product((channels,) if channels == 3 else (3, 1), sizes):
         noise = torch.rand(2, count, *sides, generator=torch.Generator().manual_seed(0)).to(weight)
         with contextlib.suppress(Exception):  # whatever a foreign network does with a wrong size

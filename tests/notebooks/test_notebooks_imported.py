@@ -20,6 +20,7 @@ import torchvision
 import nbhelpers as nb
 from nbhelpers import checkpoints, files
 from nbhelpers.networks.resnets import resnet
+from nbhelpers.runs.parameters import read_notebook
 
 HERE = Path(__file__).parents[1]
 PEERS = HERE.parent / ".peers"
@@ -201,7 +202,8 @@ def test_a_foreign_file_by_its_path(path, theirs, cifar_folder, tmp_path, capsys
     assert said and float(said[1]) > 60
     assert result["parameters"]["checkpoint"] == str(theirs)
     columns = {column.split(",")[0] for row in result["numbers"].values() for column in row}
-    assert {"robust", "standard"} <= columns <= {"robust", "standard", "random pairs", "plain grey"}
+    nulls = {"random pairs", "mixed pixels", "grey", "chance"}
+    assert {"robust", "standard"} <= columns <= {"robust", "standard"} | nulls
 
 
 @each
@@ -219,16 +221,17 @@ def test_a_network_of_224_pixels(path, large, cifar_folder, tmp_path, monkeypatc
         len(re.findall(r"large\.safetensors: [789]\d\.\d % of 40 images", capsys.readouterr().out))
         == 2
     )
-    # times 224 / 32; matching takes longer steps than raising
-    grown = 7 * (0.2 if path.stem[0] in "125" else 0.1)
+    own = read_notebook(path).defaults["step_size"]
+    grown = 7 * own  # times 224 / 32
     assert seen and all(side == 224 and step == pytest.approx(grown) for side, step, _ in seen)
-    # four descents at radius 1, then those that look for the radius, from 0.1 to 6.4
+    # both networks at radius 1, then both forms of both at growing radii, from 0.125 to 4
     if path.stem[0] == "1":
-        # The last ones look for the worst move, and do not start in the middle of their balls.
-        reach = [1.0] * 4 + [0.1 * 2**i for i in range(7)] * 4 + [0.2 * 2**i for i in range(4)] * 4
+        # The last ones search for the worst move, and do not start in the middle of their balls.
+        growing = [0.125 * 2**i for i in range(6)]
+        reach = [1.0] * 2 + growing * 4 + [2 * r for r in growing[:4]] * 2
         assert all(far <= 7 * r + 1e-3 for r, (*_, far) in zip(reach, seen, strict=True))
         assert max(far for *_, far in seen) > 0.5
-    assert result["parameters"]["step_size"] == pytest.approx(grown)
+    assert result["parameters"]["step_size"] == own  # as it was given
 
 
 def test_photographs_of_other_things(tmp_path, capsys):
@@ -248,7 +251,8 @@ def test_photographs_of_other_things(tmp_path, capsys):
             for name in places.values()
         )
     with pytest.raises(
-        ValueError, match="mistakes can be told only where the data set's labels are the networks'"
+        ValueError,
+        match="misclassified images can be found only where labels are the networks' classes",
     ):
         run(NOTEBOOKS[5], tmp_path, dataset=str(folder), **places, **TINY)
 
@@ -292,9 +296,9 @@ def test_networks_that_err_nowhere_are_asked_about_the_second_class(
         nb.widgets, "misclassification", lambda *args, **kind: shown.append(whole(*args, **kind))
     )
     result = run(NOTEBOOKS[5], tmp_path, dataset=str(tmp_path / "mine"), **TINY)
-    assert "robust: 0.00 of" in capsys.readouterr().out and len(shown) == (mistakes != "none")
+    assert "robust: 0 of" in capsys.readouterr().out and len(shown) == (mistakes != "none")
     # it is right, after all
-    assert result["numbers"]["wrong class believed, nothing covered"]["robust"] < 0.5
+    assert result["numbers"]["own P(wrong), nothing covered"]["robust"] < 0.5
     assert len(result["images"]) >= 20
 
 
@@ -305,12 +309,7 @@ def test_in_papermill(theirs, tmp_path):
         NOTEBOOKS[1], tmp_path, checkpoint=str(theirs), steps=5, n_images=4, n_shown=3, seed=7
     )
     assert result["seed"] == 7 and len(result["images"]) == 4
-    forms = {
-        f"{name}, {form}"
-        for name in ("robust", "standard")
-        for form in ("averaged", "with positions")
-    }
-    assert set(result["numbers"]["normalised distance"]) == forms
+    assert set(result["numbers"]["distance to R(x)"]) == {"robust", "standard", "random pairs"}
     assert (tmp_path / "out" / "inversion.png").stat().st_size > 10_000
 
 

@@ -1,8 +1,15 @@
+// @ts-check
 // A brush over the first cell, for Paint and for Fill a hole: by mouse, finger and keyboard.
 
 const BRUSHES = [4, 8, 12, 16, 24, 32]; // pixels
 
 class Board {
+  frame;
+  width;
+  height;
+  /** @type {number[]} */
+  at; // of the brush: x, y
+  stroke; // the mask under way
   constructor(frame) {
     const [height, width] = frame.sides;
     Object.assign(this, { frame, height, width, at: [width / 2, height / 2], stroke: null });
@@ -26,6 +33,7 @@ class Board {
     return BRUSHES[this.frame.wishes[this.frame.demo.id].controls.brush];
   }
   // Soft by one pixel at its edge; a stroke is the most of all places of the brush.
+  /** @param {Uint8ClampedArray} into @param {number[]} at */
   stamp(into, [x, y]) {
     for (let row = 0; row < this.height; row++)
       for (let column = 0; column < this.width; column++) {
@@ -87,6 +95,8 @@ class Board {
     this.outline();
     if (stroke.some(Boolean)) this.stroked(stroke);
   }
+  // What a stroke does is for each kind of board to say.
+  stroked(_mask) {}
 }
 
 // What is covered is to be filled; strokes add up.
@@ -137,6 +147,8 @@ const base64 = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(b
 // Strokes one after the other, each live; undone one by one, and kept in the picture that is saved.
 // They belong to the source: another one puts them aside, and going back brings them back.
 class Painting extends Board {
+  images;
+  strokes;
   static kept = new Map(); // by source: its pictures and strokes
   constructor(frame) {
     super(frame);
@@ -200,7 +212,7 @@ class Painting extends Board {
     });
   }
   async save() {
-    const { frame, images, strokes, width, height } = this;
+    const { frame, images, strokes } = this;
     const grey = (mask) => imageOf(Float32Array.from({ length: 3 * mask.length }, (_, k) => mask[Math.floor(k / 3)] / 255), frame.sides);
     const written = strokes.map(async ({ mask, ...stroke }) => ({ ...stroke, mask: base64(await pngOf(grey(mask))) }));
     const source = base64(await pngOf(imageOf(images[0], frame.sides)));

@@ -1,3 +1,4 @@
+// @ts-check
 // The demos: for each its sentence, the cells of its stage, its controls, and what a pick computes.
 // `run` gets what was chosen (frame.js, `Frame.choice`) and a view: `view.show(cell, values, title,
 // line)` draws, `view.step(network, step)` moves the bar, `view.numbers(text)` stands under More.
@@ -46,7 +47,7 @@ async function invert(c, place = c.place, note = "") {
 
 // What searches from sixteen starts have in common.
 async function means(c) {
-  const { picture, view, seed, networks } = c;
+  const { picture, view, seed } = c;
   const [count, each] = [16, picture.values.length];
   const starts = joined(...Array.from({ length: count }, (_, k) => noise(each, 1000 * seed + k)));
   const goal = { kind: "match", images: picture.values, place: c.place };

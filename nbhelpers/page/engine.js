@@ -1,3 +1,4 @@
+// @ts-check
 // A network and its descent in the browser: networks/model.py, objectives.py and optimize.py on
 // TensorFlow.js. Each operation has its own gradient with respect to its inputs: the library's for
 // a convolution is six times slower, and wrong for strides in WebAssembly. Images are (n, h, w, c).
@@ -18,6 +19,7 @@ const Engine = (() => {
     return tf.slice(wide, shape.map(() => 0), shape.map((size, k) => (k === axis ? (size - 1) * step + 1 : size)));
   };
   // Pads rows and columns; a negative number cuts off.
+  /** @type {(x: any, ...sides: number[][]) => any[]} */
   const framed = (x, [top, bottom], [left, right]) => {
     const cut = [top, bottom, left, right].some((side) => side < 0);
     if (cut) {
@@ -28,6 +30,7 @@ const Engine = (() => {
     }
     return [x, [[0, 0], [top, bottom], [left, right], [0, 0]]];
   };
+  /** @type {(x: any, kernel: any, options: any) => any} */
   const convolved = (x, kernel, { stride, frame, dilation, depthwise, bias, activation }) => {
     const options = { x, filter: kernel, strides: stride, pad: frame, dataFormat: "NHWC", dilations: dilation };
     if (depthwise) {
@@ -51,6 +54,7 @@ const Engine = (() => {
     const pieces = tf.split(kernel, groups, 3).map((piece) => ({ kernel: piece, turned: turned(piece) }));
     return { pieces, depthwise: false };
   };
+  /** @type {(x: any, convolution: any, options: any) => any} */
   const forwardConv = (x, { pieces, depthwise }, { stride, padding, dilation, bias, activation }) => {
     const frame = sides(padding);
     const options = { stride, frame, dilation, depthwise };

@@ -1,6 +1,8 @@
+// @ts-check
 // The frame that every demo is shown in: heading, stage, bar, controls, film strip, More. One demo
 // at a time; its address is its id.
 
+/** @type {(id: string) => any} */
 const place = (id) => document.getElementById(id);
 const make = (tag, attributes = {}, ...children) => {
   const { dataset, role, ...own } = attributes;
@@ -42,7 +44,7 @@ class Film {
     const all = this.shown;
     const at = all.indexOf(document.activeElement);
     const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
-    if (event.key === "Enter" || event.key === " ") document.activeElement.click();
+    if (event.key === "Enter" || event.key === " ") all[at]?.click();
     else if (to === undefined) return;
     else {
       const next = all[Math.max(0, Math.min(all.length - 1, to))];
@@ -78,6 +80,18 @@ const canvasShowing = (image, name) => {
 };
 
 class Frame {
+  // What the page brings along (start.js).
+  activations;
+  photographs;
+  pictures;
+  posters;
+  settings;
+  sides;
+  wrong;
+  networks;
+  alive; // whether the engine runs; undefined before that is known
+  begun;
+  turn; // grows with every pick, so that a late answer is known as one
   constructor(state, networks) {
     Object.assign(this, state, { networks, turn: 0, running: false, films: [] });
     this.chosen = { from: 0, to: 1, component: state.component, class: 0, mistake: state.wrong[0] ?? 0 };
@@ -128,12 +142,13 @@ class Frame {
     if (!still() && this.alive !== false) this.start();
   }
 
+  /** @param {string[]} titles @param {any} demo */
   stage(titles, { columns: wanted, rows }) {
     const stage = place("stage");
     const columns = typeof wanted === "function" ? wanted(this.networks) : wanted;
     stage.style.setProperty("--columns", columns ?? titles.length);
     stage.style.setProperty("--phone", this.demo.phone ?? ((columns ?? 0) > 4 || titles.length > 4 && !columns ? 3 : columns ?? titles.length));
-    stage.style.setProperty("--rows", Math.ceil(titles.length / (columns ?? titles.length)));
+    stage.style.setProperty("--rows", String(Math.ceil(titles.length / (columns ?? titles.length))));
     stage.classList.toggle("nb-rows", Boolean(rows));
     stage.tabIndex = rows ? 0 : -1; // it scrolls
     const [height, width] = this.sides;
@@ -173,6 +188,7 @@ class Frame {
 
   // --- what is chosen ---
 
+  /** @param {any} about */
   control({ kind, name, label, texts, values, redraws }) {
     const { controls } = this.wishes[this.demo.id];
     const change = (value) => {
@@ -345,7 +361,7 @@ class Frame {
   async start(run = this.demo.run) {
     if (!run) return;
     this.leave();
-    const view = (this.view = this.newView());
+    this.view = this.newView();
     const { turn } = this;
     this.state("running");
     try {

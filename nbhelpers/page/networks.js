@@ -1,3 +1,4 @@
+// @ts-check
 // The networks, each in a worker of its own: two cores compute at once. What is asked resolves to
 // the answer, or is rejected with LEFT once something else was wanted.
 
@@ -18,6 +19,11 @@ const inflated = async (text) => {
 };
 
 class Network {
+  label;
+  about; // what the worker needs of it
+  jobs; // that wait for an answer, by number
+  head;
+  backend;
   static asked = 0; // numbers of jobs
   constructor(label, about) {
     Object.assign(this, { label, about, jobs: new Map(), running: 0 });

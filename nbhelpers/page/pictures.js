@@ -1,6 +1,9 @@
+// @ts-check
 // Pictures as numbers: those that the page brings along, one's own, noise, and changes of one length.
 
+/** @type {ImageBitmapOptions} */
 const EXACT = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+/** @type {(width: number, height: number) => [OffscreenCanvas, OffscreenCanvasRenderingContext2D]} */
 const canvasOf = (width, height) => {
   const canvas = new OffscreenCanvas(Math.max(1, Math.round(width)), Math.max(1, Math.round(height)));
   return [canvas, canvas.getContext("2d", { willReadFrequently: true })];

@@ -1,3 +1,4 @@
+// @ts-check
 // The page opens: pictures first, then the engine, one worker for each network.
 
 const data = JSON.parse(textOf("state"));
@@ -26,3 +27,5 @@ frame.begun.then(
 frame.takesFiles();
 frame.open();
 document.body.dataset.ready = "true";
+
+export {}; // a module, which may await

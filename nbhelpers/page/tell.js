@@ -1,3 +1,4 @@
+// @ts-check
 // Can you tell? A forced choice: one picture at a time, its name among ten, no feedback until the
 // end. Design: the metamer test of Feather et al., Nature Neuroscience 26 (2023).
 
@@ -16,6 +17,10 @@ function wilson(right, n, z = 1.96) {
 const percent = (share) => `${Math.round(100 * share)} %`;
 
 class Tell {
+  frame;
+  turn;
+  answers;
+  made; // pictures, by trial
   constructor(frame) {
     Object.assign(this, { frame, turn: frame.turn, answers: [], made: new Map() });
   }

@@ -1,3 +1,4 @@
+// @ts-check
 // One network in a worker of its own, so that the page never waits. It answers three questions:
 // "look" (logits, distances and features of images), "descend" (frames of a descent), "stop".
 // Images are Float32Arrays of (n, height, width, channels).

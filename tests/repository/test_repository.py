@@ -112,8 +112,8 @@ def test_windows_is_tested_with_the_lines_of_the_first_page() -> None:
         assert line.startswith(wanted), f"README has {wanted!r}"
 
 
-def test_the_types_of_the_widgets_are_checked() -> None:
-    for path in (ROOT / "nbhelpers" / "widgets").glob("*.js"):
+def test_the_types_of_the_javascript_are_checked() -> None:
+    for path in (ROOT / "nbhelpers").rglob("*.js"):
         assert path.read_text(encoding="utf-8").startswith("// @ts-check\n"), path.name
 
 

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print("usage: nbhelpers COMMAND ...        nbhelpers COMMAND --help tells more\n")
+        print("usage: nbhelpers COMMAND ...        nbhelpers COMMAND --help lists its options\n")
         print(*(f"  {name:10} {about}" for name, (_, about) in COMMANDS.items()), sep="\n")
         return 0
     if words[0] == "--version":

@@ -377,7 +377,7 @@ def read_legacy(file: BinaryIO, size: int) -> Content:
     places: dict[str, int] = {}
     for key in keys:
         if key not in storages:
-            raise ValueError("a storage that no tensor lies in")
+            raise ValueError("a storage without a tensor")
         length = struct.unpack("<q", file.read(8))[0]
         places[key] = file.tell() if length == storages[key].length else -1
         file.seek(

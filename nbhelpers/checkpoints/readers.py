@@ -78,9 +78,9 @@ def text_instead(head: bytes, content_type: str = "") -> str:
         start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
         or "text/html" in content_type.lower()
     ):
-        return "an HTML page in place of weights; the link is dead, or wants a browser"
+        return "an HTML page instead of weights; the link is dead, or needs a browser"
     if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer in place of weights; fetch the file itself (git lfs pull)"
+        return "a Git LFS pointer instead of weights; fetch the file itself (git lfs pull)"
     return "" if start else "an empty file"
 
 
@@ -138,7 +138,7 @@ def _open_safetensors(path: Path, inside: str) -> _Opened:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         note = json.loads((file.metadata() or {}).get("nbhelpers", "{}"))
     if not isinstance(note, dict):
-        raise ValueError("its metadata is not that of nbhelpers")
+        raise ValueError("its metadata were not written by nbhelpers")
     state = _under(state, inside) if inside else state
     return _Opened(state, [f"{path.name}: safetensors, {len(state)} tensors"], {}, note)
 
@@ -361,7 +361,7 @@ def _scales(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
             continue
         scale = tensor.flatten().float()
         if not torch.equal(first.setdefault(kind, scale), scale):
-            raise ValueError(f"it holds two different values of {kind}")
+            raise ValueError(f"it contains two different values of {kind}")
         found[bare] = scale
         report.append(f"{key} -> {kind} {tuple(round(x, 4) for x in scale.tolist())}")
     return found, report
@@ -413,7 +413,9 @@ def choose_prefix(
             and not all(_same(state[first + key], state[other + key]) for key in wanted)
         ):
             both = f"#{first[:-1]} or #{other[:-1]}"
-            raise ValueError(f"it holds several networks; choose with {both} after the file's name")
+            raise ValueError(
+                f"it contains several networks; choose with {both} after the file's name"
+            )
     names = {*wanted}
     inner = {
         key.removeprefix(first): tensor for key, tensor in state.items() if key.startswith(first)

@@ -73,7 +73,7 @@ def open_folder(folder: Path) -> ImageSet:
     full = [place for place, images in found.items() if images]
     if not loose and places and all(map(_is_split, places)):
         raise ValueError(
-            f"{folder} holds {', '.join(place.name for place in places)}; give one of them"
+            f"{folder} contains {', '.join(place.name for place in places)}; give one of them"
         )
     if not loose and not full:
         other = _others([*here, *(path for inside in places.values() for path in inside)])
@@ -83,8 +83,8 @@ def open_folder(folder: Path) -> ImageSet:
         )
     if loose and full:
         raise ValueError(
-            f"{folder} holds images ({_some(loose)}) beside folders of images ({_some(full)}); "
-            "move the ones or the others elsewhere, or name a single folder"
+            f"{folder} contains images ({_some(loose)}) and folders of images ({_some(full)}); "
+            "move one kind elsewhere, or give a single folder"
         )
     if loose:
         _name_left_out(folder, here)
@@ -118,37 +118,36 @@ def _check_level(folder: Path, full: list[Path]) -> None:
     splits = [place for place in full if _is_split(place)]
     if splits == full or len(splits) > 1 or any(len(_branches(place)) > 1 for place in splits):
         raise ValueError(
-            f"{folder} holds {', '.join(place.name for place in splits)}; give one of them"
+            f"{folder} contains {', '.join(place.name for place in splits)}; give one of them"
         )
     parts = _parts_of_one_name(full)
     if parts:
-        raise ValueError(f"{folder} holds {_some(parts)}; give one of them")
+        raise ValueError(f"{folder} contains {_some(parts)}; give one of them")
     drawn = [place for place in full if ANNOTATIONS.fullmatch(place.name.lower())]
     rest = [place for place in full if place not in drawn]
     if drawn and len(rest) == 1 and IMAGES.fullmatch(rest[0].name.lower()):
         raise ValueError(
-            f"{folder} holds images ({rest[0].name}) beside what belongs to them ({_some(drawn)}); "
-            "give the former"
+            f"{folder} mixes images ({rest[0].name}) and annotations ({_some(drawn)}); "
+            f"give {rest[0]}"
         )
     inner, name = _branches(full[0]), full[0].name
     if len(inner) < 2 and len(full) == 1 and IMAGES.fullmatch(name.lower()):
         raise ValueError(
-            f"{folder} holds one folder of images, {name}, whose name is no class; give {full[0]}"
+            f"{folder} contains one folder of images, {name}, which is not a class; give {full[0]}"
         )
     if len(inner) < 2:
         return
     names = _some(list(inner.values()))
     if len(full) == 1:
         raise ValueError(
-            f"{folder} holds one folder, {full[0].name}, with folders in it ({names}); to take "
-            f"those for the classes give {next(iter(inner.values())).parent}"
+            f"{folder} contains one folder, {full[0].name}, with subfolders ({names}); if they "
+            f"are the classes, give {next(iter(inner.values())).parent}"
         )
     shared = sorted(set(inner).intersection(*map(_branches, full)))
     if len(shared) > 1:
         raise ValueError(
-            f"{folder}: each of its folders ({_some(full)}) holds the same folders "
-            f"({', '.join(shared[:3])}); if those are the classes give one of the former, such as "
-            f"{full[0]}"
+            f"{folder}: each of its folders ({_some(full)}) contains the same folders "
+            f"({', '.join(shared[:3])}); if these are the classes, give {full[0]} or another"
         )
 
 
@@ -227,7 +226,7 @@ def _is_image(path: Path) -> bool:
 
 def _name_left_out(folder: Path, paths: list[Path]) -> None:
     if other := _others(paths):
-        print(f"{folder}: {other} left out, as Pillow reads no such pictures", file=sys.stderr)
+        print(f"{folder}: {other} left out: Pillow cannot read them", file=sys.stderr)
 
 
 def _others(paths: list[Path]) -> str:

@@ -57,8 +57,8 @@ def open_imagenet(split: str) -> ImageSet:
     root = os.environ.get("IMAGENET")
     if not root or not (folder := Path(root).expanduser() / split).is_dir():
         raise FileNotFoundError(
-            f"ImageNet is not here: set IMAGENET to the folder that holds {split}/ with its 1,000 "
-            f"folders n01440764, n01443537, …{f' (no {split} in {root})' if root else ''}"
+            f"ImageNet is not here: set IMAGENET to the folder that contains {split}/ with its "
+            f"1,000 folders n01440764, n01443537, …{f' (no {split} in {root})' if root else ''}"
         )
     images = open_folder(folder)
     if len(images.classes) != 1000 or not all(

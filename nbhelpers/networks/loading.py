@@ -334,7 +334,7 @@ def _recognised(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         depth = 6 * len({key.split(".")[2] for key in state if key.startswith("block1.layer.")}) + 4
         return f"wide-resnet-{depth}-{len(state['block1.layer.0.conv1.weight']) // 16}", {}
     raise ValueError(
-        f"cannot tell the architecture from its keys ({', '.join(list(state)[:3])}, …); give "
+        f"cannot recognise the architecture from its keys ({', '.join(list(state)[:3])}, …); give "
         'architecture="torchvision:NAME", "timm:NAME", "resnet18" (for CIFAR), "wide-resnet-28-10" '
         "or your own network"
     )

@@ -113,8 +113,8 @@ class Model(nn.Module):
         if self.pool == "mean" and found.positions is None:
             shape = f"{tuple(found.features.shape[1:])} of {found.name!r}"
             raise ValueError(
-                f"pool: nothing tells positions from channels in {shape}; give pool='flatten', or "
-                "a layer="
+                f"pool: cannot distinguish positions from channels in {shape}; give "
+                "pool='flatten', or a layer="
             )
         # axes of the layer's output that the mean is taken over; what images have to be
         self.pooled_axes, self._one_size = found.positions or (), found.one_size
@@ -202,7 +202,7 @@ class Model(nn.Module):
             )
         if tuple(found.shape[1:]) != shape:
             given, wanted = ("×".join(map(str, one)) for one in (found.shape[1:], shape))
-            raise self._other_size(images, f"{given} components in place of {wanted}")
+            raise self._other_size(images, f"{given} components instead of {wanted}")
         return found.flatten(1)
 
     def forward(self, images: Images) -> Features:

@@ -120,7 +120,7 @@ def _library() -> tuple[Mapping[str, bytes], str]:
     try:
         return library(), ""
     except (ValueError, OSError) as error:
-        print(f"The page will hold its posters only: {error}.", file=sys.stderr)
+        print(f"The page will have its posters only: {error}.", file=sys.stderr)
         return {}, str(error)
 
 

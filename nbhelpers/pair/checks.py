@@ -95,7 +95,7 @@ def check_imported(
         if not reason and known_rows < 20:
             reason = f"has only {known_rows} images" + " of its classes" * (known_rows < total)
         if reason:
-            print(f"{name}: accuracy not checked, for {images} {reason}")
+            print(f"{name}: accuracy not checked: {images} {reason}")
             continue
         picked = labelled_first(labels, n, seed=seed)
         few, _ = open_images(images, channels=model.channels).load(picked)

@@ -26,15 +26,13 @@ def demo_command(argv: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="over the preset's",
+        help="overrides the preset",
     )
     parser.add_argument(
         "--jobs", type=int, help="notebooks at a time (default: one per core; changed values: one)"
     )
     parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="say what would be downloaded and how long it may take",
+        "--dry-run", action="store_true", help="print the downloads and the estimated time"
     )
     given = parser.parse_args(argv)
     from nbhelpers.runs.demos import run_demo

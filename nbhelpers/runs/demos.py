@@ -149,7 +149,7 @@ def _tell(found: Sequence[Any], todo: Sequence[Run], folder: Path) -> None:
             "per image and step, timed on two steps)",
             end="",
         )
-    print("; the same command goes on where it was stopped")
+    print("; after a stop, repeat the command to continue")
 
 
 def _duration(seconds: float) -> str:

@@ -178,7 +178,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 def _axis(name: str, values: Any, known: Mapping[str, Parameter], where: str) -> list[Any]:
     if name == "out":
         raise ValueError(
-            "out: the sweep itself gives each run its folder; take it out of the parameters"
+            "out: the sweep itself gives each run its folder; remove it from the parameters"
         )
     if name not in known:
         raise ValueError(f"unknown parameter {name!r} in {where}; {unknown(name, known)}")

@@ -13,7 +13,7 @@ from nbhelpers.commands import command_parser
 def notebooks_command(argv: Sequence[str]) -> int:
     """Copy the notebooks into a folder; returns the exit status."""
     parser = command_parser("notebooks", "Copy the notebooks into a folder.")
-    parser.add_argument("folder", type=Path, help="where to; made where missing")
+    parser.add_argument("folder", type=Path, help="target folder; created if missing")
     parser.add_argument("--yes", action="store_true", help="also into a folder with other files")
     given = parser.parse_args(argv)
     if not copy_notebooks(given.folder, given.yes):
@@ -33,7 +33,7 @@ def lab_command(argv: Sequence[str]) -> int:
         nargs="?",
         type=Path,
         default=Path("robust-representations"),
-        help="of the copy; made where missing",
+        help="folder of the copy; created if missing",
     )
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
     parser.add_argument("--yes", action="store_true", help="also into a folder with other files")
@@ -83,5 +83,5 @@ def copy_notebooks(folder: Path, agreed: bool = False) -> bool:
     ]
     print(f"{folder}: {len(missing)} notebooks copied, {len(sources) - len(missing)} there already")
     if changed:
-        print(f"kept as they are, though changed: {', '.join(changed)}")
+        print(f"kept, though they differ: {', '.join(changed)}")
     return True

@@ -112,7 +112,7 @@ def _kernel(notebook: str, name: str, language: str) -> str:
     if "python" in language.lower():
         return NATIVE_KERNEL_NAME
     raise ValueError(
-        f"{notebook} wants the kernel {name!r} ({language}), which is not installed; there are "
+        f"{notebook} needs the kernel {name!r} ({language}), which is not installed; there are "
         f"{', '.join(sorted(installed))}"
     )
 

@@ -48,15 +48,13 @@ def _command(kind: Literal["invert", "visualize"], argv: Sequence[str]) -> int:
     )
     parser.add_argument("--limit", type=int, help="make the first so many items only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument(
-        "--jobs", type=int, help="processes here (one, or one per GPU, where not given)"
-    )
+    parser.add_argument("--jobs", type=int, help="processes here (default: one, or one per GPU)")
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="a scheduler's address, tcp://HOST:PORT, or local"
     )
     given = parser.parse_args(argv)
     if given.jobs and given.dask and given.dask != "local":
-        raise ValueError("--jobs: a Dask scheduler has its own workers; take --jobs away")
+        raise ValueError("--jobs: a Dask scheduler has its own workers; remove --jobs")
     import torch
 
     from nbhelpers.runs.shards import Settings, make_shards

@@ -247,7 +247,7 @@ def _is_made(settings: Settings, made_from: Sources, out: Path, first: int, end:
         getattr(settings, key) for key, value in made_from.items() if sources.get(key) != value
     ]:
         raise ValueError(
-            f"{path} was made when {' and '.join(other)} held something else; choose another folder"
+            f"{path} was made with other contents of {' and '.join(other)}; choose another folder"
         )
     return True
 

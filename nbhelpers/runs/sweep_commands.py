@@ -38,11 +38,11 @@ def sweep_command(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="a scheduler's address, tcp://HOST:PORT, or local"
     )
-    parser.add_argument("--retry-failed", action="store_true", help="run again what failed before")
+    parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
     given = parser.parse_args(argv)
     if given.jobs and given.dask and given.dask != "local":
-        raise ValueError("--jobs: a Dask scheduler has its own workers; take --jobs away")
+        raise ValueError("--jobs: a Dask scheduler has its own workers; remove --jobs")
     from nbhelpers.runs.grid import from_words
     from nbhelpers.runs.named import check_named
     from nbhelpers.runs.parameters import read_notebook

@@ -444,6 +444,6 @@ def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
     held = record.get("made_from", {})  # which runs of earlier versions do not tell
     if other := [key for key, digest in run.made_from.items() if held.get(key, digest) != digest]:
         raise ValueError(
-            f"{run.folder} was run when {run.parameters[other[0]]} held something else; choose "
+            f"{run.folder} was run with other contents of {run.parameters[other[0]]}; choose "
             "another folder"
         )

@@ -30,7 +30,7 @@ def train_command(argv: Sequence[str]) -> int:
         convert = size_from_text if name == "image_size" else type(default)
         parser.add_argument(flag, type=convert, default=default, choices=choices, help=meaning)
     parser.add_argument(
-        "--output", type=Path, help="folder; where not given: runs/train/<data set>-<norm>-<eps>"
+        "--output", type=Path, help="folder (default: runs/train/<data set>-<norm>-<eps>)"
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in the output, if there is one"
@@ -58,7 +58,7 @@ def train_command(argv: Sequence[str]) -> int:
     try:
         train(config, output, resume=given.resume, device=given.device, workers=given.workers)
     except KeyboardInterrupt:
-        print(f"stopped; go on with --resume --output {output}", file=sys.stderr)
+        print(f"stopped; continue with --resume --output {output}", file=sys.stderr)
         return 130
     if given.publish and int(os.environ.get("RANK", 0)) == 0:
         weights = read_weights(output / "weights.safetensors")
@@ -101,9 +101,10 @@ def evaluate_command(argv: Sequence[str]) -> int:
         "--dataset", help="labelled images: a name or a folder; default: what the network is for"
     )
     parser.add_argument(
-        "--trained-on", help="data set whose normalisation a file without one gets, such as cifar10"
+        "--trained-on",
+        help="data set whose normalisation is used for a file without one, such as cifar10",
     )
-    parser.add_argument("--architecture", help="of a file whose keys do not tell")
+    parser.add_argument("--architecture", help="of the file, if its keys do not show it")
     parser.add_argument("--n", type=int, default=500, help="images, drawn at random")
     parser.add_argument(
         "--eps", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="L2 radii in pixel units"
@@ -119,7 +120,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     unused = [name for name in measured if getattr(given, name) != parser.get_default(name)]
     if given.quick and unused:
         raise ValueError(
-            f"--quick measures the clean accuracy alone and writes nothing; take --{unused[0]} away"
+            f"--quick measures the clean accuracy alone and writes nothing; remove --{unused[0]}"
         )
     return _evaluate(given)
 
@@ -155,7 +156,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(left_out(truth, images))
     print(f"{model}\n{len(picked)} images of {source}, seed {args.seed}, {model.device}")
     if args.quick:
-        print(f"accuracy {self_check(model, pixels, labels):.1f} %: as it should be")
+        print(f"accuracy {self_check(model, pixels, labels):.1f} %: as expected")
         return 0
     result = evaluate(
         model,

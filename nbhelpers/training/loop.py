@@ -112,7 +112,7 @@ class Trainer:
         self.state_file = output / "state.safetensors"
         if self.state_file.exists() and not resume:
             raise FileExistsError(
-                f"{output} holds a run already; resume it, or name another output"
+                f"{output} contains a run already; resume it, or name another output"
             )
         if self.rank == 0:
             check_writable(output)
@@ -261,15 +261,15 @@ class Trainer:
                 if int(failed) < total:
                     raise ValueError(
                         f"the loss is not a number at step {int(failed) - first} of epoch "
-                        f"{epoch + 1}; lower learning_rate; {self.output} holds the network after "
-                        f"epoch {epoch}"
+                        f"{epoch + 1}; lower learning_rate; {self.output} contains the network "
+                        f"after epoch {epoch}"
                     )
                 bar.set_postfix_str(f"loss {float(mean_loss.detach()):.3f}")
             bar.update()
         if spoilt := not_finite({**self.network.state_dict(), **self.average.state_dict()}):
             raise ValueError(
                 f"weights are not finite after epoch {epoch + 1}: {spoilt}; lower learning_rate; "
-                f"{self.output} holds the network after epoch {epoch}"
+                f"{self.output} contains the network after epoch {epoch}"
             )
         trained = time.perf_counter() - started
         for buffer in [*self.network.buffers(), *self.average.buffers()] if self.world > 1 else []:
@@ -369,7 +369,7 @@ class Trainer:
             told = ", ".join(
                 f"{name} {before.get(name)!r}, not {value!r}" for name, value in other.items()
             )
-            raise ValueError(f"{self.output} holds a run of other settings: {told}")
+            raise ValueError(f"{self.output} contains a run with other settings: {told}")
         check_data(note, self.data, self.classes, f"{self.output}: {self.config.dataset}")
         for key, network in (("network", self.network), ("average", self.average)):
             prefix = f"{key}."
@@ -378,9 +378,9 @@ class Trainer:
                 network.load_state_dict(state)
             except RuntimeError as error:  # a state of before classes were recorded
                 raise ValueError(
-                    f"{self.output} holds a network of other outputs than the {len(self.classes)} "
-                    f"classes that {self.config.dataset} has now; put its classes back, or name "
-                    "another output"
+                    f"{self.output} contains a network with other outputs than the "
+                    f"{len(self.classes)} classes that {self.config.dataset} has now; put its "
+                    "classes back, or name another output"
                 ) from error
         for name, parameter in self.network.named_parameters():
             if (momentum := tensors.get(f"momentum.{name}")) is not None:

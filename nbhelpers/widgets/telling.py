@@ -75,7 +75,7 @@ class Recognition(anywidget.AnyWidget):
         about = (
             f"{len(plan)} pictures, about four minutes. Some were made from what one layer of a "
             "network keeps of a photograph, some are untouched. What does each show? Guess if you "
-            "are not sure. You are told at the end. Nothing leaves this computer."
+            "are not sure. The result comes at the end. Nothing leaves this computer."
         )
         super().__init__(about=about, trial=self._told("ready"))
         self.on_msg(self._on_message)

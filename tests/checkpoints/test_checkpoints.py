@@ -373,8 +373,8 @@ def test_mirrors_are_tried_in_order(home, server, published):
     ("name", "reason"),
     [
         ("gone.pt", "404"),
-        ("page.pt", "an HTML page in place of weights"),
-        ("sly.pt", "an HTML page in place of weights"),
+        ("page.pt", "an HTML page instead of weights"),
+        ("sly.pt", "an HTML page instead of weights"),
         ("lfs.pt", "a Git LFS pointer"),
         ("short.pt", "wrong size: "),
         ("other.pt", "truncated or altered: sha256"),

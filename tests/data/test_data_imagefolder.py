@@ -118,12 +118,12 @@ def test_imagenet_streams(here):
 
 def test_a_missing_imagenet_says_what_to_do(monkeypatch, tmp_path, imagenet):
     monkeypatch.delenv("IMAGENET", raising=False)
-    with pytest.raises(FileNotFoundError, match="set IMAGENET to the folder that holds val/"):
+    with pytest.raises(FileNotFoundError, match="set IMAGENET to the folder that contains val/"):
         load_images("imagenet-val")
     monkeypatch.setenv("IMAGENET", str(imagenet))
     with pytest.raises(FileNotFoundError, match=r"no train in"):
         load_images("imagenet-train")
-    with pytest.raises(ValueError, match=r"holds train, val; give one of them"):
+    with pytest.raises(ValueError, match=r"contains train, val; give one of them"):
         for split in ("train", "val"):
             (tmp_path / "root" / split / "cat").mkdir(parents=True)
         load_images(tmp_path / "root")

@@ -66,7 +66,7 @@ def test_a_stray_picture_beside_class_folders_is_refused(folder: Path) -> None:
     picture(folder / "preview.png")
     with pytest.raises(
         ValueError,
-        match=r"holds images \(preview.png\) beside folders of images \(cat, dog\); move",
+        match=r"contains images \(preview.png\) and folders of images \(cat, dog\); move",
     ):
         nb.load_images(folder)
 
@@ -80,7 +80,7 @@ def test_splits_are_refused_however_they_are_spelled(
     for split in splits:
         picture(tmp_path / "all" / split / "cat" / "0.png")
         picture(tmp_path / "all" / split / "dog" / "0.png")
-    with pytest.raises(ValueError, match=f"holds {', '.join(splits)}; give one of them"):
+    with pytest.raises(ValueError, match=f"contains {', '.join(splits)}; give one of them"):
         nb.load_images(tmp_path / "all")
     picture(tmp_path / "all" / "extra" / "0.png")
     with pytest.raises(ValueError, match="give one of them"):
@@ -97,7 +97,7 @@ def test_one_level_too_high_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "up").mkdir()
     folder.rename(tmp_path / "up" / "photos")
     with pytest.raises(
-        ValueError, match=r"one folder, photos, with folders in it \(cat, dog\).* give .*up/photos$"
+        ValueError, match=r"one folder, photos, with subfolders \(cat, dog\).* give .*up/photos$"
     ):
         nb.load_images(tmp_path / "up")
     with pytest.raises(ValueError, match=r"give .*up/photos$"):
@@ -105,7 +105,7 @@ def test_one_level_too_high_is_refused(folder: Path, tmp_path: Path) -> None:
     picture(tmp_path / "up" / "more" / "cat" / "0.png")
     picture(tmp_path / "up" / "more" / "dog" / "0.png")
     with pytest.raises(
-        ValueError, match=r"each of its folders \(more, photos\) holds the same folders"
+        ValueError, match=r"each of its folders \(more, photos\) contains the same folders"
     ):
         nb.load_images(tmp_path / "up")
 
@@ -131,22 +131,19 @@ def test_a_class_of_pictures_that_cannot_be_read_is_no_empty_class(folder: Path)
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("seg_train/0.png", "seg_test/0.png"), "holds seg_test, seg_train; give one"),
-        (("x_train/a/0.png", "x_val/a/0.png", "logos/0.png"), "holds x_train, x_val; give one"),
+        (("seg_train/0.png", "seg_test/0.png"), "contains seg_test, seg_train; give one"),
+        (("x_train/a/0.png", "x_val/a/0.png", "logos/0.png"), "contains x_train, x_val; give one"),
         (
             ("trainA/0.png", "testA/0.png", "trainB/0.png", "testB/0.png"),
-            "holds testA, trainA, testB, …; give one",
+            "contains testA, trainA, testB, …; give one",
         ),
-        (("fold1/0.png", "fold2/0.png"), "holds fold1, fold2; give one"),
-        (("train/cat/0.png", "holdout/cat/0.png"), "holds holdout, train; give one"),
+        (("fold1/0.png", "fold2/0.png"), "contains fold1, fold2; give one"),
+        (("train/cat/0.png", "holdout/cat/0.png"), "contains holdout, train; give one"),
         (
             ("images/0.png", "images/1.png"),
-            "one folder of images, images, whose name is no class; give .*images$",
+            "one folder of images, images, which is not a class; give .*images$",
         ),
-        (
-            ("images/0.png", "masks/0.png"),
-            r"images \(images\) beside what belongs to them \(masks\)",
-        ),
+        (("images/0.png", "masks/0.png"), r"images \(images\) and annotations \(masks\)"),
         (
             (
                 "2019/cat/0.png",
@@ -207,7 +204,7 @@ def test_what_is_left_out_is_counted_and_named(folder: Path, capsys, name: str, 
     assert nb.load_images(place)[1].tolist() == few
     said = capsys.readouterr().err
     ending = Path(name).suffix.lower() or "without ending"
-    assert said == f"{place}: 2 {ending} ({name}, …) left out, as Pillow reads no such pictures\n"
+    assert said == f"{place}: 2 {ending} ({name}, …) left out: Pillow cannot read them\n"
 
 
 def test_a_broken_link_is_no_picture_less(folder: Path) -> None:

@@ -370,7 +370,7 @@ def test_an_own_network_is_filled_from_a_file(tmp_path):
     network, empty = seeded(Small), Small()
     torch.save(network.state_dict(), tmp_path / "mine.pth")
     with pytest.raises(
-        ValueError, match=r"cannot tell the architecture.*conv.weight.*give architecture="
+        ValueError, match=r"cannot recognise the architecture.*conv.weight.*give architecture="
     ):
         load_model(tmp_path / "mine.pth", dataset=CIFAR)
     model = load_model(

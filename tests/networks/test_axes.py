@@ -24,7 +24,7 @@ def test_a_network_of_one_size_refuses_images_of_as_many_pixels():
         == (1, 4)
     )
     for f in (of_layer.representation, lambda x: positions.representation(x, positions=True)):
-        with pytest.raises(ValueError, match=r"8×32 .*components in place of 8×16×16"):
+        with pytest.raises(ValueError, match=r"8×32 .*components instead of 8×16×16"):
             f(torch.rand(1, 3, 8, 32))
 
 

@@ -247,7 +247,7 @@ def test_photographs_of_other_things(tmp_path, capsys):
         run(path, tmp_path, dataset=str(folder), **places, **TINY)
         out = capsys.readouterr().out
         assert all(
-            f"{name}: accuracy not checked, for {folder} has no labels" in out
+            f"{name}: accuracy not checked: {folder} has no labels" in out
             for name in places.values()
         )
     with pytest.raises(

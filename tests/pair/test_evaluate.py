@@ -194,9 +194,7 @@ def test_what_cannot_be_checked_is_said(robust, tmp_path, capsys, folders, reaso
         (tmp_path / name).mkdir(exist_ok=True)
         PIL.Image.new("RGB", (32, 32)).save(tmp_path / name / "0.png")
     assert check_imported({"robust": robust}, ["mine.pt"], tmp_path, size=32) == labelled
-    assert re.fullmatch(
-        f"mine.pt: accuracy not checked, for .* {reason}\n", capsys.readouterr().out
-    )
+    assert re.fullmatch(f"mine.pt: accuracy not checked: .* {reason}\n", capsys.readouterr().out)
 
 
 def test_networks_for_different_classes_are_not_set_side_by_side(robust):
@@ -221,7 +219,7 @@ def test_labels_of_another_data_set_are_refused(robust, sample, label):
 
 def test_the_command_line_checks_itself(capsys):
     assert main(["evaluate", "cifar10-standard", "--quick", "--n", "64", "--device", "cpu"]) == 0
-    assert "as it should be" in capsys.readouterr().out
+    assert "as expected" in capsys.readouterr().out
 
 
 def test_the_command_line_measures_and_writes(tmp_path, capsys, monkeypatch):

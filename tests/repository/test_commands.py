@@ -79,9 +79,9 @@ def test_every_stop_is_status_130(name: str, capsys: pytest.CaptureFixture[str])
     ("words", "told"),
     [
         (["cifar10-standard", "--json", "FOLDER"], "is a folder; name a file in it"),
-        (["cifar10-standard", "--quick", "--json", "e.json"], "take --json away"),
-        (["cifar10-standard", "--quick", "--write"], "take --write away"),
-        (["cifar10-standard", "--quick", "--eps", "2"], "take --eps away"),
+        (["cifar10-standard", "--quick", "--json", "e.json"], "remove --json"),
+        (["cifar10-standard", "--quick", "--write"], "remove --write"),
+        (["cifar10-standard", "--quick", "--eps", "2"], "remove --eps"),
     ],
     ids=lambda one: one[1] if isinstance(one, list) else "",
 )

@@ -59,7 +59,7 @@ def test_a_second_call_neither_asks_nor_overwrites(
     capsys.readouterr()
     assert main(["lab", str(folder)]) == 0 and len(opened) == 2
     assert (folder / NAMES[2]).read_text() == "mine"
-    assert f"kept as they are, though changed: {NAMES[2]}\n" in capsys.readouterr().out
+    assert f"kept, though they differ: {NAMES[2]}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("answer", "status"), [("y", 0), ("", 1), ("no", 1)])

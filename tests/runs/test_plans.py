@@ -69,7 +69,7 @@ def test_a_kernel_that_is_not_here_gives_way_to_this_environments(tmp_path):
     for metadata in ({}, {"kernelspec": conda}, {"language_info": {"name": "ipython"}}):
         assert read_notebook(written(path, cell, **metadata)).kernel == "python3"
     written(path, cell, kernelspec={"name": "ir", "display_name": "R", "language": "R"})
-    with pytest.raises(ValueError, match=r"n.ipynb wants the kernel 'ir' \(R\), which is not inst"):
+    with pytest.raises(ValueError, match=r"n.ipynb needs the kernel 'ir' \(R\), which is not inst"):
         plan(path, {"seed": 1}, tmp_path / "out")
 
 

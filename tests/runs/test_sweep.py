@@ -452,5 +452,5 @@ def test_a_sweep_goes_on_with_the_same_images_and_weights_only(tmp_path, changed
         put(tmp_path / "pictures", "1.png")
     else:
         (tmp_path / "net.pt").write_bytes(b"others")
-    with pytest.raises(ValueError, match=f"{changed}.* held something else; choose another folder"):
+    with pytest.raises(ValueError, match=f"other contents of .*{changed}.*; choose another folder"):
         plan(notebook, {"seed": [1]}, out)

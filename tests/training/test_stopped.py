@@ -56,7 +56,7 @@ def test_a_stopped_training_says_130_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(loop, name, stopping(getattr(loop, name), at, how))
         assert main(words) == 130
-    assert f"go on with --resume --output {out}" in capsys.readouterr().err
+    assert f"continue with --resume --output {out}" in capsys.readouterr().err
     left = {path.name for path in out.iterdir()}
     # none under its final name that is not whole, no lock, no temporary file
     assert left <= {"state.safetensors", "metrics.jsonl", "weights.safetensors"}
@@ -112,8 +112,8 @@ def test_one_folder_is_for_one_training(words, tmp_path, capsys) -> None:
     assert main(words) == 0 and not (out / ".lock").exists()
     weights = (out / "weights.safetensors").read_bytes()
     for more, told in (
-        ([], "holds a run already"),
-        (["--seed", "1"], "holds a run already"),
+        ([], "contains a run already"),
+        (["--seed", "1"], "contains a run already"),
         (["--seed", "1", "--resume"], "seed 0, not 1"),
         (["--eps", "0.2", "--resume"], "eps 0.1, not 0.2"),
     ):
@@ -172,7 +172,7 @@ def test_weights_that_are_not_finite_end_the_training(words, tmp_path, monkeypat
     assert main(words) == 2
     told = capsys.readouterr().err
     assert "weights are not finite after epoch 2" in told and "infinite of" in told
-    assert "holds the network after epoch 1" in told and not Path("weights").exists()
+    assert "contains the network after epoch 1" in told and not Path("weights").exists()
     assert not not_finite(load_file(tmp_path / "out" / "state.safetensors"))
     assert not (tmp_path / "out" / "weights.safetensors").exists()
 

@@ -27,6 +27,7 @@ COLOURS = {
 }
 _DPI, _FONT, _LINE = 100, 8.5, 13  # dots per inch, points, dots per line of text
 _LABEL, _MOST_LINES = 110, 6  # widest row label in dots; lines of text under an image
+_LARGEST = 600_000  # bytes of a figure in full colours
 _METRICS = TextToPath()
 
 
@@ -48,12 +49,18 @@ class Figure(MatplotlibFigure):
         pixels = numpy.frombuffer(buffer.getvalue(), numpy.uint8).reshape(height, width, 4)[..., :3]
         # Six bits a channel: nobody sees the difference, and a notebook weighs a quarter less.
         picture = PIL.Image.fromarray((pixels & 0xFC) | (pixels >> 6))
-        buffer = io.BytesIO()
-        picture.save(buffer, format="png", optimize=True)
-        return buffer.getvalue()
+        png = _png(picture)
+        # A sheet of a hundred pictures would make a notebook of megabytes.
+        return png if len(png) <= _LARGEST else _png(picture.quantize(256))
 
     def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs
         return f"Figure({self.get_label()})"
+
+
+def _png(picture: PIL.Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 @in_house_style

@@ -13,16 +13,19 @@ from benchmarks import distance, measure, step
 
 # Which of a notebook's pictures, and how many dots of its height: its first rows, where it is long.
 FIGURES = {
-    "0_robust_training": (1, 529),
-    "1_brittleness": (0, 600),
-    "2_inversion": (0, 440),
-    "3_feature_visualization": (0, 480),
-    "4_feature_manipulation": (2, 483),
-    "5_interpolation": (1, 350),
-    "6_misclassification": (1, 412),
-    "7_paint_with_features": (1, 530),
-    "8_distance": (1, 400),
+    "0_robust_training": (1, 400),
+    "1_brittleness": (0, 581),
+    "2_inversion": (0, 421),
+    "3_feature_visualization": (0, 520),
+    "4_feature_manipulation": (0, 440),
+    "5_interpolation": (0, 823),
+    "6_misclassification": (0, 430),
+    "7_paint_with_features": (0, 581),
+    "8_distance": (0, 313),
+    "9_layers": (0, 280),
+    "10_classes": (1, 421),
 }
+CLASSES = 505  # dots of the sheet of classes above the README: its first rows
 
 
 def main() -> None:
@@ -36,6 +39,9 @@ def main() -> None:
             cropped = picture.crop((0, 0, picture.width, min(height, picture.height)))
             cropped.save(measure.ROOT / "docs" / f"{name}.png", optimize=True)
             print(f"wrote docs/{name}.png")
+    with PIL.Image.open(io.BytesIO(base64.b64decode(drawn[0]))) as sheet:  # notebook 10 came last
+        sheet.crop((0, 0, sheet.width, CLASSES)).save(measure.ROOT / "docs" / "classes64.png")
+        print("wrote docs/classes64.png")
     steps, distances = measure.load("step"), measure.load(f"distance-{distance.ROBUST}")
     if not (steps and distances):
         print("no picture of speed: run step and distance first")

@@ -55,7 +55,9 @@ def test_dates_and_times_are_texts(notebook, tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "value", [datetime.date(2020, 1, 2), object(), [datetime.date(2020, 1, 2)], ...], ids=repr
+    "value",
+    [datetime.date(2020, 1, 2), object(), [datetime.date(2020, 1, 2)], ...],
+    ids=["date", "object", "dates", "ellipsis"],
 )
 def test_a_value_that_no_cell_can_hold_is_refused(notebook, tmp_path, value):
     for name in ("when", "name"):

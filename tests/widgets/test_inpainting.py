@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_layers import shown
+from test_depths import shown
 
 import nbhelpers as nb
 from nbhelpers import widgets

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_layers import cuts
+from test_depths import cuts
 
 import nbhelpers as nb
 from nbhelpers import widgets

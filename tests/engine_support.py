@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from nbhelpers.networks.model import Model
-from nbhelpers.page.export_network import export_network
 from nbhelpers.page.exporting import HERE
+from nbhelpers.page.graphs import export_network
 from nbhelpers.page.tensorflow import library
 
 # An image batch (n, c, h, w) as the engine wants it, and one of its tensors as PyTorch's. Numbers

@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from nbhelpers.networks.sites import Site
-
-if TYPE_CHECKING:
-    from nbhelpers.networks.model import Model
 
 _FEW = 3  # blocks that make a level of the network worth stepping through
 _MANY = 8  # single layers; of more, those that end a resolution
@@ -40,11 +36,11 @@ class Place:
     resized: bool  # it brings any map to one size
 
 
-def layers(model: Model, *, detail: bool = False) -> list[Layer]:
+def layers(model: nn.Module, *, detail: bool = False) -> list[Layer]:
     """The layers at which a network can be cut, from the first to the last.
 
     Args:
-        model: its own `layer` makes no difference.
+        model: an `nb.Model`; its own `layer` makes no difference.
         detail: every module with an output for each image, in place of stages and blocks alone.
 
     Raises:

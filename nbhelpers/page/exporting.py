@@ -22,7 +22,7 @@ from nbhelpers.checkpoints.entries import manifest
 from nbhelpers.files import check_writable, write_text
 from nbhelpers.networks.loading import load_model
 from nbhelpers.networks.model import Model
-from nbhelpers.page.export_network import export_network
+from nbhelpers.page.graphs import export_network
 from nbhelpers.page.pictures import Pictures, picture_sheet, read_pictures
 from nbhelpers.page.posters import STEPS, Poster, Posters, selective
 from nbhelpers.page.tensorflow import VERSION, library

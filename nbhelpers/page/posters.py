@@ -13,7 +13,7 @@ from nbhelpers.networks.model import Model
 from nbhelpers.networks.regions import region
 from nbhelpers.objectives import activate, leave, match
 from nbhelpers.optimize import Solver, box, first_step, l2_ball, minimize, relative_diagonal, within
-from nbhelpers.page.export_network import layer_of
+from nbhelpers.page.graphs import layer_of
 from nbhelpers.page.pictures import Pictures
 from nbhelpers.representation import contributions, interpolate, noise, predict, represent
 from nbhelpers.types import Features, Images, Objective, Projection

@@ -14,7 +14,7 @@ from nbhelpers import files
 from nbhelpers.figures.results import numbers_in, print_numbers
 from nbhelpers.files import check_writable
 from nbhelpers.runs.grid import one_value
-from nbhelpers.runs.named import check_named
+from nbhelpers.runs.inputs import check_named
 from nbhelpers.runs.pages import notebook_page
 from nbhelpers.runs.parameters import Notebook, read_notebook
 from nbhelpers.runs.presets import least_seconds, networks_of, obtain, parts_of, read_preset, survey

@@ -44,7 +44,7 @@ def sweep_command(argv: Sequence[str]) -> int:
     if given.jobs and given.dask and given.dask != "local":
         raise ValueError("--jobs: a Dask scheduler has its own workers; remove --jobs")
     from nbhelpers.runs.grid import from_words
-    from nbhelpers.runs.named import check_named
+    from nbhelpers.runs.inputs import check_named
     from nbhelpers.runs.parameters import read_notebook
     from nbhelpers.runs.sweeps import plan, run_all
     from nbhelpers.runs.workers import dask_executor

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from nbhelpers.runs.grid import axes, run_name
 from nbhelpers.runs.inject import KERNELS, Kernels, injected, kernel_manager
-from nbhelpers.runs.named import content, located
+from nbhelpers.runs.inputs import content, located
 from nbhelpers.runs.parameters import Notebook, read_notebook, with_kernel
 from nbhelpers.runs.workers import Environment, shares
 

@@ -19,7 +19,7 @@ from nbhelpers.representation import predict, represent
 from nbhelpers.types import Images, Indices
 from nbhelpers.widgets.atlas import chosen_components, raised
 from nbhelpers.widgets.image_picker import ImagePicker, encode, front_end
-from nbhelpers.widgets.live import Demo, Frame, Live, _picture
+from nbhelpers.widgets.live import Demo, Frame, Live, picture_of
 from nbhelpers.widgets.parts import (
     Models,
     Names,
@@ -200,7 +200,7 @@ class Paint(Live):
             self._now, self.done = self.image, len(self._strokes)
             self._newest += 1
             frame = Frame(0, 0, self._draw)
-            self._show(self._newest, _picture(frame, 0) | {"text": ""}, "done")
+            self._show(self._newest, picture_of(frame, 0) | {"text": ""}, "done")
 
     def export(self) -> bytes:
         """A PNG file of the picture, with the note of what was done among its texts; see

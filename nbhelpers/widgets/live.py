@@ -129,7 +129,7 @@ class Live(anywidget.AnyWidget):
         if pick not in self._memory:
             began = time.monotonic()
             *_, frame = self._job(*pick)
-            self._keep(pick, _picture(frame, time.monotonic() - began))
+            self._keep(pick, picture_of(frame, time.monotonic() - began))
         self._show(number, self._memory[pick], "done")
         return self._memory[pick]
 
@@ -163,13 +163,13 @@ class Live(anywidget.AnyWidget):
                     if now >= due:
                         self._stream(
                             number,
-                            _picture(frame, now - began)
+                            picture_of(frame, now - began)
                             | {"step": frame.step, "total": frame.total},
                         )
                         # A slow machine should spend its time on the descent, not on showing it.
                         due = now + max(1 / self.FRAMES_PER_SECOND, 4 * (time.monotonic() - now))
                 assert frame is not None  # the start, at least
-                picture = _picture(frame, time.monotonic() - began)
+                picture = picture_of(frame, time.monotonic() - began)
                 if frame.step == frame.total:
                     self._keep(pick, picture)
                 self._show(number, picture, "done" if frame.step == frame.total else "stopped")
@@ -204,7 +204,7 @@ class Live(anywidget.AnyWidget):
         return f"Live({len(self.rows)} × {len(self.columns)} pictures)"
 
 
-def _picture(frame: Frame, seconds: float) -> dict:
+def picture_of(frame: Frame, seconds: float) -> dict:
     sheet, captions = frame.draw()
     text = (
         f"step {frame.step} of {frame.total}, {seconds:.1f} s"

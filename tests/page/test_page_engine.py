@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import nbhelpers as nb
 from nbhelpers.networks.regions import region_shares
-from nbhelpers.page.export_network import export_network, layer_of, stored
+from nbhelpers.page.graphs import export_network, layer_of, stored
 
 pytestmark = NEEDS_CHROMIUM
 

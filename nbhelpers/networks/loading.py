@@ -231,13 +231,13 @@ def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
     network = build_network(name, None, {})  # which knows the names
     weights = torchvision.models.get_model_weights(kind).DEFAULT
     if pretrained:
-        network = _torchvision_filled(kind, weights)
+        network = _torchvision_filled(kind, weights, network)
     transforms = weights.transforms()
     about = {"mean": transforms.mean, "std": transforms.std, "image_size": transforms.crop_size[0]}
     return network, about | {"classes": weights.meta["categories"]}
 
 
-def _torchvision_filled(kind: str, weights: Any) -> nn.Module:
+def _torchvision_filled(kind: str, weights: Any, like: nn.Module) -> nn.Module:
     """A network of torchvision as its own builder fills it, from a file that we have fetched.
 
     The builder renames old keys, and sets what these weights need, such as `transform_input`.
@@ -247,6 +247,7 @@ def _torchvision_filled(kind: str, weights: Any) -> nn.Module:
     state = torch.load(fetch_library(weights.url), map_location="cpu", weights_only=True)
     for key in [key for key in state if _DENSE.search(key)]:
         state[_DENSE.sub(r"\1\2", key)] = state.pop(key)
+    state = state if hasattr(state, "_metadata") else _versioned(state, {}, like)
     with _FILLING:
         weights.get_state_dict = lambda *_, **__: state  # in place of torchvision's download
         try:

@@ -4,12 +4,17 @@ the files that take longest first.
 
 import contextlib
 import os
+import signal
 
 import pytest
 import torch
 
 from nbhelpers.networks.model import Model
 from nbhelpers.networks.resnets import resnet
+
+# A shell that starts the tests in the background has its children ignore Ctrl-C, which they test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # many small tests: threads cost more than they bring
 

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 from nbhelpers.networks.model import Model
 from nbhelpers.types import seeded
@@ -30,6 +31,6 @@ def untrained(model: Model, *, seed: int = 0) -> Model:
             else:
                 weight.fill_(float(not key.endswith("bias")))
         for module in fresh.modules():
-            if hasattr(module, "reset_running_stats"):
+            if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.reset_running_stats()
     return fresh

@@ -94,7 +94,8 @@ class Posters:
         self.first, self.second = (
             pictures.images[k : k + 1] for k in (0, min(1, len(pictures.names) - 1))
         )
-        self.start = noise(1, size=tuple(self.first.shape[-2:]))
+        height, width = self.first.shape[-2:]
+        self.start = noise(1, size=(height, width))
 
     def all(self) -> dict[str, Poster]:
         """Every demo's poster, by its id; of mistakes none where no picture is wrong."""

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from nbhelpers.widgets.live import Captions, Frame, Live
 from nbhelpers.widgets.settings import LARGE, Settings
 
 Pictures = Images | ImageSet  # pixels, or an opened set that has names
+T = TypeVar("T")
 Models = Mapping[str, Model]
 Names = Labels | Sequence[str] | None  # class indices (−1: unknown), or a text for each image
 Others = Mapping[str, Images | tuple[Images, Sequence[str]]]
@@ -31,7 +33,7 @@ Plan = Callable[..., tuple[list[Iterable[Step]], Draw]]
 FORMS = ("with positions", "averaged")  # of a representation, in the order of the switch
 
 
-def robust_first(models: Models) -> dict[str, Model]:
+def robust_first(models: Mapping[str, T]) -> dict[str, T]:
     """The networks in the order of all figures and demos."""
     return dict(sorted(models.items(), key=lambda item: not item[0].startswith("robust")))  # stable
 
@@ -112,7 +114,8 @@ def labelled(
         raise ValueError("labels: got none; give the class of each image, -1 where unknown")
     names = captions_of(models, labels, len(images))
     pixels, given = opened(models, images, None)
-    return pixels, torch.as_tensor(labels).cpu(), names if given is None else given
+    shown = names if given is None else captions_of(models, given, len(images))
+    return pixels, torch.as_tensor(labels).cpu(), shown
 
 
 def named(models: Models, images: Pictures, labels: Names) -> tuple[Images, list[str]]:

@@ -176,7 +176,8 @@ class Recognition(anywidget.AnyWidget):
             with threads(1):
                 for number, one in enumerate(self._plan):
                     with self._state:
-                        self._state.wait_for(lambda n=number: self._closed or n < self._at + AHEAD)
+                        while not (self._closed or number < self._at + AHEAD):
+                            self._state.wait()
                     made = self._make(number, one)
                     with self._state:
                         if made is None:

@@ -27,7 +27,7 @@ SMALL = Training(epochs=1, held_out=8, batch_size=8, precision="float32", eps=0.
         ("torchvision:googlenet", 32, {}),
         ("torchvision:mobilenet_v3_small", 32, {}),
         ("torchvision:squeezenet1_1", 32, {}),
-        ("torchvision:inception_v3", 128, {}),
+        ("torchvision:inception_v3", 299, {}),
         ("torchvision:vit_b_16", 32, {"image_size": 32}),
         ("timm:vit_tiny_patch16_224", 48, {"img_size": (48, 48)}),
         ("timm:mobilenetv3_small_050", 32, {}),

@@ -117,9 +117,8 @@ def test_an_inversion_is_what_minimize_gives_in_both_forms(models, images, posit
         return model.representation(x, positions=positions)
 
     def run(start, steps):
-        return nb.minimize(
-            f, nb.match(f(images[:1])), start, steps=steps, solver=nb.Solver(keep="last")
-        ).images
+        solver = nb.Solver(step_size=settings.INVERSION.step(steps, images), keep="last")
+        return nb.minimize(f, nb.match(f(images[:1])), start, steps=steps, solver=solver).images
 
     single, mean = run(nb.noise(1, seed=3), 4)[0], run(nb.noise(16, seed=3), 2).mean(0)
     assert demo.live.columns == ["original", "robust", "standard"] and len(demo.live.rows) == 2

@@ -16,6 +16,7 @@ from traitlets import TraitError
 import nbhelpers as nb
 from nbhelpers import checkpoints, files, widgets
 from nbhelpers.networks.resnets import resnet
+from nbhelpers.widgets.settings import INVERSION
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 GREY = torch.full((1, 1, 3, 8, 8), 0.5)
@@ -266,9 +267,9 @@ def test_a_live_inversion_is_what_minimize_gives(data):
     demo = widgets.inversion(models, images, labels, steps=5, seed=3)
     model = models["robust"]
     f = functools.partial(model.representation, positions=True)
-    result = nb.minimize(
-        f, nb.match(f(images[:1])), nb.noise(1, seed=3), steps=5, solver=nb.Solver(keep="last")
-    )
+    solver = nb.Solver(step_size=INVERSION.step(5, images), keep="last")
+    start = nb.noise(1, seed=3)
+    result = nb.minimize(f, nb.match(f(images[:1])), start, steps=5, solver=solver)
     shown = pixels(demo.live.result["sheet"])[:32, -32:].transpose(2, 0, 1) / 255
     assert abs(shown - result.images[0].numpy()).max() <= 3 / 255
 

@@ -194,7 +194,8 @@ def descents(monkeypatch) -> list[tuple[int, float, float]]:
 
 @each
 def test_a_foreign_file_by_its_path(path, theirs, cifar_folder, tmp_path, capsys):
-    result = run(path, tmp_path, checkpoint=str(theirs), dataset=str(cifar_folder), **TINY)
+    places = {"checkpoint": str(theirs), "baseline": "cifar10-standard"}
+    result = run(path, tmp_path, dataset=str(cifar_folder), **places, **TINY)
     said = re.search(
         r"cifar10-standard\.pt: ([\d.]+) % of 40 images of .* are right \(chance 10 %\)",
         capsys.readouterr().out,
@@ -271,6 +272,7 @@ def test_a_network_that_knows_nothing_stops_the_notebook(cifar_folder, tmp_path)
             NOTEBOOKS[1],
             tmp_path,
             checkpoint=str(tmp_path / "random.safetensors"),
+            baseline="cifar10-standard",
             dataset=str(cifar_folder),
             **TINY,
         )
@@ -295,7 +297,8 @@ def test_networks_that_err_nowhere_are_asked_about_the_second_class(
     monkeypatch.setattr(
         nb.widgets, "misclassification", lambda *args, **kind: shown.append(whole(*args, **kind))
     )
-    result = run(NOTEBOOKS[5], tmp_path, dataset=str(tmp_path / "mine"), **TINY)
+    places = {"checkpoint": "cifar10-l2-0.5", "baseline": "cifar10-standard"}
+    result = run(NOTEBOOKS[5], tmp_path, dataset=str(tmp_path / "mine"), **places, **TINY)
     assert "robust: 0 of" in capsys.readouterr().out and len(shown) == (mistakes != "none")
     # it is right, after all
     assert result["numbers"]["own P(wrong), nothing covered"]["robust"] < 0.5

@@ -210,7 +210,7 @@ def save_result(
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """Of a notebook's globals() its annotated names; anything else as it is."""
-    if "__name__" not in given:
+    if not {"__name__", "__builtins__"} & given.keys():
         return dict(given)
     # Python 3.14 keeps no annotations of a cell; IPython keeps the cell's text as In.
     names = given.get("__annotations__") or _annotated(given.get("In", ()))

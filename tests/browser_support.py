@@ -135,12 +135,12 @@ def serious(page) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def browser() -> Iterator:
-    """A headless Chromium."""
+def browser(*flags: str) -> Iterator:
+    """A headless Chromium. Playwright allows one at a time in a process."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        chrome = play.chromium.launch(executable_path=chromium(), args=FLAGS)
+        chrome = play.chromium.launch(executable_path=chromium(), args=[*FLAGS, *flags])
         try:
             yield chrome
         finally:

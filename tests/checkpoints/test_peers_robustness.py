@@ -75,24 +75,24 @@ def test_logits_representation_gradients_and_steps_are_theirs(written, case, cap
         "gradient_True"
     ].norm()
 
-    published = {"steps": 1, "momentum": 0, "schedule": "constant", "keep": "last"}
+    published = {"momentum": 0, "schedule": "constant", "keep": "last"}
     ball = nb.l2_ball(theirs["images"], 0.3)
     attacked = nb.minimize(
         model,
         nb.misclassify(theirs["labels"]),
         theirs["images"],
-        solver=nb.Solver(step_size=0.5),
+        steps=1,
+        solver=nb.Solver(step_size=0.5, **published),
         project=ball,
-        **published,
     )
     close_in_length(attacked.images - theirs["images"], theirs["attacked"] - theirs["images"])
     inverted = nb.minimize(
         model.representation,
         nb.match(theirs["target"]),
         theirs["images"],
-        solver=nb.Solver(step_size=1.0),
+        steps=1,
+        solver=nb.Solver(step_size=1.0, **published),
         project=nb.box,
-        **published,
     )
     close_in_length(inverted.images - theirs["images"], theirs["inverted"] - theirs["images"])
 

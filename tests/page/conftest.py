@@ -1,7 +1,7 @@
 """One page for all tests here: two small random networks, the photographs at 32 pixels."""
 
 import pytest
-from browser_support import FLAGS, chromium
+from browser_support import browser
 from page_support import Made, opened, tiny
 
 from nbhelpers.page import export_page
@@ -21,14 +21,10 @@ def made(tmp_path_factory) -> Made:
     return Made(export_page(path, models=models, dataset="photographs", poster_steps=2), models)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a session's would still run when other files start their own
 def chrome():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chrome = play.chromium.launch(executable_path=chromium(), args=[*FLAGS, *CAMERA])
+    with browser(*CAMERA) as chrome:
         yield chrome
-        chrome.close()
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import html
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -84,13 +86,12 @@ def test_a_folder_as_path_is_refused_before_anything_is_computed(tmp_path, capsy
 
 def test_a_stopped_page_leaves_no_file_and_what_was_there(tmp_path):
     """Ctrl-C while posters are computed."""
-    import signal
-
     path = tmp_path / "page.html"
     path.write_text("before")
     code = "import sys; from nbhelpers.commands import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "gallery", str(path), "--dataset", "photographs"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+    seen = {**os.environ, "TQDM_DISABLE": "0"}  # make test turns the bars off
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=seen) as run:
         until = time.monotonic() + 120
         said = ""
         while "step/s" not in said and "page:" not in said and time.monotonic() < until:

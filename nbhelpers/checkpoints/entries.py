@@ -1,6 +1,5 @@
 """The manifest: what is known of each network, and of the data sets they were trained on."""
 
-import difflib
 import functools
 import re
 import tomllib
@@ -14,6 +13,7 @@ from filelock import FileLock
 
 from nbhelpers import files
 from nbhelpers.files import write_text
+from nbhelpers.names import near
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,9 @@ def entry(name: str) -> Entry:
     """
     entries = manifest()
     if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or sorted(entries)
+        names = ", ".join(near(name, entries) or sorted(entries))
         raise ValueError(
-            f"unknown checkpoint {name!r}; near names: {', '.join(near)} (all: "
-            "nb.checkpoints.manifest())"
+            f"unknown checkpoint {name!r}; near names: {names} (all: nb.checkpoints.manifest())"
         )
     found = entries[name]
     if found.classes == ("torchvision",):
@@ -166,8 +165,8 @@ def dataset_facts(name: str) -> dict[str, Any]:
     """
     tables = _parsed(*_version())[1]
     if name not in tables:
-        near = difflib.get_close_matches(name, list(tables), n=4, cutoff=0.4) or list(tables)[:6]
-        raise ValueError(f"dataset: got {name!r}, wanted for instance {', '.join(near)}")
+        names = ", ".join(near(name, tables) or [*tables][:6])
+        raise ValueError(f"dataset: got {name!r}, wanted for instance {names}")
     return {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in tables[name].items()

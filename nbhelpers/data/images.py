@@ -1,6 +1,5 @@
 """Images by name: the shipped sets, CIFAR-10, ImageNet, your own files and arrays."""
 
-import difflib
 import functools
 import hashlib
 import os
@@ -25,6 +24,7 @@ from nbhelpers.data.imagenet import (
 from nbhelpers.data.matching import class_places
 from nbhelpers.data.pictures import open_objects, open_photographs, open_pictures
 from nbhelpers.data.sets import ImageSet
+from nbhelpers.names import near
 from nbhelpers.types import Classifier, Images, Labels, Size, check_images, two_sides
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor | ImageSet
@@ -230,9 +230,9 @@ def _open(source: Source) -> ImageSet:
             files=(path,),
             name=str(source),
         )
-    near = difflib.get_close_matches(str(source), SETS, cutoff=0.4) or SETS
+    names = ", ".join(near(source, SETS) or SETS)
     raise ValueError(
-        f"{str(source)!r} is no data set, and no file or folder here; near names: {', '.join(near)}"
+        f"{str(source)!r} is no data set, and no file or folder here; near names: {names}"
     )
 
 

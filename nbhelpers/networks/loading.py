@@ -1,6 +1,5 @@
 """Networks by the name of their checkpoint, from a file, or from torchvision and timm."""
 
-import difflib
 import re
 import sys
 import threading
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from nbhelpers.checkpoints.downloads import fetch, fetch_library
 from nbhelpers.checkpoints.entries import dataset_facts, imagenet_classes, manifest
 from nbhelpers.checkpoints.readers import Weights, choose_prefix, is_scale, read_weights
+from nbhelpers.names import near
 from nbhelpers.networks.model import Model, Precision
 from nbhelpers.networks.normalising import normalises
 from nbhelpers.networks.resnets import BLOCKS, WideResNet, resnet
@@ -378,5 +378,4 @@ def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
 
 
 def _near(given: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(given, list(names), n=4, cutoff=0.4) or list(names)[:6]
-    return f"got {given!r}, wanted for instance {', '.join(near)}"
+    return f"got {given!r}, wanted for instance {', '.join(near(given, names) or [*names][:6])}"

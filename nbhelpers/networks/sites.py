@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from nbhelpers.names import near
 
 # pixels, tried in turn where the network's size is not given
 _SIZES = (32, 64, 96, 224, 256, 299, 384)
@@ -189,8 +190,7 @@ def _watched(network: nn.Module, modules: dict[str, nn.Module], layer: str | Non
     if layer is None:
         return [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     if layer not in modules:
-        near = difflib.get_close_matches(layer, modules, n=4, cutoff=0.4)
-        names = ", ".join(near or [name for name, _ in network.named_children()])
+        names = ", ".join(near(layer, modules) or [name for name, _ in network.named_children()])
         kind = type(network).__name__
         raise ValueError(f"layer: got {layer!r}, no module of {kind}; near names: {names}")
     return [layer]

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -243,17 +244,19 @@ def _torchvision_filled(kind: str, weights: Any, like: nn.Module) -> nn.Module:
     The builder renames old keys, and sets what these weights need, such as `transform_input`.
     """
     import torchvision.models
+    from torchvision.models import WeightsEnum
 
     state = torch.load(fetch_library(weights.url), map_location="cpu", weights_only=True)
     for key in [key for key in state if _DENSE.search(key)]:
         state[_DENSE.sub(r"\1\2", key)] = state.pop(key)
     state = state if hasattr(state, "_metadata") else _versioned(state, {}, like)
-    with _FILLING:
-        weights.get_state_dict = lambda *_, **__: state  # in place of torchvision's download
-        try:
-            return torchvision.models.get_model(kind, weights=weights)
-        finally:
-            del weights.get_state_dict
+    mine, download = threading.get_ident(), WeightsEnum.get_state_dict
+
+    def given(enum: WeightsEnum, *args: Any, **options: Any) -> Mapping[str, Any]:
+        return state if threading.get_ident() == mine else download(enum, *args, **options)
+
+    with _FILLING, mock.patch.object(WeightsEnum, "get_state_dict", given):
+        return torchvision.models.get_model(kind, weights="DEFAULT")
 
 
 def best_precision(device: torch.device) -> Precision:

@@ -309,7 +309,15 @@ def test_networks_that_err_nowhere_are_asked_about_the_second_class(
 @pytest.mark.filterwarnings("default")
 def test_in_papermill(theirs, tmp_path):
     result = papermilled(
-        NOTEBOOKS[1], tmp_path, checkpoint=str(theirs), steps=5, n_images=4, n_shown=3, seed=7
+        NOTEBOOKS[1],
+        tmp_path,
+        checkpoint=str(theirs),
+        baseline="cifar10-standard",
+        dataset="cifar10-sample",
+        steps=5,
+        n_images=4,
+        n_shown=3,
+        seed=7,
     )
     assert result["seed"] == 7 and len(result["images"]) == 4
     assert set(result["numbers"]["distance to R(x)"]) == {"robust", "standard", "random pairs"}

@@ -429,17 +429,15 @@ def test_one_run_has_all_cores_and_no_jobs_are_refused(monkeypatch, capsys, tmp_
 
 
 def notebook_of(folder: Path) -> Path:
-    source = (
-        'dataset: str = "pictures"\ncheckpoint: str = "net.pt#ema"\nseed: int = 0\nout: str = ""'
-    )
+    source = 'dataset: str = "mine"\ncheckpoint: str = "net.pt#ema"\nseed: int = 0\nout: str = ""'
     cell = new_code_cell(source, metadata={"tags": ["parameters"]})
     nbformat.write(new_notebook(cells=[cell]), folder / "n.ipynb")
     return folder / "n.ipynb"
 
 
-@pytest.mark.parametrize("changed", ["pictures", "net.pt"])
+@pytest.mark.parametrize("changed", ["mine", "net.pt"])
 def test_a_sweep_goes_on_with_the_same_images_and_weights_only(tmp_path, changed):
-    put(tmp_path / "pictures", "0.png", "1.png")
+    put(tmp_path / "mine", "0.png", "1.png")
     (tmp_path / "net.pt").write_bytes(b"weights")
     notebook, out = notebook_of(tmp_path), tmp_path / "out"
     (run,) = plan(notebook, {"seed": [1]}, out)
@@ -448,8 +446,8 @@ def test_a_sweep_goes_on_with_the_same_images_and_weights_only(tmp_path, changed
     (run.folder / "run.json").write_text(json.dumps(record))
     (run.folder / "result.json").write_text("{}")
     assert plan(notebook, {"seed": [1]}, out)[0].state == "done"
-    if changed == "pictures":
-        put(tmp_path / "pictures", "1.png")
+    if changed == "mine":
+        put(tmp_path / "mine", "1.png")
     else:
         (tmp_path / "net.pt").write_bytes(b"others")
     with pytest.raises(ValueError, match=f"other contents of .*{changed}.*; choose another folder"):

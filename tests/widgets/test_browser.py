@@ -21,6 +21,7 @@ from browser_support import (
 )
 
 import nbhelpers as nb
+from nbhelpers.widgets.settings import INVERSION
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -29,6 +30,7 @@ STEPS = 100
 MOMENTS = STEPS + STEPS // 2 + 1
 LOAD = """
 import nbhelpers as nb
+from nbhelpers.widgets.settings import INVERSION
 names = {"standard": "cifar10-standard", "robust": "cifar10-l2-0.5"}
 models = {label: nb.load_model(name, device="cpu") for label, name in names.items()}
 images, labels = nb.load_images("cifar10-sample", indices=range(200))
@@ -136,9 +138,8 @@ def test_a_click_streams_frames_and_ends_where_a_headless_run_ends(notebook):
     model = nb.load_model("cifar10-l2-0.5", device="cpu")
     target, _ = nb.load_images("cifar10-sample", indices=[3])
     f = functools.partial(model.representation, positions=True)
-    result = nb.minimize(
-        f, nb.match(f(target)), nb.noise(1, seed=0), steps=STEPS, solver=nb.Solver(keep="last")
-    )
+    solver = nb.Solver(step_size=INVERSION.step(STEPS, target), keep="last")
+    result = nb.minimize(f, nb.match(f(target)), nb.noise(1, seed=0), steps=STEPS, solver=solver)
     # Two processes may sum in another order, and a hundred steps amplify that: nearly all pixels
     # agree.
     assert numpy.quantile((shown - result.images[0]).abs().numpy(), 0.99) <= 3 / 255

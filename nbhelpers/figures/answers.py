@@ -113,7 +113,7 @@ class Recognised:
         axes.set_xticks(range(len(layers)), layers)
         axes.set(ylim=(0, 1.02), xlabel="layer", ylabel="share recognised")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8.5)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
         return figure
 
     def __str__(self) -> str:

@@ -255,8 +255,8 @@ def _axes(title: str, xlabel: str, ylabel: str, label: str):
 
 
 def _legend(axes) -> None:
-    """Where it hides least, and readable over a line all the same."""
-    axes.legend(framealpha=0.8, edgecolor="none", borderpad=0, fontsize=_FONT)
+    """Beside the axes, where it covers no line."""
+    axes.figure.legend(loc="outside right upper", frameon=False, borderpad=0, fontsize=_FONT)
 
 
 def _colour(label: str, index: int) -> str:

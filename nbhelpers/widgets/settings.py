@@ -128,9 +128,9 @@ LAYERS = Settings(
     "layers: which network still keeps the picture?",
 )
 CLASSES = Settings(
-    steps=40,
-    step_size=0.4,
-    live=80,
+    steps=24,
+    step_size=0.6,
+    live=40,
     about="Search a class by name: from faint noise, gradient ascent raises the class's logit, "
     "nothing else. Look at what each network draws; the held-out network names the drawing.",
 )

@@ -225,11 +225,11 @@ def test_a_network_of_224_pixels(path, large, cifar_folder, tmp_path, monkeypatc
     own = read_notebook(path).defaults["step_size"]
     grown = 7 * own  # times 224 / 32
     assert seen and all(side == 224 and step == pytest.approx(grown) for side, step, _ in seen)
-    # both networks at radius 1, then both forms of both at growing radii, from 0.125 to 4
+    # both networks at radius 1, then both forms of both at growing radii, from 0.25 to 4
     if path.stem[0] == "1":
         # The last ones search for the worst move, and do not start in the middle of their balls.
-        growing = [0.125 * 2**i for i in range(6)]
-        reach = [1.0] * 2 + growing * 4 + [2 * r for r in growing[:4]] * 2
+        growing = [0.25 * 2**i for i in range(5)]
+        reach = [1.0] * 2 + growing * 4 + [2 * r for r in growing[:3]] * 2
         assert all(far <= 7 * r + 1e-3 for r, (*_, far) in zip(reach, seen, strict=True))
         assert max(far for *_, far in seen) > 0.5
     assert result["parameters"]["step_size"] == own  # as it was given
@@ -332,6 +332,8 @@ def test_all_in_papermill(path, what, tmp_path, monkeypatch, request):
     if what == "robustness":
         changed = {
             "checkpoint": str(request.getfixturevalue("really_theirs")),
+            "baseline": "cifar10-standard",
+            "dataset": "cifar10-sample",
             "steps": 40,
             "n_images": 8,
         }

@@ -210,13 +210,13 @@ def test_bfloat16_is_for_gradients_alone(images):
 
 
 def test_bfloat16_ends_as_near():
-    images = nb.load_images("cifar10-sample", indices=range(8))[0]
+    images = nb.load_images("cifar10-sample", indices=range(3))[0]
     ends = {}
     for precision in ("float32", "bfloat16"):
         model = load_model(NAMES[1], device="cpu", precision=precision)
         goal = nb.match(model.representation(images))
         ends[precision] = nb.minimize(
-            model.representation, goal, nb.noise(8), steps=60, solver=nb.Solver(keep="last")
+            model.representation, goal, nb.noise(3), steps=40, solver=nb.Solver(keep="last")
         ).loss.mean()
     assert ends["bfloat16"] < 1.1 * ends["float32"]
 

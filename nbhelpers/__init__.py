@@ -1,8 +1,7 @@
-"""See what a neural network's representation holds.
+"""Experiments on the representations of neural networks.
 
-Every experiment is one act: minimise an objective of a network's representation, over images, by
-projected gradient descent (`minimize`), with no prior and no regulariser. Source: Engstrom et al.,
-arXiv:1906.00945.
+Each minimises an objective of the representation over images, by projected gradient descent
+(`minimize`), without prior or regulariser. Source: Engstrom et al., arXiv:1906.00945.
 """
 
 import contextlib
@@ -64,29 +63,24 @@ if TYPE_CHECKING:
         represent,
     )
 
-# Threads of OpenMP that wait keep a core busy, which beside another kernel makes everything ten
-# times slower. They should soon sleep instead; the runtime reads this when torch loads it. What the
-# user has set stands.
+# Waiting OpenMP threads spin; beside another kernel that makes everything ten times slower. Torch
+# reads this setting when it loads. A user's own setting is kept.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     if "torch" in sys.modules:
         logging.getLogger(__name__).warning(
             "import nbhelpers before torch, or several kernels will slow each other down"
         )
-    os.environ["GOMP_SPINCOUNT"] = (
-        "4000"  # for this process, and for those that it starts; why so many: docs/speed.md
-    )
+    os.environ["GOMP_SPINCOUNT"] = "4000"  # measured, see docs/speed.md; child processes inherit it
 
-# The GNU C library gives a step's memory back to the system and asks for it again at the next step,
-# which takes a tenth of the time. It may keep up to a GiB. What the user has set stands.
+# glibc returns a step's memory to the system and requests it again: a tenth of the time. Let it
+# keep up to 1 GiB. A user's own setting is kept.
 if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
-    # another C library, which has no such setting
-    with contextlib.suppress(AttributeError, OSError):
-        # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: the most it takes
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD (at its maximum)
         for setting, size in ((-1, 1 << 30), (-3, 1 << 25)):
             ctypes.CDLL(None).mallopt(setting, size)
 
-# The core first, then the wings; each loaded at its first use, so that nobody needs a package that
-# they do not use.
+# Imported at first use, so unused optional packages need not be installed.
 _NAMES = {
     "optimize": (
         *("PUBLISHED", "Result", "Solver", "Step", "box", "descend", "l2_ball", "linf_ball"),

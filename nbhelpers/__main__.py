@@ -1,4 +1,4 @@
-"""python -m nbhelpers COMMAND is the command `nbhelpers COMMAND`."""
+"""`python -m nbhelpers COMMAND` runs `nbhelpers COMMAND`."""
 
 import sys
 

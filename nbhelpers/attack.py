@@ -26,19 +26,19 @@ def perturb(
     steps: int = 2,
     generator: torch.Generator | None = None,
 ) -> Images:
-    """Images within `eps` that raise the classifier's loss: robust training's inner maximisation.
+    """Adversarial images within `eps`, the inner maximisation of robust training.
 
     Args:
         f: images → logits (n, classes).
         images: (n, c, h, w), pixels in [0, 1].
         labels: (n,) class indices.
-        eps: largest length of the change, in pixel units.
+        eps: radius of the ball, pixel units.
         norm: "l2" or "linf".
-        steps: of projected gradient ascent, 2.5·eps / steps each.
-        generator: of the start, on the ball's surface (L2) or inside it (L∞); on their device.
+        steps: gradient steps of size 2.5·eps / steps.
+        generator: draws the start, on the ball's surface (L2) or inside it (L∞); images' device.
 
     Raises:
-        ValueError: an unknown norm, or eps or steps that are not positive.
+        ValueError: unknown norm; eps or steps not positive.
 
     Source: PGD of Madry et al., arXiv:1706.06083.
     """
@@ -49,7 +49,7 @@ def perturb(
     else:
         noise = noise.uniform_(-eps, eps, generator=generator)
     start = project(images + noise)
-    # Training uses the last iterate unscored, so the pass that would score it is spared.
+    # Training needs no loss of the last iterate, which saves a forward pass.
     solver, loss = dataclasses.replace(solver, score_last=False), misclassify(labels)
     *_, last = descend(
         f, loss, start, steps=steps, solver=solver, project=project, batch_size=len(images)
@@ -69,23 +69,23 @@ def fooled(
 ) -> Tensor:
     """Which images PGD misclassifies within `eps` (L2, pixel units), (n,) of bool.
 
-    Each restart begins at a random point of the ball, and only where all before it failed. The
-    first, third and so on climb the cross-entropy, the others the margin, flat elsewhere.
+    Each restart draws a random start in the ball for the images not yet fooled. Restarts alternate
+    between cross-entropy and margin, because the cross-entropy of a confident image is flat.
 
     Raises:
-        ValueError: eps or steps that are not positive.
+        ValueError: eps or steps not positive.
 
-    Source: Madry et al., arXiv:1706.06083; step 2.5·eps/steps as in the published evaluations.
+    Source: Madry et al., arXiv:1706.06083; step size 2.5·eps / steps as in published evaluations.
     """
     generator = seeded(seed)
     labels = indices(labels, "labels").to(images.device)
-    known = _wrong(model, images, labels)  # these need no attack
+    known = _wrong(model, images, labels)  # already misclassified
     for restart in range(restarts):
         rows = (~known).nonzero()[:, 0]
         if not len(rows):
             break
         truth, center = labels[rows], images[rows]
-        # Beyond this cross-entropy the label has less than its even share.
+        # Above this cross-entropy the label's probability is below 1 / classes: misclassified.
         even = -math.log(len(model.classes))
         sure, objective = (0.0, margin(truth)) if restart % 2 else (even, misclassify(truth))
         start = _inside(center, eps, generator)
@@ -113,7 +113,7 @@ def sensitivity(
 
 
 def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> tuple[Solver, Projection]:
-    """How `descend` becomes PGD in each image's ball."""
+    """The solver and projection that turn `descend` into PGD."""
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: got {norm!r}, wanted 'l2' or 'linf'")
     if not (eps > 0 and math.isfinite(eps)) or steps < 1:
@@ -124,7 +124,7 @@ def _pgd(center: Images, eps: float, steps: int, norm: Norm = "l2") -> tuple[Sol
 
 
 def _inside(center: Images, eps: float, generator: torch.Generator) -> Images:
-    """A uniform point of each image's L2 ball, drawn on the CPU, then clamped to [0, 1]."""
+    """A uniform sample of each image's L2 ball, drawn on the CPU, clamped to [0, 1]."""
     options: Any = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
     offset = torch.randn(center.shape, **options)
     length = torch.rand(len(center), 1, 1, 1, **options) ** (1 / center[0].numel())

@@ -1,4 +1,4 @@
-"""Progress bars for the package's loops; importing this module shows them."""
+"""Progress bars of the package's loops, enabled by importing this module."""
 
 import sys
 from collections.abc import Iterable
@@ -12,14 +12,10 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T] | None = None, **options: Any) -> tqdm:
-    """A bar that appears after two seconds and goes when all is done.
-
-    In a notebook it is not on the red ground of errors.
-    """
-    in_notebook = hasattr(sys.stdout, "pub_thread")  # the stream of a kernel, not a terminal's
-    return tqdm(
-        items, delay=2, leave=False, file=sys.stdout if in_notebook else sys.stderr, **options
-    )
+    """A bar shown after two seconds, removed at the end."""
+    # A kernel's stdout: notebooks show stderr in red, as errors.
+    stream = sys.stdout if hasattr(sys.stdout, "pub_thread") else sys.stderr
+    return tqdm(items, delay=2, leave=False, file=stream, **options)
 
 
 show_progress(progress)

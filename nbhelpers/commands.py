@@ -1,8 +1,6 @@
-"""The one command: nbhelpers train · evaluate · sweep · report · invert · visualize · gallery ·
-demo · lab · notebooks.
+"""The command line: `nbhelpers COMMAND ...`.
 
-Here and in the commands' modules nothing heavy is imported at the top, so that --help and a typing
-error are answered without torch; what does the work is imported when the words are understood.
+Command modules import torch late, so --help and usage errors are fast.
 """
 
 import argparse
@@ -15,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 
-# Name → where it lives, and what it does in a line.
+# Name → (module:function, summary).
 COMMANDS = {
     "train": (
         "nbhelpers.training.commands:train_command",
@@ -61,7 +59,7 @@ COMMANDS = {
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but for those that say nothing."""
+    """Shows defaults except None, False and []."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or action.default == []
@@ -69,7 +67,7 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def command_parser(name: str, about: str) -> argparse.ArgumentParser:
-    """The parser of one command, whose --help shows defaults."""
+    """The parser of one command; --help shows defaults."""
     return argparse.ArgumentParser(
         prog=f"nbhelpers {name}", description=about, formatter_class=_Defaults
     )
@@ -77,9 +75,9 @@ def command_parser(name: str, about: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM, as batch systems send it, is a KeyboardInterrupt inside, as Ctrl-C is.
+    """Turn SIGTERM, the batch systems' stop signal, into KeyboardInterrupt.
 
-    Only in the main thread, and only where nobody else handles the signal.
+    Only in the main thread, and only if the signal has its default handler.
     """
     ours = (
         threading.current_thread() is threading.main_thread()
@@ -99,10 +97,8 @@ def _interrupt(*_: object) -> None:
 
 
 def ending(work: Callable[[], int | None]) -> int:
-    """The exit status of what a command does: its own, 2 refused, 130 stopped by Ctrl-C or
-    SIGTERM.
-    """
-    for stream in (sys.stdout, sys.stderr):  # a file of Windows' encoding lacks the sign ε
+    """Run a command; returns its exit status, 2 on refused input, 130 on Ctrl-C or SIGTERM."""
+    for stream in (sys.stdout, sys.stderr):  # Windows encodings lack ε
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
@@ -117,9 +113,7 @@ def ending(work: Callable[[], int | None]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 done, 1 partly or not done, 2 refused, 130
-    stopped by Ctrl-C or SIGTERM.
-    """
+    """Run a command line; returns 0 done, 1 not all done, 2 refused, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     return ending(lambda: _run(words))
 

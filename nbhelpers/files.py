@@ -1,4 +1,4 @@
-"""Where things are kept, and how a file is replaced whole."""
+"""Folders of the package, and atomic file writes."""
 
 import contextlib
 import json
@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # whoever only looks for a file does without torch
+if TYPE_CHECKING:  # file paths need no torch
     import torch
 
 _PACKAGE = Path(__file__).resolve().parent
-# A checkout holds these beside the package, an installed wheel inside it.
+# Beside the package in a checkout, inside it in an installed wheel.
 _ROOT = (
     _PACKAGE.parent
     if (_PACKAGE.parent / "checkpoints" / "manifest.toml").exists()
@@ -25,26 +25,25 @@ NOTEBOOKS = _ROOT / "notebooks"
 
 
 def notebooks() -> list[Path]:
-    """The notebooks that ship, in the order of their numbers."""
+    """The shipped notebooks, in numeric order."""
     return sorted(NOTEBOOKS.glob("[0-9]*_*.ipynb"), key=lambda path: int(path.stem.split("_")[0]))
 
 
 def cache_folder() -> Path:
-    """Where downloads and results to be used again go: $NBHELPERS_CACHE, else the platform's cache
-    folder.
+    """The cache folder: $NBHELPERS_CACHE, else the platform's.
 
     Raises:
-        ValueError: neither the variable nor a home folder is there.
+        ValueError: neither the variable nor a home folder is set.
     """
     try:
         if given := os.environ.get("NBHELPERS_CACHE"):
             return Path(given).expanduser()
         try:
             import platformdirs
-        except ImportError:  # a bare PyTorch image, where networks are trained
+        except ImportError:  # a bare PyTorch container, for training
             return Path.home() / ".cache" / "nbhelpers"
         folder = Path(platformdirs.user_cache_dir("nbhelpers"))
-        if str(folder).startswith("~"):  # platformdirs does not notice that there is no home
+        if str(folder).startswith("~"):  # platformdirs ignores a missing home folder
             raise RuntimeError
         return folder
     except RuntimeError:
@@ -54,10 +53,10 @@ def cache_folder() -> Path:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Make a folder and write there for a try, before hours are spent on what goes into it.
+    """Create a folder and try to write in it, before a long computation.
 
     Raises:
-        ValueError: it cannot be made, or not be written.
+        ValueError: the folder cannot be created or written.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -70,11 +69,10 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Make a file's folder and see that the file could be written, before hours are spent on what
-    goes into it. The file itself stays as it is.
+    """Check that a file can be written, without touching it, before a long computation.
 
     Raises:
-        ValueError: the path is a folder, or its folder cannot be made or written.
+        ValueError: the path is a folder, or its folder cannot be created or written.
     """
     target = Path(path)
     if target.is_dir() or not target.name:
@@ -84,18 +82,16 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file whole or not at all: a temporary path to write to, moved to `path` where all
-    went well.
+    """Replace a file atomically: a temporary path, moved to `path` if the block succeeds.
 
     Args:
-        path: of the file; its folder must exist.
+        path: the file; its folder must exist.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full. Nothing is left behind, `path`
-            is as before.
+        OSError: the folder cannot be written, or the disk is full. `path` is unchanged.
     """
     target = Path(path)
-    # Named like none of the files that a folder is searched for, and differently for every writer.
+    # Hidden from searches for data files, and unique to each writer.
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}")
     try:
         yield temporary
@@ -106,7 +102,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, whole or not at all; errors as in `replacing`."""
+    """Write a UTF-8 file atomically; errors as in `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -116,25 +112,23 @@ def save_tensors(
     tensors: "Mapping[str, torch.Tensor]",
     note: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write tensors as safetensors, whole or not at all.
+    """Write a safetensors file atomically.
 
     Args:
-        path: of the file.
-        tensors: by name, on any device.
-        note: JSON to be kept in the file, under "nbhelpers".
+        tensors: name → tensor, on any device.
+        note: JSON metadata, stored under "nbhelpers".
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    import safetensors.torch  # here: whoever only reads pictures does without
+    import safetensors.torch
 
-    # A single metadata key: safetensors orders several at random, and equal tensors should give
-    # equal files.
+    # One metadata key: safetensors orders several at random, and files must be reproducible.
     metadata = None if note is None else {"nbhelpers": json.dumps(note, sort_keys=True)}
     own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(own, temporary, metadata)
-        except safetensors.SafetensorError as error:  # as it calls a full disk
+        except safetensors.SafetensorError as error:  # such as a full disk
             raise OSError(f"cannot write {path}: {error}") from error
-        temporary.chmod(0o644)  # safetensors writes for the owner alone; a cache may be shared
+        temporary.chmod(0o644)  # safetensors writes 0o600; a cache may be shared

@@ -1,4 +1,4 @@
-"""Names: of a package, loaded at their first use; and those near to one that is unknown."""
+"""Lazy imports of a package's names, and suggestions for misspelt names."""
 
 import difflib
 import importlib
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 
 def near(given: object, known: Iterable[str], most: int = 4) -> list[str]:
-    """Those of the known names that are spelt like the given one, the nearest first; maybe none."""
+    """Known names spelt like the given one, nearest first."""
     return difflib.get_close_matches(str(given), [*known], n=most, cutoff=0.4)
 
 
 def first_use(package: str, where: Mapping[str, str]) -> Callable[[str], object]:
-    """The `__getattr__` of a package whose names are loaded at their first use.
+    """A package's `__getattr__` that imports names at first use.
 
-    No module may have a function's name: once imported it would take the function's place.
+    No module may share a function's name: its import would shadow the function.
 
     Args:
         package: its `__name__`.

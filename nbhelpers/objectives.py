@@ -1,4 +1,4 @@
-"""Losses of a representation, one per image. They see features only: no image prior can enter."""
+"""Losses of a representation, one per image; they see features only, so no image prior."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 from nbhelpers.types import Features, Indices, Labels, Objective, PerImage, indices, usable
 
 
-# here and below: what was made in that mode could not take part in a gradient
+# Here and below: tensors made in inference mode cannot take part in a gradient.
 @torch.inference_mode(False)
 def match(target: Features | numpy.ndarray) -> Objective:
     """Normalised distance to a target representation, ‖f − t‖ / ‖t‖.
@@ -19,7 +19,7 @@ def match(target: Features | numpy.ndarray) -> Objective:
         target: (n, d), one row per image, or (1, d) for all images.
 
     Raises:
-        ValueError: `target` is not two-dimensional or not finite, or does not fit the features.
+        ValueError: `target` not two-dimensional, not finite, or of another shape than the features.
 
     Source: the inversion objective of Engstrom et al., arXiv:1906.00945, §4.1.
     """
@@ -39,7 +39,7 @@ def match(target: Features | numpy.ndarray) -> Objective:
 def leave(origin: Features | numpy.ndarray) -> Objective:
     """Minus the distance from a representation, −‖f − o‖.
 
-    The gradient vanishes at the origin: start beside it (`noise`, or a point of the ball).
+    The gradient is zero at the origin: start elsewhere (`noise`, or a random point of the ball).
 
     Args:
         origin: (n, d), one row per image, or (1, d) for all images.
@@ -57,12 +57,12 @@ def activate(
     """Minus the activation of one component, −f_i, or −min(f_i, ceiling).
 
     Args:
-        component: an index into the features, or (n,) of them, one per image.
-        ceiling: activation at which an image is left alone, one or (n,); None for no end.
+        component: one index into the features, or (n,).
+        ceiling: activation at which an image stops, one or (n,); None for no limit.
 
     Raises:
-        TypeError, ValueError: no whole numbers, or neither one nor one per image.
-        IndexError: a component lies outside the features.
+        TypeError, ValueError: not whole numbers, or neither one nor one per image.
+        IndexError: a component outside the features.
 
     Source: feature visualization and addition of Engstrom et al., arXiv:1906.00945, §4.2.
     """
@@ -92,7 +92,7 @@ def misclassify(labels: Labels | Indices) -> Objective:
 
 
 def margin(labels: Labels | Indices) -> Objective:
-    """How far the given class's logit leads the best other; negative where misclassified.
+    """The class's logit minus the largest other logit; negative if misclassified.
 
     Args:
         labels: (n,) class indices.
@@ -109,9 +109,9 @@ def margin(labels: Labels | Indices) -> Objective:
 
 
 def _one_each(values: Indices, name: str) -> Callable[[Features], Tensor]:
-    """Features → a checked column for each row, (n,); `values` is one for all, or one per row."""
+    """A function from features to checked column indices, (n,)."""
     wanted = indices(values, name)
-    low, high = int(wanted.min()), int(wanted.max())  # here, once: on a GPU each look waits for it
+    low, high = int(wanted.min()), int(wanted.max())  # once: each read synchronises the GPU
 
     def columns(features: Features) -> Tensor:
         rows, width = features.shape

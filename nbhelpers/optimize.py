@@ -1,4 +1,4 @@
-"""The one loop: minimise an objective of f(images) over images, by projected gradient descent."""
+"""Projected gradient descent over images, on an objective of f(images)."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ from nbhelpers.types import Features, Images, Objective, PerImage, Projection, c
 
 @dataclass(frozen=True)
 class Step:
-    """One iterate: images with *their own* losses, on the device; reading a value waits for it."""
+    """One iterate: images and *their own* losses, on the device; reading a value synchronises."""
 
     index: int  # 0 is the start
-    total: int  # steps asked for
+    total: int  # `steps`
     images: Images
     losses: PerImage
 
@@ -27,7 +27,7 @@ class Result:
     """What `minimize` returns."""
 
     images: Images  # one per start image, the best or the last iterate
-    losses: Tensor  # (iterates, n): every iterate's loss; the start comes first
+    losses: Tensor  # (iterates, n), the start first
     loss: PerImage  # of `images`
     stopped: str  # "steps", "tolerance" (all below `stop_below`), "callback" or "interrupt"
 
@@ -53,30 +53,28 @@ def l2_ball(center: Images, radius: float) -> Projection:
 
     def project(images: Images) -> Images:
         offset = images - center
-        # The centre lies in [0, 1], so clamping afterwards cannot leave the ball again.
+        # The centre is in [0, 1], so clamping cannot leave the ball.
         return (center + offset * (radius / _length(offset)).clamp(max=1)).clamp(0, 1)
 
     return project
 
 
 def linf_ball(center: Images, radius: float) -> Projection:
-    """As `l2_ball`, but each pixel may differ from its centre's by `radius`."""
+    """As `l2_ball`, for the L∞ ball: each pixel within `radius` of the centre's."""
     radius = _checked(radius)
     return lambda images: torch.clamp(images, center - radius, center + radius).clamp(0, 1)
 
 
 def within(mask: Tensor, start: Images, *, inside: Projection = box) -> Projection:
-    """Keep each pixel within `mask` of the start's, whatever `inside` does.
-
-    At 0 it stays as it is, bit for bit; at 1 it may go anywhere; between, that far.
+    """Apply `inside`, then keep each pixel within `mask` of the start's; 0 fixes it exactly.
 
     Args:
-        mask: (h, w), or (n, 1, h, w) for one per image; 0 to 1, or boolean.
+        mask: (h, w) or (n, 1, h, w), boolean or in [0, 1], pixel units.
         start: (n, c, h, w), pixels in [0, 1].
-        inside: projection of what may change: `box`, `l2_ball(start, radius)`.
+        inside: another projection: `box`, `l2_ball(start, radius)`.
 
     Raises:
-        ValueError: a mask of another size, of values outside [0, 1], or without any above 0.
+        ValueError: a mask of another size, outside [0, 1], or zero everywhere.
     """
     given, sides = tuple(mask.shape), tuple(start.shape[2:])
     if given not in (sides, (1, 1, *sides), (len(start), 1, *sides)):
@@ -91,7 +89,7 @@ def within(mask: Tensor, start: Images, *, inside: Projection = box) -> Projecti
 
 
 def l2_direction(gradient: Images) -> Images:
-    """The steepest direction in L2: each image's gradient at unit length (zero stays zero)."""
+    """Each image's gradient at unit L2 length; zero stays zero."""
     return gradient / _length(gradient)
 
 
@@ -101,30 +99,30 @@ def relative_diagonal(shape: Sequence[int]) -> float:
 
 
 def first_step(length: float, full: int, *, steps: int, shape: Sequence[int]) -> float:
-    """Length of the first of `steps` steps, where `length` suits `full` steps on 3×32×32 images.
+    """Size of the first step, scaled from `length` for `full` steps on 3×32×32 images.
 
-    Fewer steps are longer, at most twice: more may overshoot (measured, see docs/speed.md).
+    Fewer steps are longer, at most twice: more overshoots (measured, see docs/speed.md).
     """
     return length * min(max(full / steps, 1), 2) * relative_diagonal(shape)
 
 
 @dataclass(frozen=True)
 class Solver:
-    """How the loop steps, what it keeps and when it stops. Checked when it is made.
+    """Step rule, selection and stopping of the loop.
 
     Args:
-        step_size: L2 length of one image's first step, in pixel units. None: for 3×32×32 pixels
-            0.2 from 200 steps on, up to 0.4 for fewer; it grows with the image's diagonal.
-        momentum: weight of the past steps, 0 (none) to below 1.
-        schedule: "cosine" lets the step fall to zero, "constant" keeps it.
-        direction: turns a gradient into a step of unit length; `torch.sign` for L∞.
+        step_size: L2 length of an image's first step, pixel units. None: for 3×32×32 pixels 0.2
+            from 200 steps on, up to 0.4 for fewer; proportional to the image's diagonal.
+        momentum: weight of past steps, in [0, 1).
+        schedule: "cosine" (decays to zero) or "constant".
+        direction: gradient → step of unit length; `torch.sign` for L∞.
         keep: "best" for each image's lowest loss, "last" for the last iterate.
-        stop_below: loss below which an image stops (looked at every ten steps); None for never.
+        stop_below: loss below which an image stops (checked every ten steps); None for never.
         interrupt: on Ctrl-C "raise" KeyboardInterrupt, or "keep" the result so far.
-        score_last: False spares the pass that scores the last iterate, whose losses are NaN.
+        score_last: False skips the last iterate's forward pass; its losses are NaN.
 
     Raises:
-        ValueError: what was given, what is allowed.
+        ValueError: a value outside these.
     """
 
     step_size: float | None = None
@@ -149,17 +147,17 @@ class Solver:
             raise ValueError(f"momentum: got {self.momentum}, wanted 0 to below 1")
         if self.stop_below is not None and math.isnan(self.stop_below):
             raise ValueError("stop_below: got NaN, wanted a loss, or None for never")
-        # torch takes no NumPy scalar as a factor.
+        # torch accepts no NumPy scalar as a factor.
         vars(self).update(step_size=size and float(size), momentum=float(self.momentum))
 
     def rates(self, steps: int, shape: Sequence[int]) -> list[float]:
-        """The length of each of `steps` steps on images of `shape` (…, c, h, w), pixel units."""
+        """Step sizes on images of `shape` (…, c, h, w), pixel units."""
         first = self.step_size or first_step(0.2, 200, steps=steps, shape=shape)
         falling = [first * 0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
         return falling if self.schedule == "cosine" else [first] * steps
 
 
-# The loop of Engstrom et al., arXiv:1906.00945; inversion takes 10,000 steps of it, features 200.
+# Engstrom et al., arXiv:1906.00945; 10,000 steps for inversion, 200 for features.
 PUBLISHED = Solver(step_size=1.0, momentum=0.0, schedule="constant", keep="last")
 
 
@@ -173,21 +171,21 @@ def descend(
     project: Projection = box,
     batch_size: int | None = None,
 ) -> Iterator[Step]:
-    """Minimise `objective(f(images))` from `start`; yield every iterate, the start included.
+    """Minimise `objective(f(images))`; iterate over the start and every step.
 
     One forward and one backward pass per step; a batch of n images equals n runs of one.
 
     Args:
-        f: what the objective looks at: `model.representation`, or the model itself for logits.
-        objective: a loss per image, see `nbhelpers.objectives`.
-        start: (n, c, h, w), pixels in [0, 1]; left as it is.
-        steps: gradient steps; `steps + 1` iterates are yielded.
-        solver: how it steps; None for `Solver()`.
-        project: onto the feasible images after each step: `box`, `l2_ball(...)`.
-        batch_size: images per pass; None for what suits the memory. It leaves results the same.
+        f: images → features: `model.representation`, or the model itself for logits.
+        objective: features → a loss per image, see `nbhelpers.objectives`.
+        start: (n, c, h, w), pixels in [0, 1]; not modified.
+        steps: gradient steps; gives `steps + 1` iterates.
+        solver: step rule; None for `Solver()`.
+        project: projection after each step: `box`, `l2_ball(...)`.
+        batch_size: images per pass, without effect on results; None chooses by memory.
 
     Raises:
-        TypeError, ValueError: what was given, what is allowed.
+        TypeError, ValueError: an invalid argument.
 
     Source: `PUBLISHED` is the published loop of Engstrom et al., arXiv:1906.00945.
     """
@@ -201,11 +199,11 @@ def descend(
     @torch.inference_mode(False)  # in which there would be no gradients
     def iterates() -> Iterator[Step]:
         images = start.detach().clone()
-        # Steps are lost in half precision.
+        # Half precision rounds small steps away.
         images = images if images.dtype == torch.float64 else images.float()
         velocity = torch.zeros_like(images)
         losses = images.new_zeros(len(images))
-        active = torch.arange(len(images), device=images.device)  # rows that still move
+        active = torch.arange(len(images), device=images.device)  # images not yet stopped
         passes = Passes(size or fitting(f, images))
 
         def evaluate(*, backward: bool) -> tuple[PerImage, Images]:  # gradients only of active rows
@@ -215,7 +213,7 @@ def descend(
         for index, rate in enumerate(solver.rates(steps, start.shape)):
             losses, gradient = evaluate(backward=True)
             yield Step(index, steps, images, losses)
-            # Looking at a loss waits for the device, so seldom.
+            # Reading a loss synchronises the device, so seldom.
             if solver.stop_below is not None and index % 10 == 0:
                 active = (~(losses < solver.stop_below)).nonzero()[:, 0]
                 if len(active) == 0:
@@ -241,11 +239,11 @@ def minimize(
     callback: Callable[[Step], bool | None] | None = None,
     batch_size: int | None = None,
 ) -> Result:
-    """Run `descend` to its end and keep, per image, the best or the last iterate.
+    """Run `descend`; returns each image's best or last iterate.
 
     Args:
-        callback: called with every `Step`; returning True stops, and the result so far is returned.
-        f, objective, start, and all others: as in `descend`.
+        callback: called with every `Step`; True stops with the result so far.
+        f, objective, start and the others: as in `descend`.
 
     Raises:
         TypeError, ValueError: as in `descend`.
@@ -257,7 +255,7 @@ def minimize(
     solver, steps = solver or Solver(), whole(steps, "steps")
     images, loss, history, stopped = start, None, [], None
     try:
-        for step in tracked(iterates, total=steps, initial=-1, unit="step"):  # the start is no step
+        for step in tracked(iterates, total=steps, initial=-1, unit="step"):  # index 0 is the start
             history.append(step.losses)
             if loss is None or solver.keep == "last":
                 images, loss = step.images, step.losses
@@ -278,7 +276,7 @@ def minimize(
 
 
 def _put(full: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """`full` with some rows replaced, as a new tensor where they are not all."""
+    """`full` with some rows replaced; a new tensor unless all are."""
     return values if len(rows) == len(full) else full.index_copy(0, rows, values.to(full.dtype))
 
 

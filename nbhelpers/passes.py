@@ -1,4 +1,4 @@
-"""How many images go through a network at once, and what happens when memory runs out."""
+"""Batching by memory: network passes without out-of-memory errors."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -12,29 +12,28 @@ from nbhelpers.types import Features, Images, Labels, Objective, PerImage, check
 T = TypeVar("T")
 Batches = Iterable[Images | tuple[Images, Labels]]  # a data set too large for memory
 
-
 _display: Callable[..., Any] | None = None
 
 
 def show_progress(display: Callable[..., Any]) -> None:
-    """Show the loops' progress by `display(items, total=, initial=, unit=)`; see `bars`."""
+    """Set the progress display, `display(items, total=, initial=, unit=)`; see `bars`."""
     global _display
     _display = display
 
 
 def tracked(items: Iterable[T], **about: Any) -> Iterable[T]:
-    """The same items, their progress shown where a display is set."""
+    """The same items, with a progress display if one is set."""
     return _display(items, **about) if _display else items
 
 
 class Passes:
-    """Cuts work into passes of at most `size` images; halves `size` when memory runs out."""
+    """Splits work into passes of at most `size` images; halves `size` when out of memory."""
 
     def __init__(self, size: int):
         self.size = size
 
     def over(self, count: int, work: Callable[[slice], T], *, even: bool = False) -> Iterator[T]:
-        """`work` on consecutive slices of `count` images; if `even`, of about equal length.
+        """`work` on consecutive slices of `count` images, of about equal length if `even`.
 
         Raises:
             torch.OutOfMemoryError: a single image does not fit.
@@ -63,9 +62,7 @@ def losses_and_gradients(
     passes: Passes,
     backward: bool = True,
 ) -> tuple[PerImage, Images]:
-    """An objective's values, (m,), and gradients, (m, c, h, w), for `rows` (m,) of images.
-
-    Without `backward` the gradients are zero.
+    """Losses, (m,), and gradients, (m, c, h, w), of `rows` (m,); zero gradients if not `backward`.
 
     Raises:
         ValueError: the objective does not give one loss per image.
@@ -77,7 +74,7 @@ def losses_and_gradients(
         x = (images if every else images[chosen]).detach().requires_grad_()
         with torch.set_grad_enabled(backward):
             values = f(x)
-            if not every:  # objectives treat rows on their own, so the others may hold anything
+            if not every:  # objectives treat rows independently: fill the others with ones
                 filled = values.new_ones(len(images), *values.shape[1:])
                 values = filled.index_copy(0, chosen, values)
             loss = objective(values)
@@ -92,25 +89,25 @@ def losses_and_gradients(
 
 
 def fitting(f: Callable[[Images], Features], images: Images) -> int:
-    """How many images suit one gradient pass, by the bytes that one more needs for it."""
-    if images.numel() <= 2**17:  # 42 images of CIFAR's size, too few to look
+    """Images per gradient pass, by the memory that each saves for the backward pass."""
+    if images.numel() <= 2**17:  # 42 CIFAR-10 images: no need to measure
         return len(images)
 
-    def held(n: int) -> int:
+    def saved(n: int) -> int:
         sizes: dict[int, int] = {}
 
-        def hold(tensor: Tensor) -> Tensor:
+        def pack(tensor: Tensor) -> Tensor:
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        hooks = torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor)
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
         with torch.enable_grad(), hooks:
             values = f(images[:n].detach().requires_grad_())
-        del values  # not before: the graph keeps the addresses apart
+        del values  # not before: a freed address could be counted twice
         return sum(sizes.values())
 
-    each = max(1, held(2) - held(1))  # the difference is free of the weights
-    # On a CPU a pass beyond 64 MB is no faster, up to half as fast for the fresh pages it needs.
+    each = max(1, saved(2) - saved(1))  # the difference excludes the weights
+    # On a CPU a pass above 64 MB is not faster; page faults make it up to twice as slow.
     room = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else 2**26
     return max(8, room // each)
 
@@ -121,13 +118,13 @@ def stream(
     images: Images | Batches,
     batch_size: int | None = None,
 ) -> Iterator[Features]:
-    """`f` of every image in order, a few at a time, without gradients.
+    """`f` of every image in order, in batches, without gradients.
 
     Args:
         f: images → (n, d).
-        device: where `f` wants them.
-        images: (n, c, h, w) in [0, 1], or an iterable of such batches (or of images and labels).
-        batch_size: at most so many images per pass; None for what suits the device.
+        device: of `f`'s input.
+        images: (n, c, h, w) in [0, 1], or an iterable of batches, with or without labels.
+        batch_size: images per pass; None chooses by device.
 
     Raises:
         ValueError: `batch_size` is not positive.
@@ -141,12 +138,12 @@ def stream(
         passes: Passes | None = None
         for batch in images:
             full = batch if isinstance(batch, Tensor) else batch[0]
-            # On a CPU larger passes gain nothing, and fresh pages cost up to half as much again.
+            # On a CPU larger passes are not faster; page faults cost up to half as much again.
             suits = max(1, 2048 // max(full.shape[-2:])) if device.type == "cpu" else 256
             passes = passes or Passes(size or suits)
 
             def work(part: slice, full: Tensor = full) -> Features:
-                with torch.no_grad():  # in each pass: around a yield it would leak into the caller
+                with torch.no_grad():  # per pass: around a yield it would leak into the caller
                     return f(full[part].to(device))
 
             yield from passes.over(len(full), work)

@@ -1,4 +1,4 @@
-"""What to do with representations: gather, attribute, mix and compare them."""
+"""Compute, attribute, interpolate and compare representations."""
 
 import functools
 import math
@@ -33,8 +33,8 @@ def represent(
     """Representations of many images, (n, components), on the CPU.
 
     Args:
-        images: (n, c, h, w) in [0, 1] on any device, or batches of such, with labels or without.
-        batch_size: images per pass; None for what suits the device. It leaves results the same.
+        images: (n, c, h, w) in [0, 1] on any device, or batches, with or without labels.
+        batch_size: images per pass, without effect on results; None chooses by device.
         positions: as in `Model.representation`.
     """
     found = stream(representing(model, positions), model.device, images, batch_size)
@@ -42,7 +42,7 @@ def represent(
 
 
 def representing(model: Classifier, positions: bool) -> Callable[[Images], Features]:
-    """The function of images that is the representation, averaged or with positions."""
+    """images → representation, averaged or per position."""
     f = model.representation
     return functools.partial(f, positions=True) if positions else f
 
@@ -51,17 +51,17 @@ def representing(model: Classifier, positions: bool) -> Callable[[Images], Featu
 def contributions(
     model: Classifier, images: Images, classes: Labels | Indices, *, positions: bool = False
 ) -> Features:
-    """How much each component adds to a class's logit, R_i(x) · W[c, i], (n, components).
+    """Each component's contribution to a class's logit, R_i(x) · W[c, i], (n, components).
 
     Args:
         images: (n, 3, h, w), pixels in [0, 1].
-        classes: (n,) class indices, for instance the wrong predictions; or one for all images.
-        positions: each position p apart, R_{i,p}(x) · W[c, i] / positions, (n, channels · height ·
-            width), see `Model.positions`; the sum over positions is the same.
+        classes: (n,) class indices, such as the wrong predictions, or one for all images.
+        positions: per position p, R_{i,p}(x) · W[c, i] / positions, (n, channels · height ·
+            width); sums over positions to the above. See `Model.positions`.
 
     Raises:
-        IndexError: a class is outside the classifier's.
-        ValueError: neither one class nor one per image; positions, and pooling is no mean.
+        IndexError: a class outside the classifier's.
+        ValueError: neither one class nor one per image; positions without mean pooling.
 
     Source: the ranking of the misclassification demo of Engstrom et al., arXiv:1906.00945.
     """
@@ -86,11 +86,11 @@ def predict(
 
 
 def interpolate(first: Tensor, second: Tensor, amounts: Sequence[float] | Tensor) -> Tensor:
-    """Linear mixes (1 − λ)·first + λ·second of images or representations.
+    """Linear interpolation (1 − λ)·first + λ·second of images or representations, (m, …).
 
     Args:
-        first, second: a single item (…) each, of one shape.
-        amounts: the λ, (m,), 0 for `first` and 1 for `second`; the result is (m, …).
+        first, second: one item each, of the same shape (…).
+        amounts: the λ, (m,).
 
     Raises:
         ValueError: the shapes differ.
@@ -102,12 +102,10 @@ def interpolate(first: Tensor, second: Tensor, amounts: Sequence[float] | Tensor
 
 
 def noise(n: int, *, size: Size = 32, channels: int = 3, seed: int = 0) -> Images:
-    """Grey noise to start from, randn/20 + 0.5 clamped to [0, 1], (n, channels, h, w), on the CPU.
+    """Grey noise start images, randn/20 + 0.5 clamped to [0, 1], (n, channels, h, w), on the CPU.
 
     Args:
         size: pixels, the side of a square or (height, width).
-        channels: `model.channels`.
-        seed: random generator.
 
     Source: the noise start of the reference code of Engstrom et al., arXiv:1906.00945.
     """

@@ -1,4 +1,4 @@
-"""Shared tensor types, and the check of public inputs."""
+"""Tensor types, and checks of public inputs."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ if TYPE_CHECKING or find_spec("jaxtyping"):
     Features = Float[Tensor, "n d"]  # one row per image: representations or logits
     PerImage = Float[Tensor, " n"]  # one number per image
     Labels = Int[Tensor, " n"]
-else:  # a bare PyTorch image, where networks are trained
+else:  # a bare PyTorch container, for training
     Images = Features = PerImage = Labels = Tensor
 
-Objective = Callable[[Features], PerImage]  # a loss to minimise, each image on its own
+Objective = Callable[[Features], PerImage]  # a loss to minimise, independent per image
 Projection = Callable[[Images], Images]
 Indices = int | Sequence[int] | numpy.ndarray | Tensor
 Size = int | tuple[int, int]  # pixels: the side of a square, or (height, width)
@@ -27,12 +27,12 @@ Size = int | tuple[int, int]  # pixels: the side of a square, or (height, width)
 
 @runtime_checkable
 class Classifier(Protocol):
-    """What the core needs of a network; `nbhelpers.Model` has it all."""
+    """The interface that the core needs; `nbhelpers.Model` implements it."""
 
     name: str
     classes: tuple[str, ...]
     components: int  # length of the representation
-    positions: tuple[int, ...]  # channels, height, width of it before pooling
+    positions: tuple[int, ...]  # (channels, height, width) before pooling
     averaged: bool  # pooling is a mean over positions
 
     @property
@@ -49,10 +49,10 @@ class Classifier(Protocol):
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of this name, for "auto" the best there is.
+    """The named device; "auto" prefers cuda, then mps, then cpu.
 
     Raises:
-        ValueError: the device is unknown or not there.
+        ValueError: the device is unknown or missing.
     """
     if device == "auto":
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
@@ -65,10 +65,10 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def whole(value: SupportsIndex, name: str, *, least: int | None = None) -> int:
-    """A Python int from a whole number of any kind.
+    """A Python int from any integer type.
 
     Raises:
-        TypeError, ValueError: no whole number, or below `least`.
+        TypeError, ValueError: not a whole number, or below `least`.
     """
     try:
         number = operator.index(value)
@@ -80,10 +80,10 @@ def whole(value: SupportsIndex, name: str, *, least: int | None = None) -> int:
 
 
 def indices(values: Indices, name: str, *, below: int | None = None) -> Tensor:
-    """An int64 tensor, () or (n,), from whole numbers of any kind.
+    """An int64 tensor, () or (n,), from any integer types.
 
     Raises:
-        TypeError, ValueError, IndexError: no whole numbers, none, a table, or not below `below`.
+        TypeError, ValueError, IndexError: not whole numbers, empty, a table, or not below `below`.
     """
     array: Any = values if isinstance(values, Tensor) else numpy.asarray(values)
     if 0 in array.shape or array.ndim > 1:
@@ -99,7 +99,7 @@ def indices(values: Indices, name: str, *, below: int | None = None) -> Tensor:
 
 
 def two_sides(size: Size, name: str = "size") -> tuple[int, int]:
-    """(height, width) from a side in pixels, or from both.
+    """(height, width) from one side or both, pixels.
 
     Raises:
         ValueError: neither one nor two whole numbers, or below 1.
@@ -115,7 +115,7 @@ def two_sides(size: Size, name: str = "size") -> tuple[int, int]:
 
 
 def square(sides: Sequence[int]) -> Size:
-    """(height, width) as one number where they are the same."""
+    """(height, width), or one number if equal."""
     height, width = map(int, sides)
     return height if height == width else (height, width)
 
@@ -126,7 +126,7 @@ def seeded(seed: SupportsIndex) -> torch.Generator:
 
 
 def usable(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy that autograd may keep of one made in inference mode."""
+    """The tensor, or a copy usable in autograd if made in inference mode."""
     if not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):
@@ -134,11 +134,11 @@ def usable(tensor: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
-    """Refuse what is not a float batch (n, c, h, w) of pixels in [0, 1].
+    """Check for a float batch (n, c, h, w) of pixels in [0, 1].
 
     Raises:
         TypeError: not a floating-point tensor.
-        ValueError: wrong rank, no image, NaN, or pixels outside [0, 1].
+        ValueError: wrong rank, empty, NaN, or pixels outside [0, 1].
     """
     if not isinstance(images, Tensor):
         kind = type(images).__name__

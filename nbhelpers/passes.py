@@ -143,7 +143,7 @@ def stream(
             passes = passes or Passes(size or suits)
 
             def work(part: slice, full: Tensor = full) -> Features:
-                with torch.no_grad():  # per pass: around a yield it would leak into the caller
+                with torch.no_grad():  # per pass: in a generator it would leak out
                     return f(full[part].to(device))
 
             yield from passes.over(len(full), work)

@@ -1,4 +1,4 @@
-"""Checkpoints by name: the manifest, its files, and downloads against a server that misbehaves."""
+"""Checkpoints by name: the manifest, its files, and downloads from a faulty server."""
 
 import hashlib
 import json
@@ -38,9 +38,7 @@ HTML = b"<!DOCTYPE html><html><title>404</title></html>"
 
 @dataclass
 class Server:
-    """Serves `files`, each connection closed after the next of `cuts` bytes, `slow` seconds
-    between pieces.
-    """
+    """Serves `files`; closes each connection after the next of `cuts` bytes; `slow` in seconds."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
@@ -103,7 +101,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty checkpoints folder and an empty cache; no waiting between attempts."""
+    """Empty checkpoints folder and cache; no wait between attempts."""
     (tmp_path / "checkpoints").mkdir()
     monkeypatch.setattr(files, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
@@ -113,7 +111,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def published(tmp_path):
-    """A file as robustness writes it."""
+    """A file in the robustness format."""
     path = tmp_path / "published.pt"
     model = {f"module.model.{key}": value for key, value in STATE.items()}
     scales = {
@@ -255,7 +253,7 @@ def test_saving_to_a_path_leaves_the_manifest_alone(home):
 
 
 def test_own_keys_come_back_as_they_were(home):
-    """A user's network may well call its parts model, or module, or mean."""
+    """User networks may name submodules model, module or mean."""
     state = {"model.module.weight": torch.ones(2, 2), "model.mean": torch.zeros(3)}
     save_checkpoint("net", state, about())
     weights = read_weights(fetch("net"))
@@ -400,7 +398,7 @@ def test_each_refusal_is_one_clear_line(home, server, published, name, reason):
 
 
 def test_an_unknown_wrong_file_is_not_recorded(home, server):
-    """Without a sha256 to compare with, a file must at least be a checkpoint to be taken."""
+    """Without a sha256, a file must at least be a readable checkpoint."""
     server.files["net.pt"] = b"PK\x03\x04 something else"
     write_entry(about(server.url("net.pt")))
     with pytest.raises(FileNotFoundError, match="cannot be read as a checkpoint"):
@@ -417,7 +415,7 @@ def test_a_file_put_there_by_hand_needs_no_connection(home, published):
 
 
 def test_a_proxy_is_used(home, server, published, monkeypatch):
-    """The server stands in for the proxy: it is asked for the full address."""
+    """The server acts as a proxy: requests have the full address."""
     server.files["http://weights.invalid/net.pt"[1:]] = published
     monkeypatch.setenv("http_proxy", server.address)
     monkeypatch.delenv("no_proxy", raising=False)

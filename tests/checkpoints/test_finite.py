@@ -1,4 +1,4 @@
-"""Numbers that fit: what is saved in half precision is what it was, and what is not finite is named."""
+"""Half-precision weights keep their values, and errors name non-finite tensors."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_what_is_not_finite_is_named_and_counted():
     told = not_finite(network.state_dict())
     assert told == "0.bias (2 NaN of 8), 1.running_var (1 infinite of 8)"
     mask = torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf)
-    assert not_finite({"mask": mask}) == ""  # as attention has it
+    assert not_finite({"mask": mask}) == ""  # an attention mask
     many = not_finite({f"w{i}": torch.tensor(torch.nan) for i in range(9)})
     assert many.endswith("and 5 more") and "\n" not in many
 
@@ -50,7 +50,7 @@ def test_what_is_not_finite_is_named_and_counted():
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("key", ["0.weight", "0.bias", "1.running_var", "5.weight", "5.bias"])
 def test_a_network_whose_weights_are_not_finite_names_them(key, value):
-    """Refused where it has no logits; where it has, as with one dead channel, it says so."""
+    """Refused if the logits are NaN; a warning if they are not, as with one dead channel."""
     head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), *head)
     with torch.no_grad():

@@ -1,6 +1,4 @@
-"""Files as RobustBench's model zoo saves them, of its own architectures, give the logits that it
-computes.
-"""
+"""Files in RobustBench's format and architectures give RobustBench's logits."""
 
 import os
 import subprocess
@@ -22,7 +20,7 @@ NAMES = [
     "Carmon2019Unlabeled",
 ]
 NAMES += ["Chen2020Efficient", "Rade2021Helper"]
-# many of its networks take pixels as they are
+# many of its networks do not normalise
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 

@@ -1,6 +1,4 @@
-"""Checkpoints that robustness 1.2.1 writes with its own training code compute here what they
-compute there.
-"""
+"""Checkpoints trained by robustness 1.2.1 give robustness's outputs."""
 
 import os
 import subprocess
@@ -30,7 +28,7 @@ def written(tmp_path_factory):
     assert done.returncode == 0, done.stderr[-3000:]
     yield folder
     for path in folder.rglob("*.pt*"):
-        path.unlink()  # a gigabyte, which pytest would keep for three runs
+        path.unlink()  # 1 GB, which pytest would keep for three runs
 
 
 def computed(folder: Path) -> dict[str, torch.Tensor]:
@@ -44,10 +42,10 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 def close_in_length(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """For gradients and steps: where a unit is all but zero, rounding decides whether it is on.
+    """Tolerance of gradients and steps: rounding decides whether a unit near zero is active.
 
-    Their own float32 gradient is as far from that in float64 (up to 1e-3 seen); a wrong fake ReLU
-    is 100 times as far.
+    Their float32 and float64 gradients differ as much (up to 1e-3); a wrong fake ReLU differs 100
+    times more.
     """
     assert theirs.norm() > 0 and (ours - theirs).norm() < 1e-2 * theirs.norm()
 
@@ -56,7 +54,7 @@ def close_in_length(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 def test_logits_representation_gradients_and_steps_are_theirs(written, case, capsys):
     theirs = computed(written / case)
     (saved,) = (written / case).glob("*.latest")
-    path = saved.with_suffix(".pt")  # the library's own ending says nothing of a format
+    path = saved.with_suffix(".pt")  # the library's own suffix names no format
     saved.rename(path)
     model = nb.load_model(path, device="cpu")
     assert "module.model.* -> *" in capsys.readouterr().out
@@ -99,7 +97,7 @@ def test_logits_representation_gradients_and_steps_are_theirs(written, case, cap
 
 @pytest.mark.parametrize("name", ["lambda.pt", "legacy.pt"])
 def test_a_pickled_code_object_is_named_and_not_run(written, name):
-    """The schedule of cifar_l2_0_25.pt, which no Python since 3.8 can unpickle, held one."""
+    """As in the schedule of cifar_l2_0_25.pt, which no Python since 3.8 can unpickle."""
     folder = written / "cifar-resnet18"
     expected = read_weights(next(path for path in folder.glob("checkpoint.*")))
     weights = read_weights(folder / name)

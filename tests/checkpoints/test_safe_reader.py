@@ -1,4 +1,4 @@
-"""The reader of torch files builds tensors and containers, and does nothing else."""
+"""The reader of torch files builds only tensors and containers."""
 
 import copyreg
 import gzip
@@ -52,7 +52,7 @@ ROBUSTNESS = {
 
 
 class Call:
-    """Pickles as a call of any function."""
+    """Pickles as a call of a chosen function."""
 
     def __init__(self, function, *args):
         self.function, self.args = function, args
@@ -166,8 +166,8 @@ def test_what_is_packed_or_sharded_says_so(tmp_path):
         archive.write(whole, "folder/file.pt")
     (tmp_path / "file.pt.gz").write_bytes(gzip.compress(whole.read_bytes()))
     (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": "1.bin"}}))
-    for name, told in (("file.zip", "unpack it"), ("file.pt.gz", "unpack it"), ("index.json", "")):
-        with pytest.raises(ValueError, match=rf"{name} cannot be read as a checkpoint: .*{told}"):
+    for name, hint in (("file.zip", "unpack it"), ("file.pt.gz", "unpack it"), ("index.json", "")):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as a checkpoint: .*{hint}"):
             read_weights(tmp_path / name)
 
 
@@ -185,7 +185,7 @@ def test_versions_of_modules_come_along_under_the_networks_names(tmp_path):
 
 
 class Holding(nn.Module):
-    """With tensors that its state dict does not have."""
+    """Has tensors outside its state dict."""
 
     def __init__(self):
         super().__init__()
@@ -197,7 +197,7 @@ class Holding(nn.Module):
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_network_pickled_whole_gives_its_state_dict(tmp_path, protocol):
-    """No buffers that are not persistent, no tensors that are attributes."""
+    """Has no non-persistent buffers and no tensor attributes."""
     holding = Holding()
     for legacy, wrapped in ((False, holding), (True, nn.DataParallel(holding))):
         torch.save(
@@ -221,9 +221,7 @@ def crafted(path: Path, pickled: bytes, members: dict[str, bytes] | None = None,
 
 
 def code_object() -> bytes:
-    """What dill makes of a lambda: marshalled code handed to its rebuilder. Its opcodes are
-    written out by hand.
-    """
+    """A lambda as dill pickles it, in hand-written opcodes: marshalled code and its rebuilder."""
     data = marshal.dumps(compile("__import__('os').system('touch $MARK')", "x", "eval"))
     return b"\x80\x02cdill._dill\n_unmarshal\nB" + struct.pack("<I", len(data)) + data + b"\x85R"
 
@@ -247,7 +245,7 @@ def test_code_runs_nowhere_and_is_named(tmp_path, monkeypatch):
                 saved(tmp_path / "file.pt", {"model": STATE, "extra": attack}, legacy=legacy)
             )
             assert same(weights.state) and name in weights.report, weights.report
-            # and where a tensor, a whole state dict, or the whole file is expected
+            # also as a tensor, as the state dict, and as the whole file
             weights = read_weights(
                 saved(tmp_path / "file.pt", {"model": {**STATE, "more": attack}}, legacy=legacy)
             )
@@ -287,7 +285,7 @@ def test_hand_written_opcodes_run_nothing(tmp_path, monkeypatch):
 
 
 def test_nothing_that_a_file_names_is_altered(tmp_path):
-    """BUILD sets attributes: of a function that rebuilds, say, and so of all later files."""
+    """BUILD sets attributes, even of a rebuild function, which would affect later files."""
     names = (b"torch._utils\n_rebuild_tensor_v2", b"torch\nfloat32", b"collections\nOrderedDict")
     for named in names:
         for key in (b"__defaults__", b"__code__", b"__dict__", b"__call__"):
@@ -301,7 +299,7 @@ def test_nothing_that_a_file_names_is_altered(tmp_path):
 
 
 def dumped(content, storages: dict[str, tuple[str, int]]) -> bytes:
-    """Pickle with chosen persistent ids, to write tensors that lie about themselves."""
+    """Pickle with chosen persistent ids, for tensors with false metadata."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, one):
@@ -527,9 +525,7 @@ print(runs, read, round(slowest, 2), grown // 1024)
 
 
 def test_mutated_files_end_in_an_error_or_weights(tmp_path):
-    """Random edits, in a process with a ceiling on its memory: nothing but ValueError, and
-    quickly.
-    """
+    """Random edits raise only ValueError, quickly, within a memory limit."""
     small = {
         "model": dict(list(ROBUSTNESS["model"].items())[:4]),
         "epoch": 7,
@@ -541,7 +537,7 @@ def test_mutated_files_end_in_an_error_or_weights(tmp_path):
     saved(tmp_path / "seed2", small, legacy=True)
     saved(tmp_path / "seed3", network())
     safetensors.torch.save_file(STATE, tmp_path / "seed4")
-    # Mutations of a pickle alone reach further than those that break a zip file's checksums.
+    # Mutate the pickle alone: others only break the zip file's checksums.
     with zipfile.ZipFile(tmp_path / "seed1") as archive:
         pickled = archive.read("seed1/data.pkl")
     legacy = (tmp_path / "seed2").read_bytes()

@@ -1,6 +1,4 @@
-"""The shipped networks are what the manifest says: four of one recipe, their accuracies
-reproduced here.
-"""
+"""The shipped networks match the manifest: one recipe, reproduced accuracies."""
 
 import functools
 import math
@@ -18,9 +16,7 @@ N = 250
 
 
 def spread(percent: float, n: int) -> float:
-    """Three standard errors of the difference between this figure and one of `N` images, in
-    points.
-    """
+    """Three standard errors of the difference from an estimate on `N` images, in points."""
     return 3 * math.sqrt(percent * (100 - percent) * (1 / n + 1 / N)) + 0.5
 
 

@@ -1,6 +1,4 @@
-"""Whole numbers, seeds, labels, factors and images of any kind and precision; inference mode and
-default dtype.
-"""
+"""Inputs of any numeric type and precision; inference mode and default dtype."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Objectives are losses per image: each row on its own, errors in one line."""
+"""Objectives are independent losses per image; errors are one line."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_activate_takes_one_component_or_one_per_image_and_stops_at_the_ceiling(
     capped = nb.activate(1, ceiling=4.0)(features)
     assert capped.tolist() == [-4, -3]
     capped.sum().backward()
-    assert features.grad.tolist() == [[0, 0], [0, -1]]  # the first has arrived and is left alone
+    assert features.grad.tolist() == [[0, 0], [0, -1]]  # the first is at its ceiling
 
 
 def test_misclassify_rises_for_sure_answers() -> None:
@@ -40,7 +40,7 @@ def test_misclassify_rises_for_sure_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "says"),
+    ("make", "error", "message"),
     [
         (lambda: nb.match(torch.zeros(3)), ValueError, r"wanted \(n, d\)"),
         (lambda: nb.match(torch.full((1, 2), torch.nan)), ValueError, "finite"),
@@ -52,8 +52,8 @@ def test_misclassify_rises_for_sure_answers() -> None:
         (lambda: nb.activate(torch.tensor(0.5)), TypeError, "index"),
     ],
 )
-def test_bad_input_gets_one_clear_line(make, error, says) -> None:
-    with pytest.raises(error, match=says) as caught:
+def test_bad_input_gets_one_clear_line(make, error, message) -> None:
+    with pytest.raises(error, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Properties of the one loop."""
+"""Properties of the optimisation loop."""
 
 import copy
 import math
@@ -23,12 +23,12 @@ def target(tiny_model):
 
 @pytest.fixture(scope="module")
 def exact(tiny_model):
-    """In double precision, as rounding differs between batch sizes, and steps amplify it."""
+    """In double precision: rounding depends on the batch size, and steps amplify it."""
     return copy.deepcopy(tiny_model).double()
 
 
 def split(options):
-    """Options of the call, and the solver of the others."""
+    """Splits options into those for the call and options for `Solver`."""
     call = {key: options[key] for key in CALL & options.keys()}
     return call, {key: value for key, value in options.items() if key not in CALL}
 
@@ -136,11 +136,11 @@ def test_a_large_request_is_split_by_what_an_image_takes():
 
     def hungry(images):
         sizes.append(len(images))
-        # 3 MB of each image are kept
+        # 3 MB saved per image
         return images.flatten(1).repeat(1, 256).exp().sum(1, keepdim=True)
 
     nb.minimize(hungry, nb.activate(0), nb.noise(50), steps=1)
-    # a look at two and one; the step, and the last score, in 64 MB each
+    # measured at two and one; then the step and the last score, 64 MB each
     assert sizes == [2, 1] + 2 * [17, 17, 16]
 
 
@@ -154,7 +154,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tiny_model, target):
         return tiny_model.representation(images)
 
     result = nb.minimize(scarce, nb.match(target), nb.noise(4), steps=3)
-    assert sizes[:3] == [4, 2, 1] and set(sizes[3:]) == {1}  # the size that fits is remembered
+    assert sizes[:3] == [4, 2, 1] and set(sizes[3:]) == {1}  # the size that fits is kept
     expected = nb.minimize(tiny_model.representation, nb.match(target), nb.noise(4), steps=3)
     torch.testing.assert_close(result.losses, expected.losses, rtol=1e-2, atol=1e-4)
 
@@ -173,7 +173,7 @@ def test_finished_images_leave_the_batch(tiny_model, target):
         return tiny_model.representation(images)
 
     start = nb.noise(4)
-    start[0] = nb.noise(4, seed=1)[0]  # already there
+    start[0] = nb.noise(4, seed=1)[0]  # already at the target
     result = nb.minimize(
         watched, nb.match(target), start, steps=40, solver=nb.Solver(stop_below=0.08)
     )
@@ -229,7 +229,7 @@ def test_an_interrupt_ends_the_caller_unless_asked_otherwise(tiny_model, target)
 
 
 def test_published_loop_is_one_of_the_settings(exact, target):
-    """Unit gradient times the step, then the box: written out here once more, by hand."""
+    """A step is the unit gradient times the step size, then the box: computed independently."""
     start, target = nb.noise(4).double(), target.double()
     images = start
     for _ in range(5):
@@ -243,7 +243,7 @@ def test_published_loop_is_one_of_the_settings(exact, target):
 
 
 def test_default_solver_ends_lower_than_the_published_one():
-    """On the shipped robust network, at equal steps."""
+    """Shipped robust network, equal steps."""
     model = load_model("cifar10-l2-0.5", device="cpu")
     target = model.representation(nb.load_images("cifar10-sample", indices=range(4))[0])
     ours = run(model, target, nb.noise(4), steps=60)
@@ -310,7 +310,7 @@ def test_bad_radius_is_refused(ball, radius):
 
 
 class Counted(TorchDispatchMode):
-    """Counts operations by name; as "wait" those that make the host wait for a GPU."""
+    """Counts operations by name; "wait" counts those that synchronise a GPU."""
 
     WAITS = (
         "_local_scalar_dense",
@@ -334,9 +334,9 @@ class Counted(TorchDispatchMode):
 
 
 def test_one_forward_one_backward_and_no_wait_per_step(tiny_model, target):
-    """Counts, not seconds: speed must not rot unseen."""
+    """A speed regression shows in operation counts, which do not vary as seconds do."""
     iterates = descend(tiny_model.representation, nb.match(target), nb.noise(4), steps=20)
-    next(iterates)  # what stands before the loop may look at the images
+    next(iterates)  # checks before the loop may read the images
     with Counted() as one:
         next(iterates)
     with Counted() as rest:
@@ -346,7 +346,7 @@ def test_one_forward_one_backward_and_no_wait_per_step(tiny_model, target):
     assert rest["convolution"] == 19 * layers and rest["convolution_backward"] == 18 * layers
     assert one["wait"] == rest["wait"] == 0
     assert sum(count for name, count in one.items() if "batch_norm" in name) == 0  # folded
-    # about six per convolution and its ReLU, and a dozen for the step
+    # about six per convolution with ReLU, a dozen per step
     assert one.total() < 11 * layers
 
 

@@ -1,8 +1,4 @@
-"""What importing the package sets for the process: threads that wait sleep, memory is kept, what a
-user has set stands.
-
-Waiting threads would keep cores busy that another kernel needs.
-"""
+"""Process settings at import: waiting threads sleep, memory is kept, user settings win."""
 
 import os
 import platform
@@ -15,21 +11,21 @@ SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "spins", "says"),
+    ("given", "code", "spins", "warned"),
     [
         ({}, "import nbhelpers, torch", "4000", False),
         ({"GOMP_SPINCOUNT": "7"}, "import nbhelpers, torch", "7", False),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "import torch, nbhelpers", "None", False),
-        # too late for this process, and it says so
+        # too late for this process: a warning
         ({}, "import torch, nbhelpers; import nbhelpers", "4000", True),
     ],
 )
-def test_the_setting_is_there_when_torch_loads_its_runtime(given, code, spins, says):
+def test_the_setting_is_there_when_torch_loads_its_runtime(given, code, spins, warned):
     environment = {key: value for key, value in os.environ.items() if key not in SETTINGS} | given
     command = [sys.executable, "-c", f"{code}; import os; print(os.environ.get('GOMP_SPINCOUNT'))"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == spins
-    assert done.stderr.count("import nbhelpers before torch") == says
+    assert done.stderr.count("import nbhelpers before torch") == warned
 
 
 REPEATED = """

@@ -1,4 +1,4 @@
-"""Ranking, attributing, mixing and comparing representations."""
+"""Ranking, attribution, interpolation and distance of representations."""
 
 import copy
 import tracemalloc
@@ -47,7 +47,7 @@ def test_out_of_memory_halves_the_parts_and_goes_on(tiny_model, images, monkeypa
     monkeypatch.setattr(tiny_model, "representation", scarce)
     found = nb.represent(tiny_model, iter([images[:15], images[15:]]))
     assert torch.allclose(found, expected, atol=1e-5)
-    assert sizes == [15, 7, 3, 3, 3, 3, 3, 3, 2]  # what fits is remembered
+    assert sizes == [15, 7, 3, 3, 3, 3, 3, 3, 2]  # the size that fits is kept
     with pytest.raises(torch.OutOfMemoryError):
         monkeypatch.setattr(tiny_model, "representation", lambda x: scarce(x.repeat(6, 1, 1, 1)))
         nb.represent(tiny_model, images)
@@ -143,7 +143,7 @@ def test_ssim_is_one_for_equal_images_and_low_for_noise(images) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "says"),
+    ("make", "error", "message"),
     [
         (lambda m, x: nb.top_images(m, x, 32), IndexError, "wanted 0 to 31"),
         (lambda m, x: nb.top_images(m, x, 0, 0), ValueError, "k: got 0"),
@@ -165,7 +165,7 @@ def test_ssim_is_one_for_equal_images_and_low_for_noise(images) -> None:
         (lambda m, x: nb.represent(m, (x * 255).byte()), TypeError, "images.float"),
     ],
 )
-def test_bad_input_gets_one_clear_line(tiny_model, images, make, error, says) -> None:
-    with pytest.raises(error, match=says) as caught:
+def test_bad_input_gets_one_clear_line(tiny_model, images, make, error, message) -> None:
+    with pytest.raises(error, match=message) as caught:
         make(tiny_model, images)
     assert "\n" not in str(caught.value)

@@ -1,8 +1,6 @@
-"""The shapes in the signatures are true: jaxtyping and beartype check them around calls that should
-work.
+"""Shapes in signatures are correct at run time, checked by jaxtyping and beartype around valid calls.
 
-Not an import hook: checked everywhere, the tracer's stand-ins for tensors would be refused, and
-wrong shapes would meet the checker before our own messages.
+No import hook: it would refuse the tracer's proxies, and hide our own messages on wrong shapes.
 """
 
 import pytest

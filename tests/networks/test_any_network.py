@@ -1,6 +1,4 @@
-"""Any torch classifier: its representation is what its last Linear receives, its logits are its
-own.
-"""
+"""Any torch classifier: the representation is its last Linear's input, the logits are its own."""
 
 import importlib.util
 import re
@@ -24,7 +22,7 @@ def seeded(build):
     torch.manual_seed(0)
     network = build().eval()
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # a fresh one would fold into nothing
+        if isinstance(module, nn.BatchNorm2d):  # fresh statistics would fold into nothing
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
     return network
@@ -35,9 +33,7 @@ def noise(size, n=3):
 
 
 def observed(network, images, name=None):
-    """What a hook on the network itself sees: the input of its last Linear or the output of
-    `name`; and the logits.
-    """
+    """By a hook: the input of the last Linear or the output of `name`; and the logits."""
     seen = []
 
     def keep(module, inputs, output):
@@ -67,7 +63,7 @@ def wrapped(network, **options):
 
 
 class Small(nn.Module):
-    """Parts of which the odd networks below are made."""
+    """Parts of the unusual networks below."""
 
     def __init__(self):
         super().__init__()
@@ -86,14 +82,14 @@ class Wild(Small):
 
 
 class Misled(Small):
-    """Traces without an error, and wrongly: a tracer's stand-in is no Tensor."""
+    """Traces wrongly without an error: a tracer's proxy is no Tensor."""
 
     def forward(self, x):
         return self.fc(self.trunk(2 * x if isinstance(x, torch.Tensor) else x))
 
 
 class SharedConvolution(Small):
-    """One convolution before two batch norms: folding either in would spoil the other."""
+    """One convolution before two batch norms: folding one breaks the other."""
 
     def __init__(self):
         super().__init__()
@@ -105,7 +101,7 @@ class SharedConvolution(Small):
 
 
 class Discarded(Small):
-    """An in-place ReLU whose result nobody takes."""
+    """An in-place ReLU whose result is unused."""
 
     def forward(self, x):
         x = self.norm(self.conv(x))
@@ -263,7 +259,7 @@ def test_what_is_no_classifier_gets_one_clear_line(network, message):
 LAYERS = [
     ("layer3", "mean"),
     ("layer3", "flatten"),
-    ("layer1.0.conv1", "mean"),  # its batch norm must not be folded into what comes out
+    ("layer1.0.conv1", "mean"),  # its batch norm must not be folded into its output
     ("bn1", "mean"),  # an in-place ReLU follows
     ("layer4.1.relu", "mean"),  # called twice: the last call counts
     ("avgpool", "mean"),
@@ -295,7 +291,7 @@ def test_a_layer_of_a_network_that_cannot_be_traced():
     model = wrapped(network, layer="norm")
     model.parts.network.fc.register_forward_hook(lambda *_: later.append(1))
     close(model.representation(images), observed(network, images, "norm")[0].mean((2, 3)))
-    assert not later  # left before it got there
+    assert not later  # the pass ended before it
     close(model(images), observed(network, images)[1])
 
 
@@ -344,7 +340,7 @@ def test_a_file_tells_its_architecture(name, tmp_path, capsys):
     model = load_model(tmp_path / "mine.pt", dataset=CIFAR, device="cpu")
     close(model(noise(32)), observed(network, noise(32))[1])
     assert model.name == "mine"
-    assert "module." in capsys.readouterr().out  # the report: which keys went where
+    assert "module." in capsys.readouterr().out  # the report of dropped prefixes
 
 
 RECOGNISED = {
@@ -495,7 +491,7 @@ def test_a_network_that_views_its_map_as_one_row():
 
 def test_what_the_user_allows_for_speed_does_not_loosen_the_check():
     class Traced(nn.Module):
-        """Differs by half a per cent when traced."""
+        """Differs by 0.5 % when traced."""
 
         def __init__(self):
             super().__init__()

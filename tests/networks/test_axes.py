@@ -1,4 +1,4 @@
-"""Which axis is what: positions, channels and tokens of any layout."""
+"""Axes of any layout: positions, channels and tokens."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_a_network_of_one_size_refuses_images_of_as_many_pixels():
 
 
 class Flattened(nn.Module):
-    """A map (n, 8, h, w), its axes in another order, then in one row."""
+    """A map (n, 8, h, w) with permuted axes, then flattened."""
 
     def __init__(self, order: tuple[int, ...], size: tuple[int, int]):
         super().__init__()

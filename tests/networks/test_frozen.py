@@ -1,4 +1,4 @@
-"""A model stays as it is, whatever a module around it does; other tools can take it."""
+"""A model stays frozen inside any module, and works with other tools."""
 
 import copy
 
@@ -14,7 +14,7 @@ IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 class Branching(WideResNet):
-    """Not to be traced: the path depends on the values."""
+    """Not traceable: control flow depends on values."""
 
     def forward(self, x):
         return super().forward(x if x.mean() > -1e9 else -x)
@@ -149,7 +149,7 @@ def test_computed_weights_are_kept(change, which):
     torch.manual_seed(0)
     parts = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
     network = nn.Sequential(*parts, nn.Flatten(), nn.Linear(8, 5))
-    network(torch.rand(8, 3, 32, 32))  # statistics of its own
+    network(torch.rand(8, 3, 32, 32))  # running statistics
     change(network[0] if which == "conv" else network[5])
     network.eval()
     model = nb.Model(network, image_size=32)

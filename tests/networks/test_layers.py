@@ -1,4 +1,4 @@
-"""Layers: where ten architectures can be cut, and that each place serves."""
+"""Layers: where ten architectures can be cut; every cut works."""
 
 import pytest
 import timm
@@ -11,7 +11,7 @@ from nbhelpers.networks import Layer, WideResNet, resnet
 
 
 class Branching(nn.Module):
-    """Not to be traced: the path depends on the values."""
+    """Not traceable: control flow depends on values."""
 
     def __init__(self):
         super().__init__()

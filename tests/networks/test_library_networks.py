@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, as their library builds and fills them."""
+"""Networks of torchvision and timm equal the library's own."""
 
 import re
 import warnings
@@ -16,7 +16,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def filled(network, size):
-    """With running statistics of its own, so that nothing vanishes on the way."""
+    """Running statistics of real passes, so activations do not vanish."""
     network.eval()
     for module in network.modules():
         if hasattr(module, "running_var") and module.running_var is not None:
@@ -74,7 +74,7 @@ def test_a_file_of_densenet_has_new_or_old_keys(published, tmp_path):
 
 
 def test_a_file_of_timm_may_have_its_author_s_keys(tmp_path):
-    """ConvNeXt as its authors published it, which timm renames."""
+    """ConvNeXt in its authors' key layout, which timm renames."""
     torch.manual_seed(0)
     network = timm.create_model("convnext_atto", num_classes=5).eval()
     rules = [

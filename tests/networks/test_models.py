@@ -1,6 +1,4 @@
-"""The house's own networks: the cut changes no value, the fake ReLU only gradients, errors say
-what to do.
-"""
+"""Built-in networks: the cut keeps values, the fake ReLU changes only gradients; clear errors."""
 
 import threading
 
@@ -26,7 +24,7 @@ def network():
     torch.manual_seed(0)
     network = resnet("resnet18", width=4)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # a fresh one would fold into nothing
+        if isinstance(module, nn.BatchNorm2d):  # fresh statistics would fold into nothing
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
     return network.eval()
@@ -159,7 +157,7 @@ def test_the_device_is_looked_at_before_anything_is_read(monkeypatch):
 
 
 class Wild(nn.Module):
-    """Cannot be traced: which way it goes depends on its input."""
+    """Not traceable: control flow depends on values."""
 
     def __init__(self):
         super().__init__()
@@ -171,7 +169,7 @@ class Wild(nn.Module):
 
 
 def test_two_threads_do_not_see_each_other(images):
-    """The hook of a network that cannot be traced is shared; its results are not."""
+    """Threads share the hook of an untraceable network, not its results."""
     model = Model(Wild().eval())
     wanted = [model.representation(image[None]) for image in images]
     wrong = []

@@ -1,6 +1,4 @@
-"""Networks as people have them: pickled, hooked, of odd axes, sizes and channels; and what is
-refused in one line.
-"""
+"""User networks: pickled, hooked, of odd axes, sizes and channels; errors are one line."""
 
 import copy
 import io
@@ -78,7 +76,7 @@ def test_logits_off_by_a_little_are_not_the_linear_layer_s():
 
 
 class Axes(nn.Module):
-    """A map (n, 8, 8, 8) turned into an order of axes; as many channels as rows."""
+    """A map (n, 8, 8, 8) with permuted axes; as many channels as rows."""
 
     def __init__(self, order):
         super().__init__()
@@ -167,7 +165,7 @@ def test_another_size_than_the_network_s_is_refused():
         ):
             act(noise(2, 3, 32, 32))
     other = nb.Model(net(), image_size=16)
-    assert other.representation(noise(2, 3, 20, 30)).shape == (2, 8)  # pooled, so any size will do
+    assert other.representation(noise(2, 3, 20, 30)).shape == (2, 8)  # pooled: any size
     with pytest.raises(ValueError, match="set up for 16×16"):
         other.representation(noise(2, 3, 20, 30), positions=True)
 
@@ -279,7 +277,7 @@ def test_networks_that_are_hard_to_copy(build):
 
 
 class Module(nn.Module):
-    """Its part has the name that DataParallel gives."""
+    """A submodule named as DataParallel's wrapper."""
 
     def __init__(self):
         super().__init__()

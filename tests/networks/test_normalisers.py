@@ -1,4 +1,4 @@
-"""A network that normalises by itself is found by its numbers and their use, not by a name."""
+"""Networks that normalise their input are detected by values and use, not by name."""
 
 from collections import OrderedDict
 
@@ -84,7 +84,7 @@ def test_lists_of_anything_in_a_network_are_no_normaliser(tmp_path):
 
 
 class Named(nn.Module):
-    """Tensors with a normaliser's names, in other places or with another use."""
+    """Tensors named like a normaliser's, elsewhere or used otherwise."""
 
     def __init__(self, use):
         super().__init__()

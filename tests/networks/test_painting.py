@@ -1,4 +1,4 @@
-"""Painting inside a mask: what lies outside stays, bit for bit; the representation under a mask."""
+"""Optimisation inside a mask: outside pixels are exactly unchanged; masked representation."""
 
 import copy
 import math
@@ -47,7 +47,7 @@ def test_a_soft_edge_bounds_how_far_a_pixel_moves():
     project = nb.within(SOFT, START)
     once = project(wild)
     assert ((once - START).abs() <= SOFT + 1e-6).all() and ((once - START).abs() > 0.1).any()
-    # it is a projection
+    # idempotent
     assert torch.equal(project(once), once) and torch.equal(project(START), START)
     assert torch.equal(nb.within(torch.ones(32, 32), START)(wild), nb.box(wild))
 
@@ -68,7 +68,7 @@ def test_a_batch_is_as_many_single_runs(tiny_model):
 
 
 @pytest.mark.parametrize(
-    "mask, said",
+    "mask, message",
     [
         (HARD * 0, "it is empty"),
         (torch.cat([EACH[:3], EACH[:1] * 0]), "it is empty"),
@@ -79,8 +79,8 @@ def test_a_batch_is_as_many_single_runs(tiny_model):
         (HARD * math.nan, "wanted 0"),
     ],
 )
-def test_a_wrong_mask_is_refused_in_one_line(mask, said):
-    with pytest.raises(ValueError, match=said) as raised:
+def test_a_wrong_mask_is_refused_in_one_line(mask, message):
+    with pytest.raises(ValueError, match=message) as raised:
         nb.within(mask, START)
     assert "\n" not in str(raised.value)
 
@@ -103,7 +103,7 @@ def test_the_whole_region_is_the_representation(tiny_model):
 def test_a_region_counts_positions_by_the_share_it_covers(tiny_model):
     maps = tiny_model.representation(START, positions=True).unflatten(1, tiny_model.positions)
     mask = torch.zeros(32, 32)
-    mask[:8, :8], mask[:8, 8:12] = 1, 1  # one square, and half of the next
+    mask[:8, :8], mask[:8, 8:12] = 1, 1  # one position, and half of the next
     torch.testing.assert_close(
         nb.region(tiny_model, mask)(START), (maps[:, :, 0, 0] * 2 + maps[:, :, 0, 1]) / 3
     )

@@ -1,6 +1,4 @@
-"""A real ImageNet network and twenty ImageNet photographs, both from package indexes, at the
-real size.
-"""
+"""An ImageNet network and twenty photographs from package indexes, at full size."""
 
 import importlib.util
 from pathlib import Path
@@ -29,7 +27,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def photographs():
-    # unimported: it is slow, and warns
+    # not imported: slow, and it warns
     folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
     files = sorted(folder.glob("imagenet_*.jpg"))  # imagenet_NUMBER_LABEL.jpg
     images = torch.cat([nb.load_images(path, size=224)[0] for path in files])
@@ -60,9 +58,7 @@ def test_the_shipped_photographs_are_what_their_labels_say(model):
 
 
 def test_top_images_of_a_component_show_its_class(model, photographs, features):
-    """The component that says "strawberry" most loudly of one strawberry is highest on that
-    photograph.
-    """
+    """The component that contributes most to "strawberry" is highest on that photograph."""
     images, labels = photographs
     component = int(nb.contributions(model, images[4:5], labels[4:5]).argmax())
     top = nb.top_images(model, images.split(5), component, k=3)
@@ -73,9 +69,7 @@ def test_top_images_of_a_component_show_its_class(model, photographs, features):
 
 
 def test_a_brittle_pair_is_found(model, photographs, features):
-    """Within 2 of 388 pixel units, one photograph's representation nears another's and takes its
-    class.
-    """
+    """A perturbation of L2 norm 2 (of 388) moves a photograph to another's class."""
     source, target = photographs[0][:1], features[3:4]
     result = nb.minimize(
         model.representation,

@@ -1,4 +1,4 @@
-"""Networks: built, loaded and filled."""
+"""Networks: built, loaded and cut at their representation."""
 
 from nbhelpers.networks.depth import Layer, layers
 from nbhelpers.networks.initial import untrained

@@ -1,4 +1,4 @@
-"""A network cut at its representation: traced if it can be, hooked if not."""
+"""A network cut at its representation, by tracing or else by a hook."""
 
 import contextlib
 import math
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nbhelpers.networks.sites import Site, close, first_input
 
-# What may stand between the last ReLU and the representation without mixing components.
+# Operations between the last ReLU and the representation that do not mix components.
 _POOLS: tuple = (
     nn.AdaptiveAvgPool2d,
     nn.AvgPool2d,
@@ -51,18 +51,16 @@ _RELUS: tuple = (
     "relu",
     "relu_",
 )
-_HOOKING = threading.Lock()  # two threads' hooks on one module would see each other's passes
+_HOOKING = threading.Lock()  # hooks of two threads on one module see each other's passes
 
 
 class FakeReLU(torch.autograd.Function):
-    """A ReLU's value with an identity's gradient: an inactive component still tells which way is
-    up.
+    """ReLU with the gradient of the identity, so inactive components have one.
 
-    Source: the reference code of Engstrom et al., arXiv:1906.00945; there, as here, only in the
-        last block.
+    Source: the reference code of Engstrom et al., arXiv:1906.00945; also only in the last block.
     """
 
-    generate_vmap_rule = True  # for torch.func, as is what follows in three parts
+    generate_vmap_rule = True  # for torch.func, as is the separate setup_context
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -82,22 +80,19 @@ class FakeReLU(torch.autograd.Function):
 
 
 class FakeReLULayer(nn.Module):
-    """`FakeReLU` as a module, which a graph keeps when it is pickled.
-
-    The function itself would be traced through.
-    """
+    """`FakeReLU` as a module: tracing would see through the function, and pickling lose it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return FakeReLU.apply(x)
 
 
 def cut(network: nn.Module, site: Site) -> tuple["Traced | Hooked", str]:
-    """The network cut there, by tracing if possible, else by a hook; and a note for `repr`."""
+    """The network cut at a site, by tracing if possible, else by a hook; and a note for `repr`."""
     failure = ""
     for fold in (True, False) if "random" not in site.varies else ():
         try:
             traced = Traced(network, site, fold=fold)
-            agrees = traced.agrees(site)  # which fails where a hook sets a folded weight
+            agrees = traced.agrees(site)  # fails if a hook sets a folded weight
         except Exception as error:  # tracing can fail in many ways; the hook needs no trace
             failure = failure or f"not traced ({type(error).__name__})"
             continue
@@ -110,7 +105,7 @@ def cut(network: nn.Module, site: Site) -> tuple["Traced | Hooked", str]:
 
 
 class Traced(nn.Module):
-    """A network cut in its graph, batch norm folded: nothing after the cut is computed."""
+    """A network cut in its traced graph, batch norm folded."""
 
     def __init__(self, network: nn.Module, site: Site, *, fold: bool):
         super().__init__()
@@ -118,10 +113,9 @@ class Traced(nn.Module):
         graph = tracer.trace(network)
         feature: Any = tracer.outputs[site.name].node
         feature = _last_call(graph, site.name).all_input_nodes[0] if site.before else feature
-        # Both in the output while folding, so that a convolution whose own output is wanted is left
-        # alone.
+        # Both are outputs while folding: no convolution whose own output is used is folded.
         graph.output_node().args = ((feature, graph.output_node().args[0]),)
-        # shares leaves with the network, but not what holds them
+        # shares leaf modules with the network, not their parents
         traced: Any = fx.GraphModule(network, graph)
         leaves = _count(traced)
         if fold and leaves:
@@ -134,12 +128,12 @@ class Traced(nn.Module):
         self.batch = site.batch
         self.trunk = _copied(traced, feature, end)
         self.faked = _copied(traced, feature, end, relu) if relu else None
-        # The map is upstream of the pooling, so it gets graphs of its own; the weights are shared.
+        # The map before pooling has its own graphs; weights are shared.
         source, orders = _last_map(traced, feature, site)
         self.mapped = _copied(traced, source, source.next) if source else None
         self.mapped_faked = _copied(traced, source, source.next, relu) if source and relu else None
         self.order = orders[0]
-        # as many channels as positions: their mean may tell
+        # as many channels as positions: compare their mean with the features
         if self.mapped is not None and len(orders) > 1:
             with torch.no_grad():
                 found = self.mapped(site.images.clone())
@@ -149,7 +143,7 @@ class Traced(nn.Module):
             )
         self.head: nn.Linear | None = traced.get_submodule(site.name) if site.head else None
         self.whole = None if site.head else _copied(traced, logits, output)
-        # a norm that is not a leaf was traced through
+        # traced norms are no leaves
         folded, norms = (leaves - _count(traced), _count(network))
         self.note = (
             f"batch norm {'folded' if folded else 'not folded'}" if norms else "no batch norm"
@@ -164,9 +158,7 @@ class Traced(nn.Module):
         )
 
     def maps(self, x: Tensor, fake: bool) -> Tensor | None:
-        """The last map before pooling, (n, channels, h, w) or tokens (n, channels, tokens, 1);
-        None where none is.
-        """
+        """The last map before pooling, (n, channels, h, w) or tokens (n, channels, tokens, 1)."""
         if self.mapped is None:
             return None
         found = (self.mapped_faked if fake and self.mapped_faked is not None else self.mapped)(
@@ -179,7 +171,7 @@ class Traced(nn.Module):
         return self.whole(x) if self.head is None else self.head(self.trunk(x))  # type: ignore[misc]
 
     def agrees(self, site: Site) -> bool:
-        """Whether the cut gives what the network gave."""
+        """Whether the cut gives the network's features and logits."""
         with torch.no_grad():
             features = [self.features(site.images.clone(), fake) for fake in (False, True)]
             logits = self.logits(site.images.clone())
@@ -189,7 +181,7 @@ class Traced(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Remembers what each module returned at its last call."""
+    """Records each module's last output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,7 +208,7 @@ def _count(network: nn.Module) -> int:
 
 
 def _copied(network: fx.GraphModule, output: Any, end: Any, relu: Any = None) -> fx.GraphModule:
-    """The network from its start to before `end`, weights shared, with `relu` faked."""
+    """The graph before `end`, weights shared, `relu` replaced by a fake one."""
     graph, copied = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in network.graph.nodes:
         if node is end:
@@ -230,7 +222,7 @@ def _copied(network: fx.GraphModule, output: Any, end: Any, relu: Any = None) ->
 
 
 def _last_relu(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, str]:
-    """The ReLU that makes the features; where there is none, the name of what does."""
+    """The ReLU before the features, if any, and the name of the last operation."""
     while True:
         kind: Any = (
             type(network.get_submodule(str(node.target)))
@@ -247,23 +239,21 @@ def _last_relu(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, 
 def _last_map(
     network: fx.GraphModule, feature: fx.Node, site: Site
 ) -> tuple[Any, list[tuple[int, ...]]]:
-    """The node nearest before the features that still has positions, and which order makes it (n,
-    channels, …).
+    """The last node with positions before the features, and the axis orders (n, channels, …).
 
-    Several orders where a smaller image does not tell. On the way up only nodes of one input are
-    passed, and no linear
-    layer: beyond these lie other components.
+    Several orders if a smaller image does not decide. The search passes only nodes of one input,
+    and no linear layer, since those mix components.
     """
     shapes = []
     for images in (site.images, site.images[[0, 1, 0]], site.images[:, :, ::2, ::2]):
         run = fx.Interpreter(network, garbage_collect_values=False)
-        # a network of one size gets only so far with the last
+        # a fixed-size network fails partway on the smaller images
         with torch.no_grad(), contextlib.suppress(Exception):
             run.run(images.clone())
         shapes.append({node: tuple(getattr(value, "shape", ())) for node, value in run.env.items()})
     channels = [a for a in range(1, site.features.ndim) if a not in (site.positions or ())]
     node, wide = feature, math.prod(site.features.shape[a] for a in channels)
-    for _ in range(16):  # pooling, norm, flattening and dropout are fewer
+    for _ in range(16):  # more than any pooling, norm, flattening and dropout
         shape, other, small = (found.get(node, ()) for found in shapes)
         batch = [axis for axis, length in enumerate(shape) if length != other[axis]]
         if (
@@ -279,7 +269,7 @@ def _last_map(
                 [rest[a - 1] for a in channels] if node is feature else own * (len(own) < len(rest))
             )
             fitting = own or [axis for axis in rest if shape[axis] == wide] or rest[:1]
-            # tokens before channels, maps after them
+            # (tokens, channels), but (channels, h, w)
             fitting = fitting[::-1] if len(shape) == 3 else fitting
             if len(own) < 2 and math.prod(shape) > 2 * shape[fitting[0]]:  # more than one position
                 return node, [
@@ -288,7 +278,7 @@ def _last_map(
         mixing = node.op == "call_module" and isinstance(
             network.get_submodule(str(node.target)), nn.Linear | nn.Conv2d
         )
-        # without a norm's weights
+        # excluding a norm's weights
         inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
         if mixing or len(inputs) != 1:
             break
@@ -297,11 +287,11 @@ def _last_map(
 
 
 class _Reached(Exception):
-    """Thrown by a hook to leave the network's forward pass."""
+    """Raised by a hook to end the forward pass."""
 
 
 class Hooked(nn.Module):
-    """A network that cannot be traced, cut by a hook that throws."""
+    """An untraceable network, cut by a hook that raises."""
 
     def __init__(self, network: nn.Module, site: Site):
         super().__init__()
@@ -315,9 +305,7 @@ class Hooked(nn.Module):
         self.head: Any = network.get_submodule(site.name) if site.head else None
 
     def features(self, x: Tensor, fake: bool) -> Tensor:
-        """The representation before pooling over positions, images first; `fake` makes no
-        difference.
-        """
+        """The representation before pooling over positions, images first; ignores `fake`."""
         seen: list[Tensor] = []
 
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any = None) -> None:
@@ -344,7 +332,7 @@ class Hooked(nn.Module):
         )
 
     def maps(self, x: Tensor, fake: bool) -> Tensor | None:
-        """None: where the pooling begins, only a trace tells."""
+        """None: finding the pooling needs a trace."""
         return None
 
     def logits(self, x: Tensor) -> Tensor:

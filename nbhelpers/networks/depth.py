@@ -1,4 +1,4 @@
-"""The layers of a network: where it can be cut, by name and in order."""
+"""The layers at which a network can be cut."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from torch import nn
 
 from nbhelpers.networks.sites import Site
 
-_FEW = 3  # blocks that make a level of the network worth stepping through
-_MANY = 8  # single layers; of more, those that end a resolution
+_FEW = 3  # blocks that a level needs
+_MANY = 8  # single layers; if more, only the last of each resolution
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module whose output can be the representation: `load_model(…, layer=name)`."""
+    """A module usable as `load_model(…, layer=name)`, and its output at the model's image size."""
 
     name: str
     channels: int
-    height: int  # of its map at the model's image size; for tokens their number
+    height: int  # for tokens their number
     width: int  # 1 for tokens
 
 
 @dataclass(frozen=True)
 class Place:
-    """A layer, and what it is in the network."""
+    """A layer and its position in the module tree."""
 
     layer: Layer
-    steps: int  # operations with a kernel or a matrix inside it; 0 for a single operation
-    parent: str  # the nearest module around it that is called; "" for the network
+    steps: int  # weighted operations inside; 0 for a single operation
+    parent: str  # the nearest enclosing module that is called; "" for the network
     weighted: bool  # a single operation with a kernel or a matrix
     once: bool  # called once per pass
-    resized: bool  # it brings any map to one size
+    resized: bool  # adaptive pooling, which has a fixed output size
 
 
 def layers(model: nn.Module, *, detail: bool = False) -> list[Layer]:
-    """The layers at which a network can be cut, from the first to the last.
+    """The layers at which a network can be cut, in order.
 
     Args:
-        model: an `nb.Model`; its own `layer` makes no difference.
-        detail: every module with an output for each image, in place of stages and blocks alone.
+        model: an `nb.Model`, whatever its `layer`.
+        detail: every module with one output per image, not only stages and blocks.
 
     Raises:
         TypeError: not a `Model`.
@@ -66,7 +66,7 @@ def layers(model: nn.Module, *, detail: bool = False) -> list[Layer]:
 
 
 def places(site: Site, network: nn.Module) -> tuple[Place, ...]:
-    """Every module with an output for each image, in the order in which they finish."""
+    """Every module with one output per image, in the order of their outputs."""
     modules = dict(network.named_modules())
     widths = {len(weight) for weight in network.parameters() if weight.ndim}
     two, three, other = _shapes(site)
@@ -92,14 +92,14 @@ def places(site: Site, network: nn.Module) -> tuple[Place, ...]:
 
 
 def _weighted(module: nn.Module, name: str, called: dict[str, tuple[int, ...]]) -> bool:
-    """Whether a module is a single operation with a kernel or a matrix, computed ones included."""
+    """Whether a module is a single weighted operation; the weight may be parametrised."""
     inner = [one.removeprefix(f"{name}.") for one in called if one.startswith(f"{name}.")]
     alone = all(one.startswith("parametrizations") for one in inner)
     return alone and any(weight.ndim > 1 for weight in module.parameters())
 
 
 def _shapes(site: Site) -> list[list[tuple[str, tuple[int, ...]]]]:
-    """What the modules returned for two images, for three, and for two of another size."""
+    """Output shapes for two images, for three, and for two of another size."""
     wanted = tuple(site.images.shape)
     passes = [[one for one in site.shapes if one.images == wanted]]
     passes += [[one for one in site.shapes if one.images == (3, *wanted[1:])]]
@@ -112,7 +112,7 @@ def _shapes(site: Site) -> list[list[tuple[str, tuple[int, ...]]]]:
 def _sizes(
     two: tuple[int, ...], three: tuple[int, ...], small: tuple[int, ...], widths: set[int]
 ) -> tuple[int, int, int] | None:
-    """Channels, height and width of a module's output; None where it has none for each image."""
+    """(channels, height, width) of a module's output; None without one output per image."""
     images = [a for a, length in enumerate(two) if len(three) != len(two) or three[a] != length]
     if len(two) not in (2, 3, 4) or len(images) != 1 or two[images[0]] != 2:
         return None
@@ -122,7 +122,7 @@ def _sizes(
     grown = [a for a in rest if len(small) == len(two) and small[a] != two[a]]
     fixed = [axis for axis in rest if axis not in grown] if grown else rest
     known = [axis for axis in fixed if two[axis] in widths] or fixed
-    channels = known[-1] if len(rest) == 2 else known[0]  # tokens before channels, maps after them
+    channels = known[-1] if len(rest) == 2 else known[0]  # (tokens, channels), but (channels, h, w)
     sides = [two[axis] for axis in rest if axis != channels]
     return two[channels], sides[0], math.prod(sides[1:])
 
@@ -136,7 +136,7 @@ def _parent(name: str, called: dict[str, tuple[int, ...]]) -> str:
 
 
 def _level(places: Sequence[Place]) -> list[Place]:
-    """The network as a chain: its parts, the largest ones opened until a few blocks are seen."""
+    """The network as a chain of parts; the largest are split until there are a few blocks."""
     level = [place for place in places if not place.parent]
     while sum(place.steps > 0 and _positions(place) > 1 for place in level) < _FEW:
         largest = max(level, key=lambda place: place.steps, default=None)
@@ -148,9 +148,9 @@ def _level(places: Sequence[Place]) -> list[Place]:
 
 
 def _ends(run: Sequence[Place], *, single: bool) -> list[Place]:
-    """The last of each group of single operations: a weighted one, and what follows it.
+    """The last of each group of single operations, which a weighted one begins.
 
-    With `single` all of them are one group, as between blocks.
+    `single`: they are one group, as between blocks.
     """
     groups: list[list[Place]] = []
     for place in run:

@@ -1,4 +1,4 @@
-"""Weights that stay as they are, whatever a module around the network does."""
+"""Weights that no enclosing module or optimiser can change."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from torch import nn
 
 
 class FrozenParameter(nn.Parameter):
-    """A parameter that never takes a gradient, so that no optimiser moves it."""
+    """A parameter that never requires a gradient."""
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """Change nothing."""
+        """Do nothing."""
         return self
 
     @property
@@ -22,7 +22,7 @@ class FrozenParameter(nn.Parameter):
 
 
 def freeze(network: nn.Module) -> None:
-    """Make all parameters of a network frozen ones, those that modules share included."""
+    """Replace all parameters by frozen ones; shared parameters stay shared."""
     frozen: dict[int, FrozenParameter] = {}
     for module in network.modules():
         for name, parameter in [*module.named_parameters(recurse=False, remove_duplicate=False)]:

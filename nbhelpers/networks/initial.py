@@ -1,4 +1,4 @@
-"""Networks before any training: what their architecture alone does."""
+"""Untrained networks, the baseline of the architecture alone."""
 
 import copy
 
@@ -10,13 +10,13 @@ from nbhelpers.types import seeded
 
 
 def untrained(model: Model, *, seed: int = 0) -> Model:
-    """A copy with random weights: the baseline of every claim about training.
+    """A copy with random weights, a baseline for effects of training.
 
-    Kernels and matrices are drawn as He's, so that activations neither grow nor fade over layers;
-    offsets are zero, scales of a normalisation one.
+    He initialisation of kernels and matrices, which preserves the variance of activations; biases
+    are 0, normalisation scales 1.
 
     Args:
-        model: left as it is.
+        model: not modified.
         seed: random generator.
 
     Source: He et al., arXiv:1502.01852, equation (10).

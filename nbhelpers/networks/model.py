@@ -1,4 +1,4 @@
-"""A classifier as representation and linear head; takes pixels in [0, 1]."""
+"""A classifier as representation and linear head, for pixels in [0, 1]."""
 
 import contextlib
 import warnings
@@ -20,41 +20,33 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Model(nn.Module):
-    """A frozen classifier and its representation. It normalises by itself: give it pixels in [0,
-    1].
+    """A frozen classifier and its representation; it normalises pixels in [0, 1] itself.
 
-    The network is traced, batch norm is folded into convolutions, the network is cut at its last
-    linear layer or after `layer`, and the last ReLU before the cut can be swapped for a fake one. A
-    network that cannot be traced works all the same, through a hook. A first pass over noise checks
-    that logits are the network's own; `repr` says what was found.
+    The network is traced, batch norm is folded into convolutions, and the graph is cut before the
+    last linear layer or after `layer`. Untraceable networks use a hook. A pass over noise checks
+    the logits; `repr` shows the result.
 
     Args:
-        network: a classifier (n, c, h, w) → (n, classes) that ends in a `torch.nn.Linear`; copied.
-            A softmax after that is left out. Other networks have logits, but no head.
-        mean, std: of each channel, pixels in [0, 1], as in training; None where the network takes
-            these as they are.
-        classes: class names, in the order of the outputs or as {index: name}; their indices where
-            None.
-        image_size: pixels that the network was trained for, the side of a square or (height,
-            width); None if any.
+        network: (n, c, h, w) → (n, classes), ending in a `torch.nn.Linear`; copied. A final softmax
+            is removed. Other networks have logits, but no head.
+        mean, std: per channel, pixels in [0, 1], as in training; None if the network normalises.
+        classes: class names, a list or {index: name}; None for indices.
+        image_size: training size in pixels, a side or (height, width); None for any.
         name: for `repr` and results.
-        layer: a module's name, whose output is the representation in place of the penultimate
-            layer.
-        pool: "mean" over positions or tokens, or "flatten"; for a layer whose output has any.
+        layer: the module whose output is the representation; None for the penultimate layer.
+        pool: "mean" over positions or tokens, or "flatten".
 
     Raises:
         TypeError: not a module.
-        ValueError: no linear layer and no `layer`, an unknown layer, arguments that do not fit the
-            network, or one that cannot be copied.
+        ValueError: no linear layer and no `layer`; unknown layer; arguments that do not fit the
+            network; a network that cannot be copied.
     """
 
     mean: Tensor
     std: Tensor
-    precision: Precision = (
-        "float32"  # of passes that a gradient goes back through; all others are float32
-    )
+    precision: Precision = "float32"  # of gradient passes; others are always float32
 
-    @torch.inference_mode(False)  # weights made in it could never take part in a gradient
+    @torch.inference_mode(False)  # weights made in inference mode cannot take part in a gradient
     @exactly()
     def __init__(
         self,
@@ -100,12 +92,12 @@ class Model(nn.Module):
             )
             self.register_buffer(key, values[:, None, None])
         freeze(self.eval())
-        self._steady = tuple(self.modules())  # walked in each pass
+        self._steady = tuple(self.modules())  # read in each pass
         if self.device.type == "cpu":
             self._lay_out(found.images)
 
     def _measure(self, found: Site) -> None:
-        """Sizes of the images, the representation and its map."""
+        """Set the sizes of the images, the representation and its map."""
         if self.pool == "flatten" and found.features.ndim > 2 and not self.image_size:
             raise ValueError(
                 "pool: 'flatten' fixes the length of the representation; give image_size= too"
@@ -116,38 +108,35 @@ class Model(nn.Module):
                 f"pool: cannot distinguish positions from channels in {shape}; give "
                 "pool='flatten', or a layer="
             )
-        # axes of the layer's output that the mean is taken over; what images have to be
         self.pooled_axes, self._one_size = found.positions or (), found.one_size
         self.sides, self.channels = tuple(found.images.shape[2:]), found.images.shape[1]
         pooled = self._pooled(found.features)
-        # length of the representation
         self._shape, self.components = (tuple(pooled.shape[1:]), pooled[0].numel())
         with torch.no_grad():
             maps = self.parts.maps(found.images.clone(), False)
         self.positions: tuple[int, ...] = (
             tuple(maps.shape[1:]) if maps is not None else (self.components, 1, 1)
         )
-        # Then logits are linear in the map just as in its mean; a norm in between (ConvNeXt, ViT)
-        # makes it otherwise.
+        # Pooling is a plain mean; not with a norm after it (ConvNeXt, ViT).
         self.averaged = maps is None or close(maps.mean((2, 3)), pooled.flatten(1))
 
     def _lay_out(self, images: Tensor) -> None:
-        """Channels last, which is a third faster on a CPU, where the network takes that."""
+        """Use channels last, a third faster on a CPU, if the network accepts it."""
         for layout in (torch.channels_last, torch.contiguous_format):
             for tensor in (*self.parameters(), *self.buffers()):
                 if tensor.ndim == 4:
                     tensor.data = tensor.data.contiguous(memory_format=layout)
-            # `.view` refuses maps of the first
+            # `.view` refuses channels last
             with contextlib.suppress(RuntimeError), torch.no_grad():
                 self.parts.logits(images.clone())
                 break
 
     def train(self, mode: bool = True) -> Self:
-        """Leave the network as it is: frozen, whatever a module around it does."""
+        """Stay in evaluation mode, whatever an enclosing module does."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # What is rounded to half precision stays rounded, so weights only move, or become longer.
+        # Rounding to half precision is irreversible, so weights keep at least their precision.
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)
             short = result.is_floating_point() and result.element_size() < 4
@@ -157,16 +146,15 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and where images must be."""
+        """The device of the weights; images must be on it."""
         return self.mean.device
 
     @property
     def head(self) -> nn.Linear:
-        """The linear layer that turns the representation into logits.
+        """The linear layer from representation to logits.
 
         Raises:
-            ValueError: the representation is another layer's, or the network does not end in a
-                linear layer.
+            ValueError: the model has a `layer`, or no final linear layer.
         """
         if self.parts.head is None:
             why = (
@@ -184,14 +172,12 @@ class Model(nn.Module):
 
         Args:
             images: (n, c, h, w), pixels in [0, 1], on the model's device.
-            fake_relu: let gradients through inactive units of the last ReLU; values are the same.
-            positions: the representation before pooling over positions instead, (n, channels ·
-                height · width), of which `model.positions` gives the three; a transformer's tokens
-                count as (channels, tokens, 1). Where the network has no such map, the
-                representation itself.
+            fake_relu: pass gradients through inactive units of the last ReLU; same values.
+            positions: before pooling, (n, channels · height · width), sizes in `model.positions`,
+                tokens as (channels, tokens, 1); the pooled representation if there is no map.
 
         Raises:
-            TypeError, ValueError: images of the wrong kind, shape, range or device.
+            TypeError, ValueError: images of the wrong type, shape, range or device.
         """
         if positions and self.positions[1:] != (1, 1):
             found, shape = self._passed(self.parts.maps, images, fake_relu), self.positions
@@ -211,7 +197,7 @@ class Model(nn.Module):
 
     def _passed(self, f: Callable[..., Any], images: Images, *options: bool) -> Tensor:
         if not torch.compiler.is_compiling() and any(part.training for part in self._steady):
-            self.train(False)  # `train` was called on each part, past this module's own
+            self.train(False)  # someone called `train` on a submodule
         x = self._normalised(images)
         if self._one_size and tuple(images.shape[2:]) != self.sides:
             raise self._other_size(images, "it takes no other size")
@@ -221,7 +207,7 @@ class Model(nn.Module):
                 return f(x, *options)
             with torch.autocast(self.device.type, torch.bfloat16):
                 return f(x, *options).float()
-        except Exception as error:  # a network of one size says so in its own way
+        except Exception as error:  # of any kind on a wrong size
             if isinstance(error, torch.OutOfMemoryError) or tuple(images.shape[2:]) == self.sides:
                 raise
             raise self._other_size(images, str(error).split("\n")[0]) from error
@@ -232,8 +218,8 @@ class Model(nn.Module):
         return ValueError(f"images: {self.name} is set up for {hint}")
 
     def _normalised(self, images: Images) -> Tensor:
-        # The optimiser's own iterates were checked once, and a check would stall a GPU. A program
-        # that is exported or compiled, or run under torch.func.vmap, has no pixels to look at.
+        # Iterates are not checked: each check synchronises a GPU. Exported or compiled programs,
+        # and torch.func.vmap, have no values to check.
         if not (images.requires_grad or torch.compiler.is_compiling()):
             with contextlib.suppress(RuntimeError):
                 check_images(images)
@@ -248,8 +234,8 @@ class Model(nn.Module):
                 f"images: on {images.device}, the model is on {self.device}; use "
                 "images.to(model.device)"
             )
-        # Views that change nothing but the gradient, which they make contiguous: weights are laid
-        # out with channels last, and other libraries call `.view` on it.
+        # These views make the gradient contiguous despite channels last: other libraries call
+        # `.view` on it.
         plain = images.flatten(1).unflatten(1, images.shape[1:])
         return (plain.to(self.mean.dtype) - self.mean) / self.std
 
@@ -275,7 +261,7 @@ class Model(nn.Module):
 def _checked_scales(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[list[list[float] | None], list[int]]:
-    """Mean and std as lists, and the numbers of channels that these allow."""
+    """Mean and std as lists, and the possible numbers of channels."""
     scales = [
         None if scale is None else numpy.ravel(scale).astype(float).tolist()
         for scale in (mean, std)
@@ -292,7 +278,7 @@ def _checked_scales(
 def _class_names(classes: Sequence[str] | Mapping[Any, str] | None, n: int) -> tuple[str, ...]:
     """A name for each of `n` outputs."""
     if isinstance(classes, Mapping):
-        # keys out of JSON are text
+        # JSON keys are strings
         table = {int(key): name for key, name in classes.items() if str(key).isdecimal()}
         if len(table) != len(classes) or sorted(table) != list(range(len(table))):
             raise ValueError(

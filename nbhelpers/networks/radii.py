@@ -1,4 +1,4 @@
-"""Networks that differ in the radius of their training alone."""
+"""Networks that differ only in their training radius ε."""
 
 from pathlib import Path
 
@@ -11,11 +11,10 @@ from nbhelpers.networks.model import Model
 
 
 def series(name: str, *, device: str | torch.device = "auto") -> dict[str, Model]:
-    """Networks that differ from a named one in the L2 radius ε of their training alone, by ε in
-    rising order.
+    """{ε: network}, rising, for networks that differ from a named one only in training radius ε.
 
-    Of the manifest those whose files are here; nothing is downloaded. A network it does not know
-    stands alone.
+    Includes the manifest's networks whose files are present, without downloads; for a name that
+    the manifest lacks, only that network.
 
     Args:
         name, device: as in `load_model`.
@@ -33,7 +32,7 @@ def series(name: str, *, device: str | torch.device = "auto") -> dict[str, Model
 
     alike = {
         float(one.training["eps"]): one.name
-        for one in [*known.values(), known[name]]  # of two with one ε, the one asked for
+        for one in [*known.values(), known[name]]  # the named one replaces others of its ε
         if kind(one) == kind(known[name])
         and one.training.get("norm") in ("none", "l2")
         and here(one)

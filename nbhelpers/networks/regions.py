@@ -1,4 +1,4 @@
-"""The representation of a part of the image."""
+"""The representation of an image region."""
 
 from collections.abc import Callable
 
@@ -10,20 +10,18 @@ from nbhelpers.types import Features, Images
 
 
 def region(model: Model, mask: Tensor, *, positions: bool = False) -> Callable[[Images], Features]:
-    """The representation under a mask alone, as a function of images: for `minimize`, with
-    `within`.
+    """images → the representation under a mask, for `minimize` with `within`.
 
-    A position counts by the share of its square of the image that the mask covers. A network that
-    has no positions, or does more than average over them, gives its whole representation.
+    Positions are weighted by the masked share of their image patch. Without positions, or without
+    mean pooling, this is the whole representation.
 
     Args:
-        model: whose representation.
-        mask: (h, w), or (n, 1, h, w) for one per image; 0 to 1, or boolean.
-        positions: every position by itself, times its share, (n, channels · height · width) as in
-            `Model.representation`; else their mean, (n, components).
+        mask: (h, w) or (n, 1, h, w), boolean or in [0, 1].
+        positions: weighted positions, (n, channels · height · width) as in `Model.representation`;
+            else their mean, (n, components).
 
     Raises:
-        ValueError: a mask of another shape, or one that covers nothing.
+        ValueError: a mask of another shape, or an empty one.
     """
     shares = region_shares(model, mask)
     if shares is None or not (positions or model.averaged):
@@ -39,9 +37,7 @@ def region(model: Model, mask: Tensor, *, positions: bool = False) -> Callable[[
 
 
 def region_shares(model: Model, mask: Tensor) -> Tensor | None:
-    """What each position counts under a mask, (1 or n, 1, height, width) with the sum 1; None
-    where there are none.
-    """
+    """Weights of the positions, (1 or n, 1, height, width), sum 1; None without positions."""
     if mask.ndim != 2 and (mask.ndim != 4 or mask.shape[1] != 1):
         raise ValueError(
             f"mask: got shape {tuple(mask.shape)}, wanted (h, w), or (n, 1, h, w) for one per image"

@@ -1,6 +1,4 @@
-"""ResNets for 32-pixel images, any depth and width, in the key layout of the published CIFAR
-checkpoints.
-"""
+"""ResNets for 32-pixel images, with the keys of published CIFAR checkpoints."""
 
 from typing import Literal, get_args
 
@@ -30,7 +28,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions and a shortcut, four times as wide at its end."""
+    """1×1, 3×3 and 1×1 convolutions and a shortcut; the output is four times as wide."""
 
     expansion = 4
 
@@ -55,13 +53,11 @@ class ResNet(nn.Module):
 
     Args:
         block: `BasicBlock` or `Bottleneck`.
-        blocks: blocks in each of the four stages.
-        width: channels of the first stage; each later stage doubles them. 64 is the published
-            width.
+        blocks: blocks per stage, four stages.
+        width: channels of the first stage, doubled in each later one; 64 is published.
         classes: outputs of the last layer, `linear`.
-        downsample: what halves the maps before a stage: "stride", the convolutions' own, as
-            published, or "pool", the mean of 2×2 pixels, whose gradient has no checkered pattern
-            (Odena et al., Distill 2016). The keys of the weights are the same.
+        downsample: "stride" (in convolutions, as published), or "pool" (2×2 mean, whose gradient
+            has no checkerboard pattern, Odena et al., Distill 2016); same keys.
     """
 
     layer1: nn.Module
@@ -136,7 +132,7 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
 
 
 class WideBlock(nn.Module):
-    """Two 3×3 convolutions, each after its batch norm and ReLU, and a shortcut."""
+    """Two pre-activation 3×3 convolutions and a shortcut."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -157,7 +153,7 @@ class WideBlock(nn.Module):
 
 
 class WideStage(nn.Module):
-    """Wide blocks, the first of which may halve the image."""
+    """Wide blocks; the first may have a stride."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, blocks: int):
         super().__init__()
@@ -169,12 +165,13 @@ class WideStage(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A wide ResNet for 32-pixel images (Zagoruyko & Komodakis, arXiv:1605.07146), keys as
-    RobustBench's.
+    """A wide ResNet for 32-pixel images (Zagoruyko & Komodakis, arXiv:1605.07146).
+
+    Keys as in RobustBench.
 
     Args:
-        depth: 6k + 4 layers, for k blocks in each of the three stages.
-        widen: channels of the first stage, in units of 16; each later stage doubles them.
+        depth: 6k + 4 layers: k blocks per stage, three stages.
+        widen: channels of the first stage / 16; doubled in each later one.
         classes: outputs of the last layer, `fc`.
     """
 

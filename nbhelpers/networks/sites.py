@@ -1,4 +1,4 @@
-"""Where a classifier's representation is, found by passes over noise."""
+"""Find a classifier's representation by passes over noise."""
 
 import contextlib
 import copy
@@ -14,41 +14,39 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nbhelpers.names import near
 
-# pixels, tried in turn where the network's size is not given
+# pixels, tried in turn if the size is unknown
 _SIZES = (32, 64, 96, 224, 256, 299, 384)
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where to cut a network, and what it gives for two noise images."""
+    """Where to cut a network, and its outputs for two noise images."""
 
     name: str  # of a module
     before: bool  # the representation is the module's input, not its output
-    calls: int  # which of a pass's calls of the module counts
+    calls: int  # the representation is in the module's n-th call of a pass
     head: bool  # the module is a Linear, and its output the logits
     note: str
-    varies: str  # why the logits are no function of one image; "" where they are
+    varies: str  # why logits are no function of one image; else ""
     images: Tensor
     logits: Tensor  # of the network, before a final softmax
     features: Tensor  # the representation before pooling over positions, images first
-    batch: int  # the axis that tells the images apart where the module has them
-    positions: tuple[int, ...] | None  # axes of `features` to pool over; None where nothing tells
-    one_size: bool  # it takes images of this size only
-    shapes: "tuple[Shapes, ...]"  # of each pass: for two images, for three, for other sizes
+    batch: int  # the batch axis of the module's own features
+    positions: tuple[int, ...] | None  # axes of `features` to pool over; None if unknown
+    one_size: bool  # accepts only images of this size
+    shapes: "tuple[Shapes, ...]"  # per pass: two images, three, other sizes
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What each module returned in a pass over images of one shape, in the order of the calls."""
+    """Output shapes of the modules in one pass, in the order of the calls."""
 
     images: tuple[int, ...]
     outputs: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
 
 
 class _Passes:
-    """Passes of a network over noise, and what the watched modules were given and gave: (name,
-    input, output).
-    """
+    """Passes over noise that record (name, input, output) of watched modules."""
 
     def __init__(self, network: nn.Module, modules: dict[str, nn.Module], names: list[str]):
         self.network, self.modules, self.names = network, modules, names
@@ -62,12 +60,12 @@ class _Passes:
         ).to(self.weight)
 
     def over(self, images: Tensor, seen: list, swap: tuple[int, Tensor] | None = None) -> Any:
-        """What the network returns; with `swap`, the images' order is turned where a module is
-        given that tensor.
+        """The network's output; with `swap` = (axis, tensor), a module's input that equals the
+        tensor is reversed along the axis.
         """
 
         def watch(name: str) -> Callable:
-            # Cloned, as an in-place ReLU may overwrite later what the module returned.
+            # Cloned: a later in-place ReLU may overwrite the output.
             return lambda _, args, kwargs, output: seen.append(
                 (name, *tree_map_only(Tensor, Tensor.clone, (first_input(args, kwargs), output)))
             )
@@ -106,9 +104,9 @@ class _Passes:
                 handle.remove()
 
     def resized(self, images: Tensor, factor: float, seen: list) -> bool:
-        """Whether it runs on images of other sides; `seen` is what came before an error too."""
+        """Whether the network runs on another size; `seen` is filled up to an error."""
         height, width = (max(1, int(side * factor)) for side in images.shape[2:])
-        # whatever a foreign network does with a size it does not take
+        # errors of any kind on a wrong size
         with contextlib.suppress(Exception):
             self.over(self.noise(2, images.shape[1], (height, width)), seen)
             return True
@@ -118,18 +116,16 @@ class _Passes:
 def find(
     network: nn.Module, layer: str | None, channels: Sequence[int], sides: tuple[int, int] | None
 ) -> Site:
-    """Run the network on noise, and see which module's input (or `layer`'s output) is the
-    representation.
+    """Find the module whose input (for `layer`, output) is the representation.
 
     Args:
         network: in evaluation mode.
         layer: a module's name.
         channels: numbers of channels to try.
-        sides: height and width in pixels; None to try usual ones.
+        sides: (height, width), pixels; None tries usual sizes.
 
     Raises:
-        ValueError: an unknown or unused layer, no linear layer, or a network that does not give
-            logits.
+        ValueError: unknown or unused layer, no linear layer, or outputs that are no logits.
     """
     kind, modules = type(network).__name__, dict(network.named_modules())
     del modules[""]
@@ -154,8 +150,8 @@ def find(
     call = sum(other == name for other, *_ in seen[: index + 1]) - 1
     again, found, axis = _third_image(passes, images, raw, features, (name, call, bool(layer)))
     if layer is None and not head:
-        # Another path to the logits (squeeze-and-excite, a final convolution) does not follow when
-        # this one is turned.
+        # Reversing this input must reverse the logits; another path to them (squeeze-and-excite, a
+        # final convolution) would not.
         turned = passes.over(torch.cat([images, 3 * images[:1]]), [], (axis, found))
         if not close(turned, again.flip(0)):
             children = ", ".join(name for name, _ in network.named_children())
@@ -186,7 +182,7 @@ def find(
 
 
 def _watched(network: nn.Module, modules: dict[str, nn.Module], layer: str | None) -> list[str]:
-    """The module of this name, or all linear ones."""
+    """The named module, or all linear ones."""
     if layer is None:
         return [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     if layer not in modules:
@@ -199,9 +195,9 @@ def _watched(network: nn.Module, modules: dict[str, nn.Module], layer: str | Non
 def _last_linear(
     seen: list, raw: Tensor, modules: dict[str, nn.Module]
 ) -> tuple[int, Tensor, str, bool]:
-    """The call whose output is the logits, these, a note, and whether there is one.
+    """The call whose output is the logits, the logits, a note, and whether it is a head.
 
-    Where none is, the last call: its input may be all that the logits come from.
+    Without a head, the last call: the logits may depend on its input alone.
     """
     for index in reversed(range(len(seen))):
         name, given, result = seen[index]
@@ -220,12 +216,12 @@ def _last_linear(
 def _third_image(
     passes: _Passes, images: Tensor, raw: Tensor, features: Tensor, call: tuple[str, int, bool]
 ) -> tuple[Tensor, Tensor, int]:
-    """Logits and features of a third image beside the two, and which axis counts the images."""
+    """Logits and features of three images, and the batch axis."""
     (name, index, output), kind = call, type(passes.network).__name__
     others: list = []
     try:
         again = passes.over(torch.cat([images, 3 * images[:1]]), others)
-    except Exception as error:  # whatever a foreign network does with another number of images
+    except Exception as error:  # of any kind on another batch size
         raise ValueError(
             f"{kind}: runs on two images and not on three: {error}".split("\n")[0]
         ) from error
@@ -243,7 +239,7 @@ def _third_image(
 
 
 def _variation(passes: _Passes, images: Tensor, raw: Tensor) -> str:
-    """Why the same two images gave something else beside a third."""
+    """Why two images' outputs change with a third in the batch."""
     if not close(passes.over(images, []), raw):
         return "results are random (dropout that is always on?)"
     unsteady = any(
@@ -255,7 +251,7 @@ def _variation(passes: _Passes, images: Tensor, raw: Tensor) -> str:
 
 
 def first_input(args: tuple, kwargs: dict) -> Any:
-    """What a module was given, by place or by name."""
+    """A module's first argument, positional or by keyword."""
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
@@ -268,11 +264,11 @@ def _positions(
     name: str,
     output: bool,
 ) -> tuple[int, ...] | None:
-    """The axes of the features that belong to places in the image; None where nothing tells."""
+    """The axes of the features that are positions; None if unknown."""
     real = [axis for axis in range(1, features.ndim) if features.shape[axis] > 1]
     if features.ndim == 2 or len(real) < 2:
         return ()
-    for factor in (2, 0.5):  # these axes grow with the image
+    for factor in (2, 0.5):  # position axes scale with the image
         seen: list = []
         passes.resized(images, factor, seen)
         other = [one[1 + output] for one in seen if one[0] == name][call : call + 1]
@@ -282,7 +278,7 @@ def _positions(
                 axis for axis in range(1, features.ndim) if shape[axis] != features.shape[axis]
             ):
                 return grown
-    # A network of one size: its channels have weights, its positions have none.
+    # A fixed-size network: the channel axis has the length of some weights.
     widths = {len(weight) for weight in passes.network.parameters() if weight.ndim}
     channels = [axis for axis in real if features.shape[axis] in widths]
     return tuple(axis for axis in real if axis not in channels) if len(channels) == 1 else None
@@ -291,7 +287,7 @@ def _positions(
 def _try(
     passes: _Passes, channels: Sequence[int], sides: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor, list]:
-    """Two noise images of the first size that the network takes, its logits, and what was seen."""
+    """Two noise images of the first accepted size, their logits, and the recorded calls."""
     kind, failure = type(passes.network).__name__, ""
     for count in channels:
         for shape in [sides] if sides else [(side, side) for side in _SIZES]:
@@ -300,7 +296,7 @@ def _try(
             try:
                 logits = passes.over(noise, seen)
             except Exception as error:
-                # whatever a foreign network does with a size it does not take
+                # errors of any kind on a wrong size
                 failure = failure or f"{type(error).__name__}: {error}"
                 continue
             if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -321,7 +317,7 @@ def _try(
 
 
 def bare(network: Any) -> nn.Module:
-    """The network without what torch.compile or data-parallel training has put around it."""
+    """The network without torch.compile or data-parallel wrappers."""
     while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
         network, "_orig_mod"
     ):
@@ -330,11 +326,11 @@ def bare(network: Any) -> nn.Module:
 
 
 def copied(network: nn.Module) -> nn.Module:
-    """A copy that is the caller's own, of a network that deepcopy may stumble over.
+    """A deep copy, also of networks with hooks or non-leaf tensors.
 
     Raises:
         TypeError: not a module.
-        ValueError: it cannot be copied, or is TorchScript.
+        ValueError: cannot be copied, or TorchScript.
     """
     kind = type(network).__name__
     if not isinstance(network, nn.Module):
@@ -351,8 +347,7 @@ def copied(network: nn.Module) -> nn.Module:
         raise ValueError(
             f"network: {what}, whose layers cannot be watched; give what it was made from"
         )
-    # Results of earlier passes that the network keeps, and weights computed from others, are no
-    # leaves of a graph.
+    # deepcopy refuses non-leaf tensors: kept results of passes, and computed weights.
     parts = [vars(module) for module in network.modules()]
     kept = {
         id(t): t.detach().clone()
@@ -361,7 +356,7 @@ def copied(network: nn.Module) -> nn.Module:
     }
     try:
         return copy.deepcopy(network, dict(kept))
-    except Exception:  # a hook may belong to anything: a log file, a lock
+    except Exception:  # a hook may refer to anything, such as a log file or a lock
         hooks = [
             hook
             for part in parts
@@ -380,7 +375,7 @@ def copied(network: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def exactly() -> Iterator[None]:
-    """Nothing stands in for float32 on a CPU meanwhile, whatever the user allows."""
+    """Compute in true float32 on a CPU, whatever the user's settings."""
     with contextlib.ExitStack() as before:
         for kind in (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):  # type: ignore[attr-defined]
             before.callback(setattr, kind, "fp32_precision", kind.fp32_precision)
@@ -389,8 +384,6 @@ def exactly() -> Iterator[None]:
 
 
 def close(values: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding: strict on a CPU, see `exactly`; a GPU computes convolutions in
-    TF32.
-    """
+    """Equal up to rounding: strict on a CPU (see `exactly`); GPU convolutions use TF32."""
     bound = (1e-4 if values.device.type == "cpu" else 1e-2) * wanted.abs().max() + 1e-9
     return values.shape == wanted.shape and bool((values - wanted).abs().max() <= bound)

@@ -40,7 +40,7 @@ FLAGS = [
 TIMED_CLICK = """([option, live, steps]) => new Promise((resolve) => {
   const began = performance.now();
   const seen = live.dataset.drawn;
-  const said = live.querySelector(".nb-said");
+  const said = live.querySelector(".nb-status");
   let first, reached, ending;
   const watch = new MutationObserver(() => {
     const drawn = live.dataset.drawn !== seen;

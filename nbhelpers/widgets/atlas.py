@@ -1,4 +1,4 @@
-"""Components to pick from, each shown as what activates it from noise."""
+"""A picker of components, each shown by its feature visualization."""
 
 from collections.abc import Iterable
 
@@ -17,13 +17,13 @@ from nbhelpers.widgets.settings import Settings
 
 
 class Atlas:
-    """A picker of components, network by network, and their activations over a set of images.
+    """A picker of components, grouped by network, with their activations over a set of images.
 
     Args:
-        models: networks by name, in the order to show them.
-        images: (n, c, h, w), the set; its size is that of the drawings.
-        components: their indices, or how many to draw by the seed, for each network.
-        settings, steps: of the drawings.
+        models: networks by name, in display order.
+        images: (n, c, h, w), the set; its image size is used for the visualizations.
+        components: indices, or a number of random ones, for each network.
+        settings, steps: of the visualizations.
         seed: of noise and components.
     """
 
@@ -39,7 +39,7 @@ class Atlas:
     ):
         width = min(model.components for model in models.values())
         self.models, self.components = models, chosen_components(components, width, seed)
-        indices(self.components, "components")  # one at least
+        indices(self.components, "components")  # raises if empty
         self.features = {label: represent(model, images) for label, model in models.items()}
         start = noise_like(images, 1, seed).expand(len(self.components), -1, -1, -1)
         made = {}
@@ -55,9 +55,7 @@ class Atlas:
         )
 
     def chosen(self, index: int) -> dict[str, tuple[int, str]]:
-        """For each network its component, the picked one or the one most like it, and how to
-        call it.
-        """
+        """Each network's component and its label: the picked one, or its best correlate."""
         place, k = divmod(index, len(self.components))
         own, i = list(self.models)[place], self.components[k]
         wanted = _standard(self.features[own][:, i : i + 1])
@@ -71,9 +69,7 @@ class Atlas:
 
 
 def chosen_components(components: Indices, width: int, seed: int) -> list[int]:
-    """Indices of components as they are given, or as many of `width` as a single number says,
-    drawn by the seed.
-    """
+    """The given indices; for a single number, as many random ones below `width`."""
     if numpy.ndim(components):
         return indices(components, "components", below=width).tolist() if len(components) else []  # type: ignore[arg-type]
     count = whole(components, "components", least=0)  # type: ignore[arg-type]
@@ -90,9 +86,7 @@ def raised(
     ceiling: Tensor | None = None,
     radius: float | None = None,
 ) -> Iterable[Step]:
-    """From `start`, one component of the averaged representation up; one for all images, or one
-    each.
-    """
+    """Gradient ascent on a component of the averaged representation: one for all images or each."""
     start = start.to(model.device)
     project = box if radius is None else l2_ball(start, radius)
     goal, step_size = activate(component, ceiling=ceiling), settings.step(steps, start)

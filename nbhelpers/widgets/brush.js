@@ -1,5 +1,5 @@
 // @ts-check
-// A brush over a picture, by mouse, finger and keyboard. Python puts this before each front-end that has one.
+// A brush over a picture, by mouse, finger and keyboard. Python puts this before front-ends with a brush.
 
 const button = (text, press) => {
   const made = keepKeys(make("button", "nb-button", text));
@@ -30,21 +30,21 @@ const pictureOf = (width, height, name) => {
   return canvas;
 };
 
-// What a pixel is covered with, of a stroke's value 0 to 255.
+// The colour over a pixel, for a mask value 0 to 255.
 const ORANGE = (value) => [255, 140, 0, value / 2];
 const WHITE = (value) => [255, 255, 255, value / 2];
 
 /**
- * The board: a picture, and over it the brush and what it has covered.
- * @param {{ size: number[], name: string, say: (text: string) => void, apply: (mask: Uint8ClampedArray) => void }} given
+ * The board: a picture under a brush.
+ * @param {{ size: number[], name: string, report: (text: string) => void, apply: (mask: Uint8ClampedArray) => void }} given
  *   `size`: height and width, pixels; `name` of the picture; `apply` gets the mask of each stroke.
  */
-function brushOn({ size: [height, width], name, say, apply }) {
+function brushOn({ size: [height, width], name, report, apply }) {
   let size = Math.max(1, Math.round(width / 3)); // of the brush, pixels
-  let at = [width / 2, height / 2]; // the brush's middle
-  let mask = null; // of the stroke being drawn
+  let at = [width / 2, height / 2]; // the brush's centre
+  let mask = null; // of the current stroke
   let colour = ORANGE;
-  let hole = null; // what is covered already, 0 or more for each pixel
+  let hole = null; // a value per pixel, positive in the hole
 
   const board = keepKeys(make("div", "nb-board"));
   board.tabIndex = 0;
@@ -57,7 +57,7 @@ function brushOn({ size: [height, width], name, say, apply }) {
   cover.setAttribute("aria-hidden", "true");
   board.append(picture, cover);
 
-  // Soft by one pixel at its edge; a stroke is the most of all places of the brush.
+  // One soft pixel at the edge; a stroke is the maximum over the brush's positions.
   /** @type {(into: Uint8ClampedArray, at: number[]) => Uint8ClampedArray} */
   const stamp = (into, [x, y]) => {
     for (let row = 0; row < height; row++)
@@ -87,7 +87,7 @@ function brushOn({ size: [height, width], name, say, apply }) {
     const sent = mask;
     mask = null;
     outline();
-    if (!sent.some((value) => value > 0)) return say("the brush was outside the picture");
+    if (!sent.some((value) => value > 0)) return report("the brush was outside the picture");
     apply(sent);
   };
   const place = (event) => {
@@ -127,9 +127,9 @@ function brushOn({ size: [height, width], name, say, apply }) {
     if (way) {
       at = [Math.max(0, Math.min(width, at[0] + way[0])), Math.max(0, Math.min(height, at[1] + way[1]))];
       outline();
-      say(`brush at column ${Math.round(at[0])}, row ${Math.round(at[1])}`);
+      report(`brush at column ${Math.round(at[0])}, row ${Math.round(at[1])}`);
     } else if (event.key === "Enter" || event.key === " ") [begin(), end()];
-    else if (event.key === "+" || event.key === "-") [resize(size + (event.key === "+" ? 1 : -1)), say(`${size} pixels wide`)];
+    else if (event.key === "+" || event.key === "-") [resize(size + (event.key === "+" ? 1 : -1)), report(`${size} pixels wide`)];
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -140,12 +140,10 @@ function brushOn({ size: [height, width], name, say, apply }) {
     board,
     picture,
     control: control.label,
-    /** White for an eraser. */
     erase: (on) => {
       colour = on ? WHITE : ORANGE;
       outline();
     },
-    /** What is covered already, to be hidden. */
     hide: (covered) => {
       hole = covered;
       outline();

@@ -1,4 +1,4 @@
-"""A canvas: what a network's components stand for, painted where you point."""
+"""A canvas to paint a network's components with a brush."""
 
 import json
 import math
@@ -45,16 +45,15 @@ from nbhelpers.widgets.strokes import (
 
 
 class Paint(Live):
-    """The canvas. Strokes are applied one after the other, each live, by the runner of all demos.
+    """The canvas: applies strokes in order and shows each as it forms.
 
     Args:
         models: networks by name.
         picker: of the images to paint on.
-        palette: for each entry of it `label` of its network, `component`, `key` for names, `about`,
-            a `thumbnail`, and `maps`, (n, height, width), what a set of images has of it at each
-            position.
+        palette: dictionaries of `label` (the network's), `component`, `key` (of its name), `about`,
+            `thumbnail`, and `maps`: (n, height, width), its activations over a set, by position.
         steps: gradient steps of a stroke.
-        radius: bound on what a stroke changes, L2 over the image, pixel units; infinite for none.
+        radius: L2 bound on a stroke's change, pixel units; infinite for none.
         note: how the pictures are computed.
         seed: of the palette.
 
@@ -66,11 +65,11 @@ class Paint(Live):
     kind = Unicode("paint").tag(sync=True)
     # label, component, about, thumbnail (base64 of a picture file)
     palette: List = List().tag(sync=True)
-    names: Dict = Dict().tag(sync=True)  # "checkpoint:component" → what the user calls it
-    chosen = Int(0).tag(sync=True)  # of the palette
+    names: Dict = Dict().tag(sync=True)  # "checkpoint:component" → the user's name for it
+    chosen = Int(0).tag(sync=True)  # index in the palette
     amounts = List(Unicode()).tag(sync=True)
     size: List = List().tag(sync=True)  # height and width, pixels
-    done = Int(0).tag(sync=True)  # strokes, which can be undone
+    done = Int(0).tag(sync=True)  # strokes that can be undone
 
     def __init__(
         self,
@@ -94,7 +93,7 @@ class Paint(Live):
             seed,
         )
         self._pending: list[Stroke] = []
-        self._opened: tuple[Images, list[Stroke]] | None = None  # of a note, to be painted next
+        self._opened: tuple[Images, list[Stroke]] | None = None  # from a note, painted next
         self._busy, self._discard, self._count, self._source = False, False, 0, 0
         self._strokes: list[Stroke] = []
         self._pictures: list[Images] = [_in_255ths(picker.pixels[:1])]
@@ -114,41 +113,38 @@ class Paint(Live):
     def _keep_names(self, change: dict) -> None:
         try:
             _keep(change["new"])
-        except (OSError, ValueError) as error:  # an observer's error would reach nobody
+        except (OSError, ValueError) as error:  # an observer's exception is lost
             text = f"Names are not kept for the next session: {error}"
             self.status = {"state": "error", "text": text, "run": self._newest}
 
     @property
     def image(self) -> Images:
-        """What is painted so far, (1, c, h, w)."""
+        """The painted image, (1, c, h, w)."""
         return self._pictures[-1]
 
     def request(self, pick: tuple[int, ...]):
-        """As `Live.request`; nothing is remembered, since a result depends on the strokes before
-        it.
-        """
+        """As `Live.request`, without memory: a result depends on the strokes before it."""
         with self._state:
             self._memory.clear()
             return super().request(pick)
 
     def stroke(self, mask: Tensor, component: int | None = None, *, amount: int | None = None):
-        """Paint under a mask, after the strokes that are under way.
+        """Paint under a mask, after the pending strokes.
 
         Args:
-            mask: (h, w), 0 to 1; the descent leaves what lies outside as it is, see `within`.
-            component: which of the palette, `ERASE` to put the source back; None for the chosen
-                one.
-            amount: which of the amounts; None for the slider's.
+            mask: (h, w) in [0, 1]; pixels outside stay fixed, see `within`.
+            component: index in the palette; `ERASE` restores the source; None: the chosen one.
+            amount: index of an amount; None: the slider's.
 
         Returns:
-            The thread, to be joined; None where a run under way takes it up.
+            The thread to join; None if the current run applies the stroke.
 
         Raises:
-            ValueError: a mask of another size, or an empty one.
-            IndexError: not in the palette.
+            ValueError: an empty mask, or one of another size.
+            IndexError: `component` is outside the palette.
         """
         mask = torch.as_tensor(mask).float().cpu()
-        within(mask, self.image)  # raises where it does not fit
+        within(mask, self.image)  # raises if it does not fit
         mask = (mask * 255).round() / 255  # as the note keeps it
         which = self.chosen if component is None else component
         if not ERASE <= which < len(self.palette):
@@ -174,9 +170,7 @@ class Paint(Live):
             return self.request((self._source, self._count))
 
     def _ceiling(self, which: int, mask: Tensor, amount: int) -> float:
-        """The amount as an activation: the percentile, over the set, of the component in this
-        region.
-        """
+        """The amount as an activation: a percentile, over the set, of the component in the mask."""
         if amount >= len(PERCENTILES):
             return float("inf")
         shares = region_shares(self._models[self.palette[which]["label"]], mask)
@@ -188,7 +182,7 @@ class Paint(Live):
         return values.quantile(PERCENTILES[amount] / 100).item()
 
     def undo(self) -> None:
-        """Take back the stroke under way, with those that wait for it; or else the last one."""
+        """Undo the current stroke and the pending ones; without any, the last stroke."""
         with self._state:
             if self._busy:
                 self._discard = True
@@ -203,27 +197,24 @@ class Paint(Live):
             self._show(self._newest, picture_of(frame, 0) | {"text": ""}, "done")
 
     def export(self) -> bytes:
-        """A PNG file of the picture, with the note of what was done among its texts; see
-        `replay`.
-        """
+        """The picture as a PNG file, with its note in the metadata; see `replay`."""
         with self._state:
             note = write_note(self._models, self._pictures[0], self._strokes, seed=self._seed)
             return signed(encode(self.image[None]), note)
 
     def reopen(self, file: bytes, name: str):
-        """Paint again what a saved picture's note says, in place of what is there; it can be
-        painted on.
+        """Replace the canvas by a saved picture, painted again from its note.
 
         Args:
-            file: a PNG that `export` gave.
-            name: to call it by.
+            file: a PNG from `export`.
+            name: the file's, for errors.
 
         Returns:
-            The thread, to be joined.
+            The thread to join.
 
         Raises:
-            ValueError: no such file, one of another network, or of another size than the canvas.
-            IndexError: a component that the network does not have.
+            ValueError: no note in the file, another network, or another size than the canvas's.
+            IndexError: a component outside the network's.
         """
         source, strokes = strokes_of(read_note(file, name), self._models)
         if source.shape != self.image.shape:
@@ -231,16 +222,14 @@ class Paint(Live):
             raise ValueError(f"note: {name} is of {sizes[0]} numbers, this canvas of {sizes[1]}")
         with self._state:
             self._opened, self._busy, self._count = (source, strokes), True, self._count + 1
-            self._picker.selected = -1  # its source need not be among the images
+            self._picker.selected = -1  # its source may not be in the picker
             return self.request((self._source, self._count))
 
     def _draw(self) -> tuple[Tensor, list[list[str]]]:
         return torch.stack([self._pictures[0].cpu(), self._now.cpu()], 1), [["", ""]]
 
     def _paint(self, source: int, count: int = 0) -> Iterator[Frame]:
-        """Without a count: a new source. Else all strokes that wait, to their end or until the
-        run is left.
-        """
+        """All pending strokes, until the run is abandoned; without `count`, a new source."""
         with self._state:
             opened, self._opened = self._opened, None
             if not count:
@@ -270,7 +259,7 @@ class Paint(Live):
                     yield Frame(before + step.index, before + stroke.end + waiting, self._draw)
                     if last:
                         before += max(1, stroke.end)
-        finally:  # also where the run was left: Stop, or another source
+        finally:  # also if the run was abandoned: Stop, or another source
             with self._state:
                 if under_way and not self._discard:
                     self._commit(*under_way)
@@ -291,7 +280,7 @@ class Paint(Live):
 
     def _on_message(self, _, content: dict, buffers: list) -> None:
         kind = content.get("type")
-        try:  # an exception in a message handler never reaches the page
+        try:  # exceptions in message handlers never reach the page
             if kind == "stroke":
                 mask = numpy.frombuffer(bytes(buffers[0]), numpy.uint8).reshape(self.size)
                 self.stroke(
@@ -324,18 +313,18 @@ def paint(
 ) -> Demo:
     """Paint components of a network's representation into an image; the demo of notebook 7.
 
-    The palette has, for each network, one component for every class (up to ten) that `labels` know,
-    and more by seed.
+    The palette has, for each network, one component for each known class (up to ten) and random
+    ones.
 
     Args:
         models: networks by name.
-        images: (n, c, h, w), the set that gives the amounts their meaning.
-        labels: (n,) classes, −1 where unknown, or a text for each; None for what each network sees.
-        components: more of them by their indices, or how many to draw by the seed.
-        sources: the first so many images can be picked.
-        radius: bound on what a stroke changes, L2 over the image, pixel units; None is 5.7 for
-            32-pixel images, and grows with the side.
-        steps: gradient steps of a stroke; None is the notebook's, and 25 above 64 pixels.
+        images: (n, c, h, w), the set for the amounts' percentiles.
+        labels: (n,) classes, −1 if unknown, or texts; None for each network's predictions.
+        components: further indices, or a number of random ones.
+        sources: number of images to pick from.
+        radius: L2 bound on a stroke's change, pixel units; None: 5.7 at 32 pixels, scaled with the
+            side.
+        steps: gradient steps of a stroke; None: the notebook's, 25 above 64 pixels.
         seed: of components and noise.
     """
     models = robust_first(models)
@@ -364,7 +353,7 @@ def paint(
     demo = Demo("Paint", [picker], live)
     mask, (height, width) = torch.zeros(live.size), live.size
     mask[height // 8 : 3 * height // 4, width // 16 : 11 * width // 16] = 1
-    thread = live.stroke(mask)  # something to see at once, also where no kernel runs
+    thread = live.stroke(mask)  # a first result, also without a kernel
     if thread:
         thread.join()
     return demo
@@ -379,7 +368,7 @@ def _entries(
     steps: int,
     seed: int,
 ) -> list[dict]:
-    """A network's part of the palette."""
+    """A network's entries of the palette."""
     features = represent(model, images)
     known = [model.classes.index(name) if name in model.classes else -1 for name in names]
     kinds = torch.tensor(known)
@@ -427,7 +416,7 @@ def _kept() -> dict[str, str]:
             str(key): str(name)
             for key, name in json.loads(_file().read_text(encoding="utf-8")).items()
         }
-    except (OSError, ValueError, AttributeError):  # none yet, or not of our making
+    except (OSError, ValueError, AttributeError):  # none yet, or not ours
         return {}
 
 
@@ -437,5 +426,5 @@ def _keep(names: Mapping[str, str]) -> None:
 
 
 def _in_255ths(image: Images) -> Images:
-    """As a file keeps it, so that a note paints on the very same."""
+    """Rounded as in a file, so that a replay starts from identical pixels."""
     return (image * 255).round() / 255

@@ -1,7 +1,7 @@
 // @ts-check
 // A combobox over a list that is always open: type to filter, arrows to move, Enter to pick.
 
-let pickers = 0; // on this page, for ids
+let pickers = 0; // for ids
 
 function render({ model, el }) {
   const controller = new AbortController();
@@ -11,8 +11,8 @@ function render({ model, el }) {
   label.htmlFor = `${id}-field`;
   const field = keepKeys(make("input", "nb-field"));
   const list = make("div", "nb-names");
-  const said = make("div", "nb-said");
-  said.setAttribute("role", "status");
+  const output = make("div", "nb-status");
+  output.setAttribute("role", "status");
   Object.assign(field, { id: `${id}-field`, type: "search", autocomplete: "off", spellcheck: false });
   field.placeholder = `${model.get("names").length} classes`;
   const roles = { role: "combobox", "aria-expanded": "true", "aria-autocomplete": "list", "aria-controls": `${id}-list` };
@@ -29,7 +29,7 @@ function render({ model, el }) {
     return option;
   });
   list.append(...options);
-  let found = options.map((_, i) => i); // what the text leaves, in the order shown
+  let found = options.map((_, i) => i); // matches in display order
   let at = -1; // the option that Enter picks
 
   function move(i) {
@@ -38,7 +38,7 @@ function render({ model, el }) {
     if (at < 0) return field.removeAttribute("aria-activedescendant");
     field.setAttribute("aria-activedescendant", options[at].id);
     const [box, inner] = [list.getBoundingClientRect(), options[at].getBoundingClientRect()];
-    // Only the list scrolls, never the notebook.
+    // scrollIntoView would scroll the notebook, too
     if (inner.top < box.top) list.scrollTop -= box.top - inner.top;
     if (inner.bottom > box.bottom) list.scrollTop += inner.bottom - box.bottom;
   }
@@ -50,7 +50,7 @@ function render({ model, el }) {
     found.sort((a, b) => (text ? rank(names[a]) - rank(names[b]) : 0) || a - b);
     options.forEach((option, i) => (option.hidden = !found.includes(i)));
     found.forEach((i) => list.append(options[i]));
-    said.textContent = !found.length ? `no class “${field.value.trim()}”` : text ? `${found.length} of ${names.length} classes` : "";
+    output.textContent = !found.length ? `no class “${field.value.trim()}”` : text ? `${found.length} of ${names.length} classes` : "";
     move(text && found.length ? found[0] : -1);
   }
   function mark() {
@@ -60,9 +60,8 @@ function render({ model, el }) {
   function pick(i) {
     move(i);
     field.focus({ preventScroll: true });
-    // Heard by the live table beside it, which may have to wait for the kernel.
-    el.dispatchEvent(new CustomEvent("nb-asked", { bubbles: true }));
-    if (model.get("selected") === i) model.send({ type: "again" }); // a trait that stays the same tells nobody
+    el.dispatchEvent(new CustomEvent("nb-picked", { bubbles: true })); // to the live table
+    if (model.get("selected") === i) model.send({ type: "again" }); // an unchanged trait sends no event
     model.set("selected", i);
     model.save_changes();
   }
@@ -80,7 +79,7 @@ function render({ model, el }) {
   });
   listen(model, { "change:selected": mark }, signal);
   el.classList.add("nb-widget");
-  el.append(label, field, list, said);
+  el.append(label, field, list, output);
   mark();
   return () => controller.abort();
 }

@@ -1,4 +1,4 @@
-"""Names to search and pick one of, by mouse or keyboard."""
+"""A search field to pick a name by mouse or keyboard."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ class ClassPicker(Picker):
     """A search field over a list of names.
 
     Args:
-        names: what to pick from.
-        side: of the pictures that a pick computes, pixels.
-        label: what is asked for; a screen reader says it.
-        selected: index of the name picked at first.
+        names: to pick from.
+        side: of the computed pictures, pixels.
+        label: heading, also for screen readers.
+        selected: initial index.
 
     Raises:
         TraitError: `selected` is outside −1 … n − 1, at any time.
@@ -32,7 +32,7 @@ class ClassPicker(Picker):
 
     @property
     def side(self) -> int:
-        """The longer side of the pictures that a pick computes, pixels."""
+        """The longer side of the computed pictures, pixels."""
         return self._side
 
     @validate("selected")

@@ -1,8 +1,7 @@
-"""The blog's demos, alive: pick, and see every network's answer form. No priors anywhere.
+"""Live demos of the blog's figures, without image priors.
 
-Each takes the networks by name, such as {"robust": …, "standard": …}, and images with their
-classes; the robust network comes first. Where nothing else is given, numbers are those of the
-notebooks (`settings`).
+Each takes networks by name, such as {"robust": …, "standard": …}, and images with their classes.
+Defaults are the notebooks' (`settings`).
 Source: the interactive figures of Engstrom et al., arXiv:1906.00945.
 """
 
@@ -38,9 +37,9 @@ from nbhelpers.widgets.parts import (
     picker_of,
     preview,
     robust_first,
-    said,
     seen,
     sheet,
+    step_captions,
     switched,
 )
 from nbhelpers.widgets.settings import (
@@ -74,13 +73,11 @@ def brittleness(
     positions: bool = True,
     steps: int | None = None,
 ) -> Demo:
-    """Pick a source and a target; see how near each network's source can be moved to the target's
-    representation.
+    """Perturb a source, in an L2 ball, towards a target's representation in each network.
 
     Args:
         models, images, labels, positions, steps: as in `inversion`.
-        radius: bound on the source's change, L2 over the image, pixel units; None is 1 for 32-pixel
-            images, and grows with the side.
+        radius: of the ball, pixel units; None: 1 at 32 pixels, scaled with the side.
     """
     models = robust_first(models)
     images, labels = opened(models, images, labels)
@@ -133,12 +130,11 @@ def interpolation(
     positions: bool = True,
     steps: int | None = None,
 ) -> Demo:
-    """Pick a source and a destination; see images on the straight line between their
-    representations.
+    """Invert representations on the line between two images' representations.
 
     Args:
         models, images, labels, positions, steps: as in `inversion`.
-        points: of the strip, both ends included.
+        points: on the line, with both ends.
     """
     models = robust_first(models)
     images, labels = opened(models, images, labels)
@@ -159,20 +155,23 @@ def interpolation(
                     steps=steps,
                 )
             )
-        says: list[str] = []
+        predicted: list[str] = []
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             texts = [
                 matches({label: models[label]}, [step])
                 for label, step in zip(models, now, strict=True)
             ]
-            if not says and not preview(now[0]):
+            if not predicted and not preview(now[0]):
                 names = [
                     [f"{label}: {name}" for name in seen(model, mixes)]
                     for label, model in models.items()
                 ]
-                says.extend("\n".join(column) for column in zip(*names, strict=True))
-            return sheet([mixes], *([step.images] for step in now)), [says or [""] * points, *texts]
+                predicted.extend("\n".join(column) for column in zip(*names, strict=True))
+            return sheet([mixes], *([step.images] for step in now)), [
+                predicted or [""] * points,
+                *texts,
+            ]
 
         return runs, draw
 
@@ -195,18 +194,15 @@ def feature_visualization(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick a component; see images made to activate it, and those of the set that do so most and
-    least.
+    """Maximise a component, and show the set's images with its highest and lowest activations.
 
-    Beside a network's component stands the one of each other network that correlates with it most
-    over the set.
+    Each other network's component is the one with the highest correlation over the set.
 
     Args:
         models, labels, steps: as in `inversion`.
         images: (n, c, h, w), the set to rank.
-        components: their indices, or how many to draw by the seed, for each network.
-        k: images of each kind, if the set has so many; of the starts all but the last (an image of
-            the set) are noise.
+        components: indices, or a number of random ones, for each network.
+        k: images of each kind, at most; starts are noise, the last one an image of the set.
         seed: of noise and components.
     """
     models = robust_first(models)
@@ -274,13 +270,12 @@ def feature_manipulation(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick a component and a source image; see the feature added to it, with a slider over the
-    amount.
+    """Raise a component in a source image, with a slider over the amount.
 
     Args:
         models, labels, components, steps, seed: as in `feature_visualization`.
-        images: (n, c, h, w), the set that gives the amounts their meaning.
-        sources: the first so many images can be picked.
+        images: (n, c, h, w), the set for the amounts' percentiles.
+        sources: number of images to pick from.
     """
     models = robust_first(models)
     images, labels = opened(models, images, labels)
@@ -307,7 +302,7 @@ def feature_manipulation(
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             texts = [
-                said(
+                step_captions(
                     models[label],
                     step,
                     lambda _, loss, name, label=label, text=text: (
@@ -340,22 +335,20 @@ def misclassification(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick an image that the networks get wrong; see the components that speak most for the error
-    turned up.
+    """Raise, in a misclassified image, the components that contribute most to the error.
 
-    Images that every network gets wrong; where there is none, those that any of them does.
+    Images are misclassified by all networks; if there are none, by any network.
 
     Args:
         models, steps: as in `inversion`.
-        images, labels: (n, c, h, w) and (n,), among which errors are searched; −1 where the class
-            is unknown. Or an opened set, whose labels they are where None.
-        top: components, by their contribution to the wrong class's logit.
-        radius: bound on the image's change, L2 over the image, pixel units; None is 5.7 for
-            32-pixel images, and grows with the side.
-        seed: of the random component beside them, the control.
+        images, labels: (n, c, h, w) and (n,), −1 if unknown; or an opened set, with None for its
+            own labels.
+        top: number of components, by contribution to the wrong class's logit.
+        radius: L2 bound on the change, pixel units; None: 5.7 at 32 pixels, scaled with the side.
+        seed: of the control, a random component.
 
     Raises:
-        ValueError: no image is wrong for any network, or a label beyond the classes.
+        ValueError: no image is misclassified, or a label is outside the classes.
     """
     models = robust_first(models)
     images, labels, names = labelled(models, images, labels)
@@ -368,12 +361,12 @@ def misclassification(
     wrong = (all_err if all_err.any() else errs.any(0)).nonzero()[:SHOWN, 0]
     if not len(wrong):
         known = int((labels >= 0).sum())
-        told = (
+        message = (
             f"all {known} labelled images are classified correctly by {list(models)}; give more "
             "images"
         )
         raise ValueError(
-            f"images: {told if known else 'none has a known label; give some with labels'}"
+            f"images: {message if known else 'none has a known label; give some with labels'}"
         )
     picker = picker_of(
         models, images[wrong], [names[k] for k in wrong], label="Choose a misclassified image"
@@ -399,11 +392,11 @@ def misclassification(
                     model, chosen[-1], start, settings=MISCLASSIFICATION, steps=steps, radius=bound
                 )
             )
-        says = [f"{label}: {seen(model, image)[0]}" for label, model in models.items()]
+        predicted = [f"{label}: {seen(model, image)[0]}" for label, model in models.items()]
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             texts = [
-                said(
+                step_captions(
                     m,
                     step,
                     lambda k, loss, name, of=of, label=label: (
@@ -412,7 +405,7 @@ def misclassification(
                 )
                 for (label, m), of, step in zip(models.items(), chosen, now, strict=True)
             ]
-            original = "\n".join(filter(None, [picker.captions[index], ", ".join(says)]))
+            original = "\n".join(filter(None, [picker.captions[index], ", ".join(predicted)]))
             return sheet([start], *([step.images] for step in now)), [
                 [original] * (top + 1),
                 *texts,

@@ -1,4 +1,4 @@
-"""The demo of layers: one image, inverted from each layer of each network."""
+"""The demo of layers: inversion from each layer of each network."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -32,7 +32,7 @@ from nbhelpers.widgets.settings import LAYERS
 
 # A network; or the same network cut at several layers, by their names in order.
 Cuts = Model | Mapping[str, Model]
-MOST = 6  # layers of a network, unless they are named
+MOST = 6  # default number of layers
 
 
 def layers(
@@ -45,22 +45,20 @@ def layers(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick an image; see it inverted from each layer of each network, with a slider over depth.
+    """Invert an image from each layer of each network, with a slider over depth.
 
-    Under each inversion: its SSIM with the original, and the class that the *other* network gives
-    it.
+    Captions: SSIM with the original, and the *other* network's prediction.
 
     Args:
-        models: networks by name, of which each is loaded again by its own name, cut at each layer.
-            Or for a network of your own the same cut at several layers,
-            {"layer1": nb.Model(network, layer="layer1", pool="flatten"), …}.
+        models: networks by name, each loaded again by its own name at every layer; or, for your
+            own network, {"layer1": nb.Model(network, layer="layer1", pool="flatten"), …}.
         images, labels, others, seed: as in `inversion`.
-        layers: module names, the first layer first; None for six of `nb.layers` at most.
-        steps: gradient steps; None is 100, and 25 above 64 pixels.
+        layers: module names in order; None: at most six of `nb.layers`.
+        steps: gradient steps; None: 100, 25 above 64 pixels.
 
     Raises:
-        ValueError: an unknown layer, a network that cannot be loaded again by its name, networks
-            with different numbers of layers, or as in `inversion`.
+        ValueError: an unknown layer, a network that cannot be loaded by its name, different
+            numbers of layers, or as in `inversion`.
 
     Source: the metamers of Feather et al., NeurIPS 2019.
     """
@@ -110,15 +108,15 @@ def layers(
 
 
 def cuts_of(label: str, network: Cuts, layers: Sequence[str] | None = None) -> dict[str, Model]:
-    """A network cut at each layer, all positions kept.
+    """A network cut at each layer, with all positions.
 
     Args:
-        label: to call it by in an error.
+        label: for errors.
         network: loaded by a name, or cut already.
-        layers: module names; None for all of the cuts, or for six of `nb.layers` at most.
+        layers: module names; None: all cuts, or at most six of `nb.layers`.
 
     Raises:
-        ValueError: no such layer, or the network cannot be loaded again by its name.
+        ValueError: an unknown layer, or a network that cannot be loaded by its name.
     """
     if isinstance(network, Mapping):
         unknown = [name for name in layers or () if name not in network]
@@ -140,10 +138,10 @@ def cuts_of(label: str, network: Cuts, layers: Sequence[str] | None = None) -> d
 
 
 def layer_heads(cuts: Mapping[str, Mapping[str, Model]]) -> list[str]:
-    """The layers' names where all networks have the same, else their numbers from 1.
+    """The layers' names if all networks share them, else their numbers from 1.
 
     Raises:
-        ValueError: networks with different numbers of layers.
+        ValueError: different numbers of layers.
     """
     named = [list(found) for found in cuts.values()]
     if len({len(names) for names in named}) != 1:
@@ -155,13 +153,13 @@ def layer_heads(cuts: Mapping[str, Mapping[str, Model]]) -> list[str]:
 
 
 def judges_of(models: Mapping[str, Model]) -> dict[str, tuple[str, Model]]:
-    """For each network another one, with its label; a network that is alone judges itself."""
+    """Each network's held-out judge and its label: the next network, or itself if alone."""
     named = list(models.items())
     return {label: named[(k + 1) % len(named)] for k, (label, _) in enumerate(named)}
 
 
 def alike(images: Images, originals: Images, judge: str, model: Model) -> list[str]:
-    """Two lines under each image: its SSIM with the original, and what the judge sees."""
+    """Captions: SSIM with the original, and the judge's prediction."""
     values = ssim(images, originals).tolist()
     return [
         f"SSIM {value:.2f}\n{judge}: {name}"
@@ -170,13 +168,13 @@ def alike(images: Images, originals: Images, judge: str, model: Model) -> list[s
 
 
 def _spread(names: list[str]) -> list[str]:
-    """Some of the layers, at equal distances; the last one is among them."""
+    """At most `MOST` evenly spaced layers, with the last."""
     count = min(MOST, len(names))
     return [names[(k + 1) * len(names) // count - 1] for k in range(count)]
 
 
 def deepest(network: Cuts, count: int) -> list[str] | None:
-    """The last so many layers of a network; None, for all, where it is cut already."""
+    """The last `count` layers; None, for all, if the network is cut already."""
     if isinstance(network, Mapping):
         return None
     return [layer.name for layer in layers_of(network)][-count:]

@@ -1,4 +1,4 @@
-"""The demo of classes: what each network draws for a class, from faint noise."""
+"""The demo of classes: a class's logit, maximised from faint noise."""
 
 from collections.abc import Iterable, Sequence
 
@@ -23,24 +23,24 @@ from nbhelpers.widgets.parts import (
 )
 from nbhelpers.widgets.settings import CLASSES
 
-FAINT = 0.25  # of the noise around grey
+FAINT = 0.25  # scale of the noise around grey
 
 
 def classes(
     models: Models, *, size: Size | None = None, steps: int | None = None, seed: int = 0
 ) -> Demo:
-    """Search a class by name; see its logit raised from faint noise in each network.
+    """Maximise a class's logit from faint noise in each network.
 
-    Under each drawing: the class that the *other* network sees, and the logit.
+    Captions: the *other* network's prediction, and the logit.
 
     Args:
-        models: networks by name, with some class names in common.
-        size: pixels of the drawings; None for the networks' own.
-        steps: gradient steps; None is 80, and 25 above 64 pixels.
+        models: networks by name, with class names in common.
+        size: of the images, pixels; None: the networks' own.
+        steps: gradient steps; None: 40, 25 above 64 pixels.
         seed: of the noise.
 
     Raises:
-        ValueError: no class in common, or networks of no size, or of several, without `size`.
+        ValueError: no class in common; no `size`, and networks of none or several.
 
     Source: class-conditional samples, Santurkar et al., arXiv:1906.09453.
     """
@@ -73,8 +73,8 @@ def classes(
             texts = []
             for label, step in zip(models, now, strict=True):
                 judge, other = judges[label]
-                says = "" if preview(step) else f"{judge}: {seen(other, step.images)[0]}"
-                texts.append(says and f"{says}\nlogit {-step.losses[0].item():.1f}")
+                text = "" if preview(step) else f"{judge}: {seen(other, step.images)[0]}"
+                texts.append(text and f"{text}\nlogit {-step.losses[0].item():.1f}")
             return sheet([step.images for step in now]), [texts]
 
         return runs, draw
@@ -88,10 +88,10 @@ def classes(
 
 
 def common_classes(models: Models) -> list[str]:
-    """The classes that all networks have, in the first one's order.
+    """The classes of all networks, in the first one's order.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no class in common.
     """
     first, *rest = (model.classes for model in models.values())
     names = [name for name in first if all(name in other for other in rest)]
@@ -101,7 +101,7 @@ def common_classes(models: Models) -> list[str]:
 
 
 def faint_noise(models: Models, size: Size | None, seed: int) -> Tensor:
-    """One image of faint noise around grey, (1, c, h, w), of the networks' size and channels."""
+    """Faint noise around grey in the networks' size, (1, c, h, w)."""
     sizes = {model.image_size for model in models.values()}
     channels = {model.channels for model in models.values()}
     if size is None and (len(sizes) != 1 or None in sizes):

@@ -1,5 +1,5 @@
 // @ts-check
-// What every front-end here is made of. Python puts this before each of them: a widget is one module, without a build.
+// Python puts this before every front-end: a widget is one module, without a build.
 
 const make = (tag, className, text) => {
   const element = document.createElement(tag);
@@ -7,13 +7,12 @@ const make = (tag, className, text) => {
   if (text !== undefined) element.textContent = text;
   return element;
 };
-// JupyterLab's shortcuts look at the focused element itself, so every focusable one carries this.
+// JupyterLab's shortcuts look at the focused element only, so every focusable one needs this.
 const keepKeys = (element) => {
   element.dataset.lmSuppressShortcuts = "true";
   return element;
 };
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-// Of a picture file, as a kernel sends it.
 const bitmapOf = (bytes) => createImageBitmap(new Blob([bytesOf(bytes)]));
 const listen = (model, handlers, signal) => {
   for (const [name, handler] of Object.entries(handlers)) {

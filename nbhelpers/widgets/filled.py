@@ -1,4 +1,4 @@
-"""The demo of inpainting: a hole, filled by each network from the representation outside it."""
+"""The demo of inpainting: a hole, filled from the representation outside it."""
 
 from collections.abc import Iterable, Sequence
 
@@ -31,7 +31,7 @@ from nbhelpers.widgets.parts import (
 )
 from nbhelpers.widgets.settings import FILLING
 
-RIM = 2  # pixels around the hole, whose mean colour is the null
+RIM = 2  # pixels around the hole; their mean colour is the null
 
 
 def inpainting(
@@ -43,15 +43,15 @@ def inpainting(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Brush a hole over an image; see each network fill it from the representation outside.
+    """Fill a brushed hole by matching the representation outside it.
 
-    Under each fill: its PSNR in the hole, and the class that the *other* network sees. Beside them
-    the null, the hole filled with the mean colour of its rim.
+    Captions: PSNR in the hole, and the *other* network's prediction. The null is the mean colour
+    of the hole's rim.
 
     Args:
         models, images, labels, others: as in `inversion`.
-        steps: gradient steps; None is 60, and 25 above 64 pixels.
-        seed: of the noise that the hole is filled with at the start.
+        steps: gradient steps; None: 60, 25 above 64 pixels.
+        seed: of the start, noise in the hole.
 
     Raises:
         ValueError: as in `inversion`.
@@ -97,23 +97,13 @@ def inpainting(
 
 
 def hole_psnr(images: Images, original: Images, mask: Tensor) -> float:
-    """Peak signal-to-noise ratio inside a hole, in dB.
-
-    Args:
-        images, original: (1, c, h, w), pixels in [0, 1].
-        mask: (h, w), 1 in the hole.
-    """
+    """PSNR in the hole, dB; images (1, c, h, w) in [0, 1], mask (h, w), 1 in the hole."""
     inside = (images - original).square()[..., mask > 0]
     return -10 * inside.mean().clamp_min(1e-10).log10().item()
 
 
 def rim_filled(image: Images, mask: Tensor) -> Images:
-    """An image whose hole has the mean colour of its rim.
-
-    Args:
-        image: (1, c, h, w).
-        mask: (h, w), 1 in the hole.
-    """
+    """The image, (1, c, h, w), with the rim's mean colour in the hole; mask (h, w), 1 in it."""
     grown = functional.max_pool2d(mask[None, None], 2 * RIM + 1, stride=1, padding=RIM)[0, 0]
     rim = (grown > 0) & (mask == 0)
     colour = image[..., rim].mean(-1)[..., None, None]
@@ -125,6 +115,6 @@ def _filling(f, target: Images, start: Images, mask: Tensor, steps: int) -> Iter
     with torch.no_grad():
         goal = match(f(target))
     solver = Solver(step_size=FILLING.step(steps, start))
-    # around the original: outside the hole it is the start
+    # centred on the original, which equals the start outside the hole
     project = within(mask.to(start), target)
     yield from descend(f, goal, start, steps=steps, solver=solver, project=project)

@@ -1,34 +1,34 @@
 // @ts-check
-// A picture with a hole in it: brush over it, and the hole grows. The rest is the brush's (brush.js).
+// A picture with a hole that grows under the brush (brush.js).
 
 function render({ model, el }) {
   const controller = new AbortController();
   const { signal } = controller;
   const [height, width] = model.get("size");
-  const said = make("span", "nb-said");
-  said.setAttribute("role", "status");
-  const say = (text) => (said.textContent = text);
-  const asked = () => el.dispatchEvent(new CustomEvent("nb-asked", { bubbles: true })); // heard by the table beside it
+  const output = make("span", "nb-status");
+  output.setAttribute("role", "status");
+  const report = (text) => (output.textContent = text);
+  const picked = () => el.dispatchEvent(new CustomEvent("nb-picked", { bubbles: true })); // to the live table
   const brush = brushOn({
     size: [height, width],
     name: "picture with a hole",
-    say,
+    report,
     apply: (mask) => {
       const grown = bytesOf(model.get("mask")).map((value, i) => Math.max(value, mask[i] > 127 ? 255 : 0));
-      if (grown.every(Boolean)) return say("the hole would cover the whole picture; leave a part of it");
-      brush.hide(grown); // before the kernel says so
-      asked();
+      if (grown.every(Boolean)) return report("the hole would cover the whole picture; leave a part of it");
+      brush.hide(grown); // before the kernel's answer
+      picked();
       model.send({ type: "stroke" }, undefined, [mask.buffer]);
     },
   });
   const undo = button("Undo", () => {
     if (undo.getAttribute("aria-disabled") === "true") return;
-    asked();
+    picked();
     model.send({ type: "undo" });
   });
   const first = button("Start over", () => {
     if (first.getAttribute("aria-disabled") === "true") return;
-    asked();
+    picked();
     model.send({ type: "reset" });
   });
   const more = make("details", "nb-more");
@@ -45,11 +45,11 @@ function render({ model, el }) {
   const count = () => {
     const done = model.get("done");
     [undo, first].forEach((one) => one.setAttribute("aria-disabled", String(!done)));
-    say(model.get("message") || (done ? `${done} ${done === 1 ? "stroke" : "strokes"}` : "brush over the picture: the hole grows"));
+    report(model.get("message") || (done ? `${done} ${done === 1 ? "stroke" : "strokes"}` : "brush over the picture: the hole grows"));
   };
   listen(model, { "change:picture": show, "change:mask": hide, "change:done": count, "change:message": () => [hide(), count()] }, signal);
   const tools = make("div", "nb-bar");
-  tools.append(undo, said);
+  tools.append(undo, output);
   el.classList.add("nb-widget", "nb-hole");
   el.append(make("div", "nb-label", model.get("label")), brush.board, brush.control, tools, more);
   hide();

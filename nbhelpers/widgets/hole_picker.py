@@ -1,4 +1,4 @@
-"""A picture to brush a hole into."""
+"""A brush for a hole in a picture."""
 
 import numpy
 import torch
@@ -9,22 +9,19 @@ from nbhelpers.widgets.image_picker import ImagePicker, Picker, front_end
 
 
 class HolePicker(Picker):
-    """The picked image of an `ImagePicker`, with a hole that the brush makes larger.
-
-    `selected` is the index of the hole among all that there were, so that a result can be
-    remembered for it.
+    """The picked image of an `ImagePicker` with a hole; `selected` indexes all holes so far.
 
     Args:
         picker: of the images.
-        label: what is asked for; a screen reader says it.
+        label: heading, also for screen readers.
     """
 
     _esm = front_end("elements.js", "brush.js", "hole_picker.js")
     _css = front_end("image_picker.css", "paint.css")
     picture = Bytes().tag(sync=True)
-    mask = Bytes().tag(sync=True)  # a byte for each pixel, 255 in the hole
+    mask = Bytes().tag(sync=True)  # a byte per pixel, 255 in the hole
     size: List = List().tag(sync=True)  # height and width, pixels
-    done = Int(0).tag(sync=True)  # strokes, which can be undone
+    done = Int(0).tag(sync=True)  # strokes that can be undone
     message = Unicode().tag(sync=True)
 
     def __init__(self, picker: ImagePicker, *, label: str = "Brush a hole"):
@@ -32,7 +29,7 @@ class HolePicker(Picker):
         first = torch.zeros(height, width, dtype=torch.bool)
         first[height // 4 : -(height // 4), width // 4 : -(width // 4)] = True
         self.holes: list[Tensor] = [first]
-        self._path = [0]  # holes from the first to the one that is shown
+        self._path = [0]  # holes from the first to the current one
         self._picker = picker
         super().__init__(
             label=label,
@@ -51,17 +48,17 @@ class HolePicker(Picker):
 
     @property
     def hole(self) -> Tensor:
-        """The hole that is shown, (h, w), true inside."""
+        """The current hole, (h, w), true inside."""
         return self.holes[self.selected]
 
     def stroke(self, mask: Tensor) -> None:
-        """Make the hole larger.
+        """Add pixels to the hole.
 
         Args:
-            mask: (h, w), 0 to 1; the hole takes what is above one half.
+            mask: (h, w) in [0, 1]; values above 0.5 are added.
 
         Raises:
-            ValueError: a mask of another size, or nothing of the picture would be left.
+            ValueError: a mask of another size, or a hole over the whole picture.
         """
         if list(mask.shape) != self.size:
             raise ValueError(f"mask: got shape {tuple(mask.shape)}, wanted {tuple(self.size)}")
@@ -72,7 +69,7 @@ class HolePicker(Picker):
         self._show([*self._path, len(self.holes) - 1])
 
     def undo(self) -> None:
-        """Take the last stroke back."""
+        """Undo the last stroke."""
         self._show(self._path[:-1] or self._path)
 
     def reset(self) -> None:
@@ -91,7 +88,7 @@ class HolePicker(Picker):
 
     def _on_message(self, _, content: dict, buffers: list) -> None:
         kind = content.get("type")
-        try:  # an exception in a message handler never reaches the page
+        try:  # exceptions in message handlers never reach the page
             if kind == "stroke":
                 mask = numpy.frombuffer(bytes(buffers[0]), numpy.uint8).reshape(self.size)
                 self.stroke(torch.from_numpy(mask / numpy.float32(255)))
@@ -100,7 +97,7 @@ class HolePicker(Picker):
             elif kind == "reset":
                 self.reset()
         except Exception as error:
-            self.message = ""  # the same text again would tell nobody
+            self.message = ""  # an unchanged trait sends no event
             self.message = str(error)
 
     def __repr__(self) -> str:  # nbval compares it: no address

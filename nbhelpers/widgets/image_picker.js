@@ -1,13 +1,12 @@
 // @ts-check
-// The one front-end: "picker" shows thumbnails to choose from, "live" shows pictures as they form.
-// It runs on a kernel: JupyterLab, Notebook, VS Code.
+// Two front-ends: "picker" shows thumbnails to choose from, "live" shows pictures as they form.
 
 const PATIENCE = 5000; // ms
 const NO_ANSWER = "No answer. Is another cell running? Otherwise run this cell again.";
-const SIDE = 512; // pixels of an upload: a picker shows far fewer
-const LARGEST = 8e6; // bytes: a Jupyter server drops a message of more than 10 MB without a word
+const SIDE = 512; // pixels a side of an upload
+const LARGEST = 8e6; // bytes: a Jupyter server silently drops messages above 10 MB
 
-// One button of several, pressed; the arrow keys move as in a row of radio buttons.
+// A radio group of buttons.
 const choice = (name, labels, chosen) => {
   const group = make("div", "nb-choice");
   group.setAttribute("role", "radiogroup");
@@ -37,8 +36,8 @@ const choice = (name, labels, chosen) => {
   return { group, show };
 };
 
-// A picture file as it is sent: a large one smaller, for the connection would drop it. What the browser cannot read,
-// and more than 8 bits a channel, which it would quietly cut, is for the kernel to judge.
+// A picture file to send: reduced if large. Unreadable files go to the kernel unchanged, and so do 16-bit PNGs, which the
+// browser would silently cut to 8 bits.
 async function prepared(file) {
   const head = new Uint8Array(await file.slice(0, 32).arrayBuffer());
   const deep = head[0] === 0x89 && head[1] === 0x50 && head[24] === 16; // a PNG's bits a channel
@@ -118,7 +117,7 @@ function renderPicker({ model, el, signal }) {
     if (selected >= 0) focus = selected;
     options.forEach((option, i) => {
       option.setAttribute("aria-selected", String(i === selected));
-      option.tabIndex = i === focus ? 0 : -1; // one stop of the tab key, the arrows do the rest
+      option.tabIndex = i === focus ? 0 : -1; // one tab stop, then arrow keys
     });
   }
 
@@ -130,15 +129,14 @@ function renderPicker({ model, el, signal }) {
 
   function pick(i) {
     move(i);
-    // Heard by the live table beside it, which may have to wait for the kernel.
-    el.dispatchEvent(new CustomEvent("nb-asked", { bubbles: true }));
-    if (model.get("selected") === i) model.send({ type: "again" }); // a trait that stays the same tells nobody
+    el.dispatchEvent(new CustomEvent("nb-picked", { bubbles: true })); // to the live table
+    if (model.get("selected") === i) model.send({ type: "again" }); // an unchanged trait sends no event
     model.set("selected", i);
     model.save_changes();
   }
 
   function vertical(direction) {
-    // By what is seen: rows wrap with the window, and groups differ in length.
+    // By position on the screen: rows wrap with the window.
     const boxes = options.map((option) => option.getBoundingClientRect());
     const here = boxes[focus];
     let best = focus;
@@ -153,7 +151,7 @@ function renderPicker({ model, el, signal }) {
 
   list.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !options.length) return;
-    focus = Math.max(0, options.indexOf(event.target)); // a screen reader moves the focus by itself
+    focus = Math.max(0, options.indexOf(event.target)); // a screen reader may have moved the focus
     const last = options.length - 1;
     const goals = {
       ArrowRight: () => Math.min(last, focus + 1),
@@ -180,15 +178,15 @@ function renderPicker({ model, el, signal }) {
     const button = keepKeys(make("button", "nb-button", "Your own image…"));
     const remove = keepKeys(make("button", "nb-button", "Remove"));
     button.type = remove.type = "button";
-    const said = make("span", "nb-said");
-    said.setAttribute("role", "status");
+    const output = make("span", "nb-status");
+    output.setAttribute("role", "status");
     const hint = "or drop or paste one here";
     let awaited;
-    const say = (text) => {
+    const report = (text) => {
       clearTimeout(awaited);
-      said.textContent = text || hint;
+      output.textContent = text || hint;
     };
-    let expected = false; // a picture was sent: the focus goes to it
+    let expected = false; // a sent picture gets the focus
     const arrived = () => {
       if (!expected) return;
       expected = false;
@@ -196,8 +194,8 @@ function renderPicker({ model, el, signal }) {
       if (here.contains(now) || now === document.body) options[model.get("selected")]?.focus();
     };
     const wait = () => {
-      say("waiting for the kernel…");
-      awaited = setTimeout(() => say(NO_ANSWER), PATIENCE);
+      report("waiting for the kernel…");
+      awaited = setTimeout(() => report(NO_ANSWER), PATIENCE);
     };
     const send = async (chosen) => {
       if (!chosen) return;
@@ -208,7 +206,7 @@ function renderPicker({ model, el, signal }) {
         expected = true;
         model.send({ type: "upload", name }, undefined, [bytes]);
       } catch (error) {
-        say(error.message);
+        report(error.message);
       }
     };
     const own = () => {
@@ -219,7 +217,7 @@ function renderPicker({ model, el, signal }) {
     remove.addEventListener("click", () => {
       wait();
       model.send({ type: "remove" });
-      button.focus(); // this one goes
+      button.focus(); // `remove` disappears
     });
     file.addEventListener("change", () => {
       send(file.files[0]);
@@ -245,7 +243,7 @@ function renderPicker({ model, el, signal }) {
     });
     const answered = () => {
       if (model.get("message") && model.get("groups").at(-1)?.[0] !== "your own") expected = false; // refused
-      say(model.get("message"));
+      report(model.get("message"));
     };
     listen(
       model,
@@ -258,7 +256,7 @@ function renderPicker({ model, el, signal }) {
     );
     signal.addEventListener("abort", () => clearTimeout(awaited));
     const bar = make("div", "nb-bar");
-    bar.append(button, remove, file, said);
+    bar.append(button, remove, file, output);
     el.append(bar);
     answered();
     queueMicrotask(own);
@@ -279,7 +277,7 @@ function renderLive({ model, el, signal }) {
     picture.setAttribute("aria-label", name);
     return picture;
   };
-  // With a slider: one large picture per row, at the slider's column, over strips of all columns.
+  // With a slider: a large picture per row over strips of all columns.
   const panels = rows.map((row) => {
     const figure = make("figure", "nb-large");
     const text = make("figcaption");
@@ -288,11 +286,11 @@ function renderLive({ model, el, signal }) {
   });
   const table = make("div", "nb-table");
   table.style.setProperty("--n", columns.length);
-  table.classList.toggle("nb-pairs", !slider && rows.length > 1); // the networks' rows beside each other
+  table.classList.toggle("nb-pairs", !slider && rows.length > 1);
   const cells = rows.map((row, r) => {
     const strip = make("div", "nb-strip");
     const line = make("div", "nb-line");
-    strip.hidden = slider && r < model.get("fixed"); // the large picture says it all
+    strip.hidden = slider && r < model.get("fixed"); // equal pictures: the large one is enough
     if (row) strip.append(make("div", "nb-row", row));
     strip.append(line);
     table.append(strip);
@@ -333,19 +331,19 @@ function renderLive({ model, el, signal }) {
   progress.setAttribute("aria-label", "progress");
   const stop = keepKeys(make("button", "nb-button", "Stop"));
   stop.type = "button";
-  const step = make("span", "nb-said");
-  const said = make("span", "nb-said");
-  said.setAttribute("role", "status"); // read aloud: how a run ends, not every step of it
+  const step = make("span", "nb-status");
+  const output = make("span", "nb-status");
+  output.setAttribute("role", "status"); // read aloud: a run's end, not its steps
   stop.addEventListener("click", halt);
-  bar.append(stop, progress, step, said);
+  bar.append(stop, progress, step, output);
   const more = make("details", "nb-more");
   more.append(keepKeys(make("summary", "", "More")), make("div", "nb-note", model.get("note")));
   el.append(table, bar, more);
-  // From anywhere in the demo: after a pick or an upload the focus is beside this table, not in it.
+  // From anywhere in the demo: after a pick the focus is outside this table.
   const escaped = (event) => {
     if (event.key !== "Escape" || !(el.contains(event.target) || partOf(event.target))) return;
     halt();
-    event.preventDefault(); // a search field would be emptied
+    event.preventDefault(); // else a search field is cleared
   };
   document.addEventListener("keydown", escaped, { signal });
 
@@ -353,25 +351,23 @@ function renderLive({ model, el, signal }) {
 
   let sheet = null;
   let captions = [];
-  let order = 0; // of pictures asked for and shown: decoding may overtake
-  let drawn = 0;
-  let latest = Promise.resolve(); // the picture that came last
-
-  let awaited; // the kernel's answer
+  let [order, drawn] = [0, 0]; // the newest picture and the newest drawn: decoding may overtake
+  let latest = Promise.resolve(); // of the newest picture
+  let awaited; // timeout of the kernel's answer
 
   function wait(text) {
     clearTimeout(awaited);
     progress.hidden = true;
     step.textContent = text;
-    said.textContent = "";
+    output.textContent = "";
     awaited = setTimeout(() => {
       step.textContent = "";
-      said.textContent = NO_ANSWER; // read aloud
+      output.textContent = NO_ANSWER; // read aloud
       stop.setAttribute("aria-disabled", "true");
     }, PATIENCE);
   }
 
-  function asked() {
+  function picked() {
     el.dataset.state = "waiting";
     const box = (panels[0] && slider ? panels[0].figure : table).getBoundingClientRect();
     const seen = Math.min(box.bottom, innerHeight) - Math.max(box.top, 0);
@@ -388,7 +384,7 @@ function renderLive({ model, el, signal }) {
 
   function change(mode) {
     if (mode === model.get("mode")) return;
-    asked();
+    picked();
     model.set("mode", mode);
     model.save_changes();
     switched.show(mode);
@@ -425,7 +421,7 @@ function renderLive({ model, el, signal }) {
     cells.forEach((line) => {
       line.forEach((cell, c) => {
         cell.figure.classList.toggle("nb-at", c === at);
-        cell.text.textContent = ""; // a strip is for comparing; the numbers are under the large picture
+        cell.text.textContent = ""; // numbers are under the large picture
       });
     });
   }
@@ -445,12 +441,12 @@ function renderLive({ model, el, signal }) {
     clearTimeout(awaited);
     const { state, text } = model.get("status");
     el.dataset.state = state || "";
-    // Not `disabled`: the focus would be lost with it.
+    // Not `disabled`, which would lose the focus.
     stop.setAttribute("aria-disabled", String(state !== "running"));
     progress.hidden = state !== "running";
     if (state === "running") progress.removeAttribute("value");
     step.textContent = "";
-    said.textContent = text || "";
+    output.textContent = text || "";
   }
 
   listen(
@@ -460,13 +456,13 @@ function renderLive({ model, el, signal }) {
         const result = model.get("result");
         if (result.sheet) latest = show(result.sheet, result.captions);
       },
-      "change:status": () => latest.then(status, status), // "done" is said once the picture is there
+      "change:status": () => latest.then(status, status), // after the picture
       "change:at": paint,
-      // Frames are messages, not state: they are dropped where nobody looks, and never saved.
+      // Frames are messages, not state: dropped without a view, never saved.
       "msg:custom": (message, buffers) => {
         if (message.type !== "frame") return;
         clearTimeout(awaited);
-        if (el.dataset.state !== "running") status(); // the answer had been given up
+        if (el.dataset.state !== "running") status(); // after NO_ANSWER
         show(buffers[0], message.captions);
         progress.max = message.total;
         progress.value = message.step;
@@ -475,9 +471,7 @@ function renderLive({ model, el, signal }) {
     },
     signal,
   );
-  // From a picker of the same demo: what is shown is no longer what is picked.
-  const heard = (event) => partOf(event.target) && asked();
-  document.addEventListener("nb-asked", heard, { signal });
+  document.addEventListener("nb-picked", (event) => partOf(event.target) && picked(), { signal });
   signal.addEventListener("abort", () => clearTimeout(awaited));
   if (switched) {
     listen(model, { "change:mode": () => switched.show(model.get("mode")) }, signal);

@@ -21,25 +21,25 @@ YOUR_OWN = "your own"
 
 
 def front_end(*names: str, folder: Path = HERE) -> str:
-    """Files of a folder as one text: a browser gets a module, or a style sheet, whole."""
+    """Concatenated files: a widget is one module and one style sheet."""
     return "".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def encode(sheet: Tensor) -> bytes:
-    """One PNG file of a sheet of images, (rows, columns, 3, h, w) in [0, 1]."""
+    """A PNG file of a sheet of images, (rows, columns, 3, h, w) in [0, 1]."""
     rows, columns, _, h, w = sheet.shape
     pixels = (
         (sheet.detach().cpu() * 255).round().clamp(0, 255).byte().expand(rows, columns, 3, h, w)
     )
     pixels = pixels.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, 3)
     buffer = io.BytesIO()
-    # fast: frames are not kept
+    # fast: frames are transient
     PIL.Image.fromarray(pixels.numpy()).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def compress(file: bytes) -> bytes:
-    """The same picture as lossless WebP, which is smaller."""
+    """A picture file as lossless WebP."""
     buffer = io.BytesIO()
     with PIL.Image.open(io.BytesIO(file)) as picture:
         # more effort: 1 % smaller, seconds each
@@ -48,37 +48,34 @@ def compress(file: bytes) -> bytes:
 
 
 class Picker(anywidget.AnyWidget):
-    """What a demo is asked with: `selected` is an index, −1 for nothing picked."""
+    """A demo's input: `selected` is an index, −1 for none."""
 
     label = Unicode().tag(sync=True)
     selected = Int(-1).tag(sync=True)
-    removed = Int(0)  # how often something was removed: indices behind it have changed
+    removed = Int(0)  # count of removals; each shifts indices
 
     @property
     def side(self) -> int:
-        """The longer side of the pictures that a pick computes, pixels."""
+        """The longer side of the computed pictures, pixels."""
         raise NotImplementedError
 
 
 class ImagePicker(Picker):
     """Thumbnails to pick one from: click, or arrow keys with Enter.
 
-    `selected` is the index of the picked image, −1 for none; `picker.observe(f, "selected")`
-    reports picks.
+    `selected` is the picked index, −1 for none; `picker.observe(f, "selected")` reports picks.
 
     Args:
-        images: (n, 3, h, w) in [0, 1], or several such batches of one size under their group
-            titles.
-        captions: a text per image, in order.
-        label: what is asked for; a screen reader says it.
-        selected: index of the image picked at first.
-        columns: thumbnails beside each other, fewer where the window is narrow.
-        thumb: width of a thumbnail on the screen, in pixels.
-        upload: let the user add pictures of their own, by a button, dropped or pasted, and remove
-            them.
+        images: (n, 3, h, w) in [0, 1], or several such batches of one size by title.
+        captions: a text per image.
+        label: heading, also for screen readers.
+        selected: initial index.
+        columns: thumbnails per row, at most.
+        thumb: width of a thumbnail, screen pixels.
+        upload: let users add (button, drop, paste) and remove their own pictures.
 
     Raises:
-        TypeError, ValueError: images of the wrong kind or size, or captions that do not fit.
+        TypeError, ValueError: images of the wrong kind or size, or captions of another number.
         TraitError: `selected` is outside −1 … n − 1, at any time.
     """
 
@@ -146,12 +143,11 @@ class ImagePicker(Picker):
     def add(
         self, source: str | os.PathLike[str] | numpy.ndarray | Tensor, *, caption: str = ""
     ) -> None:
-        """Append images of the user's own, resized and cropped to the others' size, and pick the
-        first of them.
+        """Append the user's own images, resized and cropped, and pick the first of them.
 
         Args:
             source: a path or an array, as in `load_images`.
-            caption: a text for them; a file's name where empty.
+            caption: for all of them; by default the file's name.
 
         Raises:
             ValueError, TypeError: as in `load_images`.
@@ -176,7 +172,7 @@ class ImagePicker(Picker):
         self.selected = first
 
     def remove(self) -> None:
-        """Take the picked image away, if it is one of the user's own, and pick the one before it.
+        """Remove the picked image, one of the user's own, and pick the previous one.
 
         Raises:
             ValueError: the picked image is not the user's own.
@@ -204,7 +200,7 @@ class ImagePicker(Picker):
         return proposal["value"]
 
     def _on_message(self, _, content: dict, buffers: list) -> None:
-        try:  # an exception in a message handler never reaches the page
+        try:  # exceptions in message handlers never reach the page
             if content.get("type") == "upload":
                 self.message = self._upload(str(content.get("name", "")), bytes(buffers[0]))
             elif content.get("type") == "remove":
@@ -214,7 +210,7 @@ class ImagePicker(Picker):
             self.message = str(error)
 
     def _upload(self, name: str, content: bytes) -> str:
-        """Add a file's picture; returns what was done to it, in words."""
+        """Add a file's picture; returns a description of its changes."""
         picture, words = decode(name, content), []
         if _is_transparent(content):
             words.append("what was transparent is white now")

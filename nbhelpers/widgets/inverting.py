@@ -1,6 +1,4 @@
-"""Two demos of inversion: in networks beside each other, and in a series of networks trained at
-several ε.
-"""
+"""Two demos of inversion: in two networks, and in a series of training radii ε."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -41,25 +39,22 @@ def inversion(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick an image; see it rebuilt, from noise, from its representation in each network.
+    """Invert an image's representation, from noise, in each network.
 
-    Below: the mean of sixteen inversions from as many starts, which follow when the single ones are
-    there. Only for images up to 32 pixels; for larger ones it takes too long.
+    Up to 32 pixels, a second row has the mean of sixteen inversions from different starts.
 
     Args:
-        models: networks by name.
-        images: (n, c, h, w), pixels in [0, 1]; or a set that `open_images` opened.
-        labels: (n,) their classes, −1 where unknown; or a text for each; None for the set's own
-            names.
-        others: more images of the same size under their titles, such as "out of distribution";
-            alone, or with a text for each.
-        positions: begin with the representation that keeps its positions; a switch changes it.
-        steps: gradient steps, half as many for each of the sixteen; None is 100, and 25 above 64
-            pixels.
-        seed: of the noise to start from.
+        models: networks by name; the robust one comes first.
+        images: (n, c, h, w) in [0, 1]; or a set from `open_images`.
+        labels: (n,) classes, −1 if unknown; or texts; None: the set's names.
+        others: further images of the same size by title, such as "out of distribution"; a batch,
+            or a batch with its texts.
+        positions: initial form of the representation; a switch changes it.
+        steps: gradient steps, half as many for each of the sixteen; None: 100, 25 above 64 pixels.
+        seed: of the noise.
 
     Raises:
-        ValueError: a label beyond the classes, images that do not fit the networks.
+        ValueError: a label outside the classes, or images that do not fit the networks.
     """
     models = robust_first(models)
     images, labels = opened(models, images, labels)
@@ -78,7 +73,7 @@ def inversion(
             matched(f, target.to(place), starts[:1].to(place), settings=INVERSION, steps=steps)
             for f, place in zip(fs, places, strict=True)
         ]
-        if means:  # after the single ones, which would wait for sixteen times the work
+        if means:  # after the single ones, which are sixteen times faster
             runs = [_among(run, after=half) for run in runs]
             for f, place in zip(fs, places, strict=True):
                 run = matched(f, target.to(place), starts.to(place), settings=INVERSION, steps=half)
@@ -147,8 +142,8 @@ def epsilon_series(
 
         def draw(now: Sequence[Step]) -> tuple[Tensor, Captions]:
             pictures = sheet([target] * len(now), [step.images for step in now])
-            told = matches({f"ε = {eps}": model for eps, model in networks.items()}, now)
-            return pictures, [[picker.captions[index]] * len(now), told]
+            texts = matches({f"ε = {eps}": model for eps, model in networks.items()}, now)
+            return pictures, [[picker.captions[index]] * len(now), texts]
 
         return runs, draw
 
@@ -165,9 +160,7 @@ def epsilon_series(
 
 
 def _among(run: Iterable[Step], *, before: int = 0, after: int = 0) -> Iterator[Step]:
-    """A run that stays at its start for so many steps of the others, and at its end for so many
-    more.
-    """
+    """A run that repeats its first step `before` times and its last one `after` times."""
     for step in run:
         total = before + step.total + after
         first = 0 if step.index == 0 else before + step.index

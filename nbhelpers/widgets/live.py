@@ -1,4 +1,4 @@
-"""Pictures that form while you look: one background run at a time, and the newest pick wins."""
+"""Live pictures: one background run at a time; a new pick replaces it."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ STILL_NOTE = (HERE / "still.html").read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class Frame:
-    """A moment of a run. Drawing is put off: only some frames are shown."""
+    """A step of a run; `draw` is lazy, since only some frames are shown."""
 
     step: int
     total: int
@@ -39,15 +39,12 @@ class Live(anywidget.AnyWidget):
     """A table of pictures, computed in the background.
 
     Args:
-        job: what to run on a pick; yields frames, the last with `step == total`.
-        rows: a name for each row of pictures.
-        columns: a name for each column.
-        slider: what the columns vary; where given, a slider moves over them.
-        about: what one sees, in a sentence or two.
+        job: generator of frames for a pick, the last with `step == total`; with a `switch`, its
+            index is a further argument.
+        rows, columns: headings.
+        slider: label of a slider over the columns; empty for none.
+        about: what to do and to look at.
         note: how the pictures were computed.
-
-    Where `switch` names ways to compute, the job is given the chosen one's index too, after the
-    pick.
     """
 
     _esm, _css = ImagePicker._esm, ImagePicker._css
@@ -57,18 +54,17 @@ class Live(anywidget.AnyWidget):
     slider = Unicode().tag(sync=True)
     about = Unicode().tag(sync=True)
     note = Unicode().tag(sync=True)
-    buttons = Bool(False).tag(sync=True)  # one for each column, in place of the slider
-    # so many first rows are the same in all columns: with a slider, shown once
-    fixed = Int(0).tag(sync=True)
-    switch = List(Unicode()).tag(sync=True)  # ways to compute, to choose from
-    mode = Int(0).tag(sync=True)  # the chosen one's index
+    buttons = Bool(False).tag(sync=True)  # one per column instead of the slider
+    fixed = Int(0).tag(sync=True)  # leading rows equal in all columns: a slider shows them once
+    switch = List(Unicode()).tag(sync=True)  # modes of computation
+    mode = Int(0).tag(sync=True)  # index in `switch`
     at = Int(0).tag(sync=True)  # the slider's column
     result = Dict().tag(sync=True)  # sheet (picture file), captions, text, run
     status = Dict().tag(sync=True)  # state: running, done, stopped or error; text; run
 
-    small = False  # pictures for which one thread is faster than several, see `threads`
-    FRAMES_PER_SECOND = 15  # the page has no way to say that it lags behind
-    REMEMBERED = 256  # finished results
+    small = False  # pictures for which one thread is faster, see `threads`
+    FRAMES_PER_SECOND = 15  # the page cannot signal that it is behind
+    REMEMBERED = 256  # cached results
 
     def __init__(
         self,
@@ -93,15 +89,14 @@ class Live(anywidget.AnyWidget):
 
     @property
     def finished(self) -> int:
-        """How many runs went to their end."""
+        """Number of completed runs."""
         return self._finished
 
     def request(self, pick: tuple[int, ...]) -> threading.Thread | None:
-        """Run the job on a pick in the background, in place of what runs now; a remembered result
-        is shown at once.
+        """Run the job on a pick in the background and abandon the current run.
 
         Returns:
-            The thread, to be joined; None where nothing has to run.
+            The thread to join; None if the result was cached.
         """
         with self._state:
             self._newest += 1
@@ -117,7 +112,7 @@ class Live(anywidget.AnyWidget):
         return thread
 
     def compute(self, pick: tuple[int, ...]) -> dict:
-        """Run the job on a pick here and now, and show its result.
+        """Run the job on a pick in this thread, and show its result.
 
         Returns:
             `sheet`, a PNG file; `captions` per row and column; `text`, steps and time.
@@ -134,16 +129,16 @@ class Live(anywidget.AnyWidget):
         return self._memory[pick]
 
     def forget(self) -> None:
-        """Drop all remembered results: what the picks stand for has changed."""
+        """Drop all cached results, after a change of the pickers' indices."""
         with self._state:
-            self._newest += 1  # a run under way is for a pick of before
+            self._newest += 1  # abandons the current run
             self._memory.clear()
 
     def _full(self, pick: tuple[int, ...]) -> tuple[int, ...]:
         return (*pick, self.mode) if self.switch else pick
 
     def stop(self) -> None:
-        """End the running job and keep what it has."""
+        """End the current run and keep its last frame."""
         with self._state:
             self._stopped = self._newest
 
@@ -166,21 +161,21 @@ class Live(anywidget.AnyWidget):
                             picture_of(frame, now - began)
                             | {"step": frame.step, "total": frame.total},
                         )
-                        # A slow machine should spend its time on the descent, not on showing it.
+                        # at most a fifth of the time goes to drawing
                         due = now + max(1 / self.FRAMES_PER_SECOND, 4 * (time.monotonic() - now))
-                assert frame is not None  # the start, at least
+                assert frame is not None  # a run has at least its start
                 picture = picture_of(frame, time.monotonic() - began)
                 if frame.step == frame.total:
                     self._keep(pick, picture)
                 self._show(number, picture, "done" if frame.step == frame.total else "stopped")
-            except Exception as error:  # nobody sees an exception of a thread
+            except Exception as error:  # a thread's exception is lost
                 with self._state:
                     if number == self._newest:
                         text = f"{type(error).__name__}: {error}"
                         self.status = {"state": "error", "text": text, "run": number}
 
     def _stream(self, number: int, picture: dict) -> None:
-        with self._state:  # else a frame could follow the result of a newer pick
+        with self._state:  # no frame after the result of a newer pick
             if number == self._newest:
                 sheet = picture.pop("sheet")
                 self.send({"type": "frame", **picture}, buffers=[sheet])
@@ -188,7 +183,7 @@ class Live(anywidget.AnyWidget):
     def _show(self, number: int, picture: dict, state: str) -> None:
         with self._state:
             if number == self._newest:
-                # The run's number makes the trait change, or else nothing would be sent.
+                # An unchanged trait sends no event: the run's number changes it.
                 self.result = picture | {"run": number}
                 text = picture["text"] + (" (stopped)" if state == "stopped" else "")
                 self.status = {"state": state, "text": text, "run": number}
@@ -216,11 +211,10 @@ def picture_of(frame: Frame, seconds: float) -> dict:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many threads for what this thread computes.
+    """Limit this thread's torch operations to `count` threads.
 
-    A second team of OpenMP's beside the main thread's has more threads than there are cores; they
-    sleep at every wait, and a small network waits all the time: two threads took 5.0 s where one
-    takes 2.0 s.
+    A second OpenMP team beside the main thread's oversubscribes the cores, and a small network
+    waits at every operation: 5.0 s with two threads, 2.0 s with one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -231,17 +225,17 @@ def threads(count: int) -> Iterator[None]:
 
 
 class Demo(ipywidgets.VBox):
-    """Pickers over a live table. Shows a first result at once, also where no kernel runs.
+    """Pickers with a live table, and a first result that also shows without a kernel.
 
     Args:
-        title: names the demo.
-        pickers: each with something selected; the job gets their indices.
-        live: what to show.
+        title: of the demo.
+        pickers: each with a selection; the job's arguments are their indices.
+        live: the table.
     """
 
     def __init__(self, title: str, pickers: Sequence[Picker], live: Live):
         row = ipywidgets.Box(list(pickers)).add_class("nb-pickers")
-        # A box of its own inside: a style sheet asks only an outer box how wide it is.
+        # An inner box: a container query measures ancestors only.
         super().__init__([ipywidgets.Box([row, live]).add_class("nb-parts")])
         self.add_class("nb-demo")
         self.title, self.pickers, self.live = title, tuple(pickers), live
@@ -259,7 +253,7 @@ class Demo(ipywidgets.VBox):
         return tuple(picker.selected for picker in self.pickers)
 
     def figure(self) -> Figure:
-        """The result as a still picture."""
+        """The result as a still figure."""
         live = self.live
         with PIL.Image.open(io.BytesIO(live.result["sheet"])) as picture:
             pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1) / 255
@@ -293,17 +287,15 @@ class Demo(ipywidgets.VBox):
 
 
 def show_with_still(widget: ipywidgets.DOMWidget, still: Figure, text: str) -> None:
-    """Show a widget, and beside it a still picture, which is seen only where the widget cannot
-    live.
+    """Show a widget, and a still picture for viewers without a kernel.
 
-    A notebook shows the widget of an output, or an error in its place, but never the same output's
-    picture. So the picture is an output of its own; the third one says how to make it live, and its
-    style sheet hides what does not apply.
+    A notebook never falls back from a widget to the picture of the same output. So the picture is
+    a second output, and a third one has a note and the style sheet that hides what does not apply.
 
     Args:
         widget: to show.
-        still: what it shows at first.
-        text: in place of the picture.
+        still: its first result.
+        text: alternative text of the picture.
     """
     with PIL.Image.open(io.BytesIO(still._repr_png_())) as picture:
         small = io.BytesIO()

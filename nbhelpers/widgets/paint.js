@@ -1,11 +1,10 @@
 // @ts-check
-// The canvas of paint.py: a brush, a palette, and the picture that forms under the stroke.
-// Whoever answers is its kernel. It sends {type: "stroke", erase} with the mask's bytes, "undo", "stop", "export",
-// and {type: "open", name} with a file's. It sets `chosen`, `at` and `names`. It shows what comes:
-// `result` (a sheet of source and picture side by side), `status` (state, text), `done` (strokes), and the messages
-// "frame" and "file".
+// The canvas of canvas.py: a brush, a palette, and the picture that forms under the stroke.
+// Sends {type: "stroke", erase} with the mask's bytes, "undo", "stop", "export", and {type: "open", name} with a file's.
+// Sets `chosen`, `at` and `names`. Shows `result` (a sheet of source and picture), `status` (state, text), `done`
+// (strokes), and the messages "frame" and "file".
 
-const LARGEST = 8e6; // bytes: a Jupyter server drops a message of more than 10 MB without a word
+const LARGEST = 8e6; // bytes: a Jupyter server silently drops messages above 10 MB
 const asFile = (text) => new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]);
 
 function render({ model, el }) {
@@ -14,18 +13,17 @@ function render({ model, el }) {
   const [height, width] = model.get("size");
   let urls = [];
   let erasing = false;
-  let [asked, drawn] = [0, 0]; // pictures that came, and the newest shown: decoding may overtake
+  let [order, drawn] = [0, 0]; // the newest picture and the newest drawn: decoding may overtake
 
   const brush = brushOn({
     size: [height, width],
     name: "painted",
-    say: (text) => say(text),
+    report: (text) => report(text),
     apply: (mask) => model.send({ type: "stroke", erase: erasing }, undefined, [mask.buffer]),
   });
   const { board, picture } = brush;
   const source = pictureOf(width, height, "source");
 
-  // Tools.
   const amount = slider("amount", model.get("amounts").length - 1, model.get("at"), (value) => {
     model.set("at", value);
     model.save_changes();
@@ -45,8 +43,8 @@ function render({ model, el }) {
   const file = Object.assign(make("input"), { type: "file", accept: "image/png", hidden: true });
   const read = async (chosen) => {
     if (!chosen) return;
-    if (chosen.size > LARGEST) return say(`note: ${chosen.name} is too large to be the canvas's; give a PNG that it saved`);
-    say(`opening ${chosen.name}…`);
+    if (chosen.size > LARGEST) return report(`note: ${chosen.name} is too large for a canvas; give a PNG that it saved`);
+    report(`opening ${chosen.name}…`);
     model.send({ type: "open", name: chosen.name }, undefined, [await chosen.arrayBuffer()]);
   };
   file.addEventListener("change", () => {
@@ -68,7 +66,7 @@ function render({ model, el }) {
     read(event.dataTransfer.files[0]);
   });
 
-  // The palette: one stop of the tab key, arrows do the rest.
+  // The palette: one tab stop, then arrow keys.
   const list = make("div", "nb-list");
   list.setAttribute("role", "listbox");
   list.setAttribute("aria-label", "Choose a component");
@@ -147,17 +145,16 @@ function render({ model, el }) {
     event.stopPropagation();
   });
 
-  // What the kernel says.
   const progress = make("progress");
   progress.setAttribute("aria-label", "progress");
-  const step = make("span", "nb-said");
-  const said = make("span", "nb-said");
-  said.setAttribute("role", "status");
+  const step = make("span", "nb-status");
+  const output = make("span", "nb-status");
+  output.setAttribute("role", "status");
   const bar = make("div", "nb-bar");
-  bar.append(progress, step, said);
-  const say = (text) => (said.textContent = text);
+  bar.append(progress, step, output);
+  const report = (text) => (output.textContent = text);
   async function show(bytes) {
-    const mine = ++asked;
+    const mine = ++order;
     const sheet = await bitmapOf(bytes);
     if (mine > drawn && !signal.aborted) {
       drawn = mine;
@@ -176,18 +173,18 @@ function render({ model, el }) {
     if (state === "running") progress.removeAttribute("value");
     step.textContent = "";
     const strokes = `${model.get("done")} ${model.get("done") === 1 ? "stroke" : "strokes"}`;
-    say(state === "error" ? text : [text, strokes].filter(Boolean).join(", "));
+    report(state === "error" ? text : [text, strokes].filter(Boolean).join(", "));
   }
-  let latest = Promise.resolve(); // the picture that came last
+  let latest = Promise.resolve(); // of the newest picture
   const whole = () => {
     const { sheet } = model.get("result");
     if (sheet) latest = show(sheet);
   };
-  const told = () => latest.then(status, status); // "done" is said once the picture is there
-  const heard = {
+  const after = () => latest.then(status, status); // after the picture
+  const handlers = {
     "change:result": whole,
-    "change:status": told,
-    "change:done": told,
+    "change:status": after,
+    "change:done": after,
     "change:palette": build,
     "change:names": mark,
     "change:at": showAmount,
@@ -202,11 +199,11 @@ function render({ model, el }) {
         link.href = URL.createObjectURL(new Blob([buffers[0]], { type: "image/png" }));
         link.click();
         setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-        say(`saved ${message.name}, with the note of what was done`);
+        report(`saved ${message.name}, with its note`);
       }
     },
   };
-  listen(model, heard, signal);
+  listen(model, handlers, signal);
   el.classList.add("nb-widget", "nb-paint");
   el.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;

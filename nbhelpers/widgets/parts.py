@@ -1,6 +1,4 @@
-"""What the demos are made of: pickers with captions, runs in step, sheets of pictures, and what
-networks say.
-"""
+"""Parts of the demos: pickers with captions, synchronous runs, sheets of pictures, predictions."""
 
 import contextlib
 import math
@@ -22,10 +20,10 @@ from nbhelpers.widgets.image_picker import ImagePicker
 from nbhelpers.widgets.live import Captions, Frame, Live
 from nbhelpers.widgets.settings import LARGE, Settings
 
-Pictures = Images | ImageSet  # pixels, or an opened set that has names
+Pictures = Images | ImageSet  # pixels, or an opened set with names
 T = TypeVar("T")
 Models = Mapping[str, Model]
-Names = Labels | Sequence[str] | None  # class indices (−1: unknown), or a text for each image
+Names = Labels | Sequence[str] | None  # class indices (−1: unknown), or a text per image
 Others = Mapping[str, Images | tuple[Images, Sequence[str]]]
 Draw = Callable[[Sequence[Step]], tuple[Tensor, Captions]]
 Plan = Callable[..., tuple[list[Iterable[Step]], Draw]]
@@ -34,15 +32,15 @@ FORMS = ("with positions", "averaged")  # of a representation, in the order of t
 
 
 def robust_first(models: Mapping[str, T]) -> dict[str, T]:
-    """The networks in the order of all figures and demos."""
+    """The networks in the order of figures and demos."""
     return dict(sorted(models.items(), key=lambda item: not item[0].startswith("robust")))  # stable
 
 
 def fitted(models: Models, images: Images) -> Images:
-    """Images with as many channels as the networks take: grey is repeated for a network of colours.
+    """Images in the networks' number of channels; grey is repeated for colour.
 
     Raises:
-        ValueError: the networks take other images than these, or each another number of channels.
+        ValueError: another number of channels, or networks that differ in theirs.
     """
     wanted = {len(model.mean) for model in models.values()}
     if len(wanted) == 1 and images.ndim == 4 and images.shape[1] == 1:
@@ -56,17 +54,16 @@ def fitted(models: Models, images: Images) -> Images:
 
 
 def noise_like(images: Images, n: int, seed: int) -> Images:
-    """`n` images of `noise`, with the channels and sides of these."""
+    """`n` images of `noise`, in the channels and sides of `images`."""
     _, channels, height, width = images.shape
     return noise(n, size=(height, width), channels=channels, seed=seed)
 
 
 def captions_of(models: Models, labels: Names, n: int) -> list[str]:
-    """A text for each of `n` images: its class's name, its own text, or nothing where the class is
-    unknown.
+    """A caption for each of `n` images: its text or class name, empty if unknown.
 
     Raises:
-        ValueError: not `n` labels, or one beyond the networks' classes.
+        ValueError: not `n` labels, or a label outside the networks' classes.
     """
     if labels is None:
         return [""] * n
@@ -86,10 +83,10 @@ def captions_of(models: Models, labels: Names, n: int) -> list[str]:
 
 
 def opened(models: Models, images: Pictures, labels: Names) -> tuple[Images, Names]:
-    """Pixels, and labels or captions; of an opened set in the networks' size, with its own names.
+    """Pixels, and labels or captions; an opened set gives the networks' size and its own names.
 
     Raises:
-        ValueError: a set of images of different sizes, for networks that have none.
+        ValueError: a set with different image sizes, for networks without a size.
     """
     if not isinstance(images, ImageSet):
         return images, labels
@@ -101,7 +98,7 @@ def opened(models: Models, images: Pictures, labels: Names) -> tuple[Images, Nam
 def labelled(
     models: Models, images: Pictures, labels: Labels | None
 ) -> tuple[Images, Labels, list[str]]:
-    """Pixels, labels in the networks' classes (−1: none of them), and captions.
+    """Pixels, labels in the networks' classes (−1: not among them), and captions.
 
     Raises:
         ValueError: pixels without labels, or as in `captions_of`.
@@ -125,7 +122,7 @@ def named(models: Models, images: Pictures, labels: Names) -> tuple[Images, list
 
 
 def _is_label(label: object, classes: int) -> bool:
-    with contextlib.suppress(TypeError, ValueError, OverflowError):  # a row, a text, NaN, infinity
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # a list, text, NaN, infinity
         return label == int(label) and -1 <= int(label) < classes  # type: ignore[call-overload]
     return False
 
@@ -140,11 +137,8 @@ def picker_of(
     selected: int = 0,
     columns: int = 8,
 ) -> ImagePicker:
-    """Images to pick from, and more under their own titles, each group perhaps with its
-    captions.
-    """
-    # no title where there is one group: the images need not be a test set
-    first = "images" if others else ""
+    """A picker of images, with `others` under their titles."""
+    first = "images" if others else ""  # a single group needs no title
     groups, names = {first: fitted(models, images)}, captions_of(models, labels, len(images))
     for title, given in (others or {}).items():
         batch, texts = given if isinstance(given, tuple) else (given, None)
@@ -175,21 +169,18 @@ def live_of(
     about: str = "",
     note: str = "",
 ) -> Live:
-    """A live table of a plan: given the picked indices it returns the runs, and how to draw a
-    moment of them.
-    """
+    """A live table of a plan, which maps picked indices to runs and a drawing function."""
 
     def job(*pick: int) -> Iterator[Frame]:
         runs, draw = plan(*pick)
-        # in step, so that the networks' pictures form side by side
-        for now in zip(*runs, strict=True):
+        for now in zip(*runs, strict=True):  # all networks step by step
             yield Frame(now[0].index, now[0].total, partial(draw, now))
 
     return Live(job, rows=rows, columns=columns, slider=slider, about=about, note=note)
 
 
 def note_of(steps: int, start: str) -> str:
-    """How the pictures were computed, for the line under them."""
+    """How the pictures were computed."""
     return (
         f"{steps} steps of normalised gradient descent from {start}; momentum, decaying step "
         "size, no image prior."
@@ -197,15 +188,13 @@ def note_of(steps: int, start: str) -> str:
 
 
 def switched(live: Live, models: Models, images: Images, positions: bool) -> Live:
-    """The table with a switch between both forms of the representation, where the networks have
-    both for images.
-    """
+    """The table with a switch between both forms of the representation, if they differ."""
     try:
         with torch.no_grad():
             found = [
                 form(model, 0)(images[:1].to(model.device)).shape[1] for model in models.values()
             ]
-    except ValueError:  # a network has positions for images of its own size only
+    except ValueError:  # a network with positions for one image size only
         return live
     if found != [model.components for model in models.values()]:
         live.switch = list(FORMS)
@@ -214,7 +203,7 @@ def switched(live: Live, models: Models, images: Images, positions: bool) -> Liv
 
 
 def form(model: Model, mode: int) -> Callable[[Images], Features]:
-    """The representation that the switch asks for."""
+    """The representation in the form of a switch's `mode`."""
     return partial(model.representation, positions=FORMS[mode] == "with positions")
 
 
@@ -227,7 +216,7 @@ def matched(
     steps: int,
     radius: float | None = None,
 ) -> Iterable[Step]:
-    """From `start` towards the target's representation; all on the representation's device."""
+    """Gradient descent from `start` to the target's representation; all on one device."""
     yield from previewed(start, steps)
     with torch.no_grad():
         goal = match(f(target))
@@ -250,9 +239,7 @@ def mixed(
     settings: Settings,
     steps: int,
 ) -> Iterable[Step]:
-    """From mixed pixels towards the mixes of the representations of both ends; all on the
-    representation's device.
-    """
+    """Gradient descent from mixed pixels to the ends' mixed representations; all on one device."""
     yield from previewed(start, steps)
     with torch.no_grad():
         ends = f(start[[0, -1]])
@@ -263,44 +250,40 @@ def mixed(
 
 
 def previewed(start: Images, steps: int) -> Iterable[Step]:
-    """Large start images as a step of their own, without losses: there before the first pass has
-    ended.
-    """
+    """For large images a first step without losses, shown before the first forward pass."""
     if max(start.shape[-2:]) > LARGE:
         yield Step(0, steps, start, start.new_full((len(start),), math.nan))
 
 
 def preview(step: Step) -> bool:
-    """Whether it is one of `previewed`: no network has seen its images yet."""
+    """Whether a step is from `previewed`, without losses."""
     return step.index == 0 and bool(step.losses.isnan().all())
 
 
 def sheet(*rows: Sequence[Images]) -> Tensor:
-    """Rows of batches as one table, (rows, columns, c, h, w)."""
+    """Rows of batches as a table, (rows, columns, c, h, w)."""
     return torch.stack([torch.cat([part.cpu() for part in row]) for row in rows])
 
 
 def seen(model: Model, images: Images) -> list[str]:
-    """The class that a network gives each image."""
+    """The predicted class of each image."""
     with torch.no_grad():
         return [model.classes[k] for k in model(images.to(model.device)).argmax(1).tolist()]
 
 
 def matches(models: Models, now: Sequence[Step]) -> list[str]:
-    """Class and distance of every picture, in two lines, network by network."""
+    """Captions by network: prediction and distance."""
     return [
         text
         for (label, model), step in zip(models.items(), now, strict=True)
-        for text in said(
+        for text in step_captions(
             model, step, lambda _, loss, name, label=label: f"{label}: {name}\ndistance {loss:.2f}"
         )
     ]
 
 
-def said(model: Model, step: Step, text: Callable[..., str]) -> list[str]:
-    """A text for every picture, out of its place, its loss and the class that the network gives
-    it; "" in a preview.
-    """
+def step_captions(model: Model, step: Step, text: Callable[..., str]) -> list[str]:
+    """Captions from index, loss and prediction of each picture; "" in a preview."""
     if preview(step):
         return [""] * len(step.images)
     pairs = zip(step.losses.tolist(), seen(model, step.images), strict=True)

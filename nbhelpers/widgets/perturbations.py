@@ -1,4 +1,4 @@
-"""The demo of distances: changes of one length, in the order of how far each network finds them."""
+"""The demo of distances: perturbations of equal length, sorted by each network's distance."""
 
 from collections.abc import Iterable, Sequence
 
@@ -43,18 +43,17 @@ def distances(
     steps: int | None = None,
     seed: int = 0,
 ) -> Demo:
-    """Pick an image; see changes of it that have one L2 length, the nearest first in each network's
-    eyes.
+    """Sort perturbations of equal L2 norm by each network's distance.
 
-    Among them, changes that are looked for against each network while you look; and another
-    picture, of the same class where there is one, which is no change at all.
+    One is optimised against each network. The null is another picture, of the same class if there
+    is one.
 
     Args:
         models, images, labels, positions: as in `inversion`.
-        length: L2 length of all changes, pixel units; None is 2 for 32-pixel images, and grows with
-            the side.
-        steps: gradient steps of the changes against a network; None is 30, and 25 above 64 pixels.
-        seed: of noise, and of what is covered.
+        length: L2 norm of the perturbations, pixel units; None: 2 at 32 pixels, scaled with the
+            side.
+        steps: gradient steps against a network; None: 30, 25 above 64 pixels.
+        seed: of noise and covered areas.
     """
     models = robust_first(models)
     images, labels = opened(models, images, labels)
@@ -66,13 +65,13 @@ def distances(
     kinds = [*DISTORTIONS, *(f"against {label}" for label in models), OTHER]
 
     def another(index: int) -> Images:
-        """Of the same class, or else the next one."""
+        """Another picture of the same class; without one, the next picture."""
         name, ahead = picker.captions[index], [*range(index + 1, len(images)), *range(index)]
         same = [k for k in ahead if k < len(images) and name and names[k] == name]
         return picker.pixels[(same or [(index + 1) % len(images)])[0]][None]
 
     def changed(index: int) -> Images:
-        """The changes that no network has a part in, and the other picture."""
+        """The perturbations without a network, and the other picture."""
         image = picker.pixels[index : index + 1]
         coloured = image.expand(-1, 3, -1, -1)
         plain = [
@@ -83,7 +82,7 @@ def distances(
     def plan(index: int, mode: int = 1) -> tuple[list[Iterable[Step]], Draw]:
         image = picker.pixels[index : index + 1]
         fixed = changed(index)
-        # at the image itself there is no way to go
+        # the gradient is zero at the image itself
         begin = (image + noise_like(image, 1, seed) - 0.5).clamp(0, 1)
         runs: list[Iterable[Step]] = []
         for model in models.values():
@@ -99,7 +98,7 @@ def distances(
             pictures = torch.cat([fixed[:-1], *(step.images.cpu() for step in now), fixed[-1:]])
             rows, texts = [], []
             for label, model in models.items():
-                f, says = form(model, mode), seen(model, pictures)
+                f, classes = form(model, mode), seen(model, pictures)
                 with torch.no_grad():
                     found = distance(
                         f(pictures.to(model.device)),
@@ -107,9 +106,9 @@ def distances(
                     )
                 order = found.argsort(stable=True).tolist()
                 rows.append([image, pictures[order]])
-                told = [f"{kinds[k]}: {found[k]:.2f}\n{label}: {says[k]}" for k in order]
+                under = [f"{kinds[k]}: {found[k]:.2f}\n{label}: {classes[k]}" for k in order]
                 texts.append(
-                    [f"{picker.captions[index] or 'the image'}\n{label}: {own[label]}", *told]
+                    [f"{picker.captions[index] or 'the image'}\n{label}: {own[label]}", *under]
                 )
             return sheet(*rows), texts
 

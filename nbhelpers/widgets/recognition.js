@@ -1,6 +1,5 @@
 // @ts-check
-// A forced choice: one picture, its name among at most ten, no feedback until the end. The kernel has the answers;
-// here are the picture, the names and the clock.
+// A forced choice: one picture, at most ten names, no feedback until the end. The correct answers stay in the kernel.
 
 const keyOf = (i) => String((i + 1) % 10); // 1 to 9, then 0
 
@@ -23,11 +22,11 @@ function render({ model, el }) {
   const bar = make("div", "nb-bar");
   const progress = make("progress");
   progress.setAttribute("aria-label", "progress");
-  const said = make("span", "nb-said");
-  said.setAttribute("role", "status");
-  bar.append(progress, said);
+  const output = make("span", "nb-status");
+  output.setAttribute("role", "status");
+  bar.append(progress, output);
   const end = make("div", "nb-end");
-  let shown = 0; // when the picture was seen, ms; 0 while there is none to answer
+  let shown = 0; // time of display, ms; 0 between trials
   let order = 0;
   let buttons = [];
 
@@ -51,7 +50,7 @@ function render({ model, el }) {
     lock(true);
     model.send({ type: "answer", number: model.get("trial").number, choice: i, seconds });
   }
-  async function ask() {
+  async function present() {
     const mine = ++order;
     const { number, total, choices: names } = model.get("trial");
     const bitmap = await bitmapOf(model.get("picture"));
@@ -60,12 +59,12 @@ function render({ model, el }) {
     picture.getContext("2d").drawImage(bitmap, 0, 0);
     bitmap.close();
     choices(names);
-    said.textContent = `picture ${number + 1} of ${total}`;
+    output.textContent = `picture ${number + 1} of ${total}`;
     stage.focus({ preventScroll: true });
     requestAnimationFrame(() => {
       if (mine !== order) return;
       shown = performance.now();
-      el.dataset.asked = number;
+      el.dataset.number = number;
     });
   }
   function table() {
@@ -92,14 +91,14 @@ function render({ model, el }) {
       link.href = URL.createObjectURL(new Blob([file.text], { type: "text/csv" }));
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-      said.textContent = `saved ${file.name}`;
+      output.textContent = `saved ${file.name}`;
     });
     end.replaceChildren(made, make("p", "nb-note", note), save);
     return save;
   }
   function show() {
     const { state, number, total, text } = model.get("trial");
-    const begun = state === "asks" || state === "waits" || (state === "error" && number > 0);
+    const begun = state === "shown" || state === "waits" || (state === "error" && number > 0);
     const before = el.dataset.state;
     el.dataset.state = state;
     about.hidden = begin.hidden = state !== "ready";
@@ -107,13 +106,13 @@ function render({ model, el }) {
     bar.hidden = state === "ready";
     end.hidden = state !== "ends";
     Object.assign(progress, { max: total, value: number });
-    if (state !== "asks") [shown, order] = [0, order + 1];
-    if (state === "asks") ask();
-    else if (state === "waits") [lock(true), (said.textContent = "the next picture forms…")];
-    else if (state === "error") said.textContent = text;
+    if (state !== "shown") [shown, order] = [0, order + 1];
+    if (state === "shown") present();
+    else if (state === "waits") [lock(true), (output.textContent = "the next picture forms…")];
+    else if (state === "error") output.textContent = text;
     else if (state === "ends") {
       const save = table();
-      said.textContent = "done, thank you";
+      output.textContent = "done, thank you";
       if (before && before !== "ends") save.focus({ preventScroll: true });
     }
   }
@@ -126,11 +125,11 @@ function render({ model, el }) {
     event.stopPropagation();
   });
   listen(model, { "change:trial": show }, signal);
-  el.classList.add("nb-widget", "nb-tell");
+  el.classList.add("nb-widget", "nb-recognition");
   stage.append(picture, answers);
   el.append(about, begin, bar, stage, end);
   show();
-  model.send({ type: "open" }); // somebody looks: pictures may be made
+  model.send({ type: "open" }); // starts the background computation
   return () => controller.abort();
 }
 

@@ -1,4 +1,4 @@
-"""How each experiment runs, in its notebook and its demo, and what to do and to look at."""
+"""Settings of each experiment, in its notebook and its demo, and the demos' explanations."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,16 @@ from nbhelpers.types import Images
 
 @dataclass(frozen=True)
 class Settings:
-    """An experiment's numbers. A test holds its notebook's parameters to them; lengths are for
-    32-pixel images.
-    """
+    """An experiment's settings, equal to its notebook's parameters; lengths for 32 pixels."""
 
     steps: int  # gradient steps in the notebook
     step_size: float  # L2 length of the first step, pixel units
-    radius: float | None = None  # L2 radius around the start, pixel units; None for no ball
-    live: int = 100  # gradient steps in the demo, for small images
+    radius: float | None = None  # L2 radius around the start, pixel units; None: no ball
+    live: int = 100  # gradient steps in the demo, small images
     about: str = ""
 
     def steps_for(self, images: Images, steps: int | None) -> int:
-        """The steps that were given, or the demo's own: fewer for large images, while somebody
-        waits.
-        """
+        """The given steps, or the demo's: fewer for large images."""
         return (
             steps
             if steps is not None
@@ -31,13 +27,11 @@ class Settings:
         )
 
     def step(self, steps: int, images: Images) -> float:
-        """Length of the first step of a run of so many steps: fewer steps are longer, as in
-        `descend`.
-        """
+        """First step size of a run of `steps`: longer for fewer steps, as in `descend`."""
         return first_step(self.step_size, self.steps, steps=steps, shape=images.shape)
 
     def ball(self, images: Images, radius: float | None) -> float | None:
-        """The radius that was given, or the experiment's own for images of this size."""
+        """The given radius, or the experiment's, scaled to the images' size."""
         return (
             radius
             if radius is not None or self.radius is None
@@ -137,7 +131,7 @@ CLASSES = Settings(
 
 PERCENTILES = (50, 75, 90, 99, 99.9)  # amounts of a raised component, over the set
 SHOWN = 16  # misclassified images to pick from
-STARTS = 16  # of which the mean solution is shown
-SMALL = 32  # pixels a side; above, so many starts take half a minute
-LARGE = 64  # pixels a side; above, a full run takes too long while somebody waits
-FEWER = 25  # gradient steps above that
+STARTS = 16  # inversions in a mean
+SMALL = 32  # pixels a side; above, the mean takes half a minute
+LARGE = 64  # pixels a side; above, a full run is too slow for a demo
+FEWER = 25  # gradient steps above `LARGE`

@@ -1,6 +1,4 @@
-"""Strokes of the canvas, and the note that a saved picture carries: what was painted, so that it
-can be again.
-"""
+"""Strokes of the canvas, and the note in a saved picture, from which `replay` repeats them."""
 
 import base64
 import functools
@@ -30,23 +28,23 @@ from nbhelpers.types import Images, check_images
 from nbhelpers.widgets.image_picker import encode
 from nbhelpers.widgets.parts import Models
 
-KEY = "nbhelpers"  # of the note in a PNG file's text
-ERASE = -1  # in place of a component
+KEY = "nbhelpers"  # of the note among a PNG file's text chunks
+ERASE = -1  # the eraser's component
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """One stroke: what to raise under a mask, and how far the descent went."""
+    """One stroke: a component raised under a mask."""
 
-    mask: Tensor  # (h, w) in [0, 1], in 255ths
-    component: int  # ERASE puts the source back
+    mask: Tensor  # (h, w) in [0, 1], multiples of 1/255
+    component: int  # ERASE restores the source
     network: str  # label
-    ceiling: float  # activation at which it ends; infinite for no end
+    ceiling: float  # target activation; infinite for none
     steps: int
     step_size: float  # L2 length of the first step, pixel units
-    radius: float = math.inf  # L2 length that the picture may move, pixel units
-    name: str = ""  # that the user gave the component
-    until: int | None = None  # steps done, where the run was stopped
+    radius: float = math.inf  # L2 bound on the change, pixel units
+    name: str = ""  # the user's name for the component
+    until: int | None = None  # steps done, if the run was stopped
 
     @property
     def end(self) -> int:
@@ -55,7 +53,7 @@ class Stroke:
 
 
 def follow(model: Model, stroke: Stroke, image: Images, source: Images) -> Iterator[Step]:
-    """The iterates of one stroke on an image, (1, c, h, w); of an eraser only the last."""
+    """The iterates of a stroke on an image, (1, c, h, w); an eraser has only one."""
     mask = stroke.mask.to(image)
     if stroke.component == ERASE:
         yield Step(0, 0, torch.lerp(image, source.to(image), mask), image.new_zeros(1))
@@ -75,13 +73,13 @@ def follow(model: Model, stroke: Stroke, image: Images, source: Images) -> Itera
 def write_note(
     models: Models, source: Images, strokes: Sequence[Stroke], *, seed: int
 ) -> dict[str, Any]:
-    """What was done, for `replay`: networks, components, amounts, masks and the source.
+    """The note for `replay`: networks, strokes and source.
 
     Args:
         models: networks by label.
-        source: (1, c, h, w), in 255ths.
+        source: (1, c, h, w), multiples of 1/255.
         strokes: in order.
-        seed: of the palette that the components were chosen from.
+        seed: of the palette.
     """
     return {
         "made with": f"nbhelpers {version('nbhelpers')}",
@@ -93,9 +91,8 @@ def write_note(
         "strokes": [
             {
                 **vars(stroke),
-                "ceiling": stroke.ceiling
-                if math.isfinite(stroke.ceiling)
-                else None,  # JSON has no infinity
+                # JSON has no infinity
+                "ceiling": stroke.ceiling if math.isfinite(stroke.ceiling) else None,
                 "radius": stroke.radius if math.isfinite(stroke.radius) else None,
                 "mask": as_text(encode(stroke.mask[None, None, None])),
             }
@@ -105,7 +102,7 @@ def write_note(
 
 
 def signed(picture: bytes, note: Mapping[str, Any]) -> bytes:
-    """A PNG file with a note among its texts."""
+    """The PNG file with a note among its text chunks."""
     info, buffer = PIL.PngImagePlugin.PngInfo(), io.BytesIO()
     info.add_itxt(KEY, json.dumps(note, ensure_ascii=False), zip=True)
     with PIL.Image.open(io.BytesIO(picture)) as opened:
@@ -114,16 +111,15 @@ def signed(picture: bytes, note: Mapping[str, Any]) -> bytes:
 
 
 def read_note(file: bytes, name: str) -> dict[str, Any]:
-    """The note of a file that the canvas saved.
+    """The note of a PNG file from the canvas.
 
     Raises:
-        ValueError: the file, called so, has none.
+        ValueError: the file `name` has none.
     """
     try:
         with PIL.Image.open(io.BytesIO(file)) as opened:
             note = json.loads(getattr(opened, "text", {})[KEY])
-    except Exception:
-        # no picture, no note in it, none of our making; damaged files make Pillow raise anything
+    except Exception:  # Pillow raises anything for damaged files
         note = None
     if not isinstance(note, dict):
         raise ValueError(f"note: {name} has none; give a PNG that the canvas saved")
@@ -131,16 +127,15 @@ def read_note(file: bytes, name: str) -> dict[str, Any]:
 
 
 def strokes_of(note: Mapping[str, Any], models: Models) -> tuple[Images, list[Stroke]]:
-    """The source, (1, c, h, w), and the strokes of a note, with the labels that these networks have
-    here.
+    """A note's source, (1, c, h, w), and strokes, with the labels of `models`.
 
     Args:
-        note: as `write_note` gives it.
-        models: networks by any labels; those of the note are found by their names and weights.
+        note: from `write_note`.
+        models: networks by any labels, matched by name and weights.
 
     Raises:
-        ValueError: a network of the note is not among them, or the note is damaged.
-        IndexError: a component that the network does not have.
+        ValueError: a missing network, or a damaged note.
+        IndexError: a component outside the network's.
     """
     try:
         source, strokes, labels = _pixels(note["source"])[:, : note["channels"]], [], {}
@@ -156,7 +151,7 @@ def strokes_of(note: Mapping[str, Any], models: Models) -> tuple[Images, list[St
             }
             mask = _pixels(kept["mask"])[0, 0]
             stroke = Stroke(**{**kept, **numbers, "mask": mask, "network": labels[label]})
-            within(mask, source)  # of the source's size
+            within(mask, source)  # raises for a mask of another size
             if not ERASE <= stroke.component < (most := models[stroke.network].components):
                 raise IndexError(
                     f"component: got {stroke.component}, wanted 0 to {most - 1} of {label}"
@@ -175,16 +170,16 @@ def replay(
     models: Models | None = None,
     device: str | torch.device = "auto",
 ) -> Images:
-    """Paint again what a note says, (1, c, h, w).
+    """Paint a saved picture again from its note, (1, c, h, w).
 
     Args:
-        note: a PNG file that the canvas saved, or the note itself.
-        models: networks, under any labels; None to load them by the names in the note.
+        note: a PNG file from the canvas, or the note itself.
+        models: networks by any labels; None: loaded by the names in the note.
         device: as in `load_model`.
 
     Raises:
-        ValueError: a file without a note, or another network under a name of it.
-        IndexError: a component that the network does not have.
+        ValueError: a file without a note, or a network with other weights.
+        IndexError: a component outside the network's.
     """
     given = (
         note if isinstance(note, Mapping) else read_note(Path(note).read_bytes(), Path(note).name)
@@ -208,7 +203,7 @@ def as_text(file: bytes) -> str:
 
 
 def _weights(model: Model) -> str:
-    """What tells networks of one name apart: a hash of the head, which folding leaves as it is."""
+    """A hash of the head, which batch norm folding does not change."""
     try:
         weight = model.head.weight
     except ValueError:  # cut at an inner layer
@@ -217,7 +212,7 @@ def _weights(model: Model) -> str:
 
 
 def _among(models: Models, name: str, weights: str | None) -> str:
-    """The label under which these networks have the note's."""
+    """The label in `models` of the note's network."""
     called = [label for label, model in models.items() if model.name == name]
     for label in called:
         if weights in (None, _weights(models[label])):

@@ -1,4 +1,4 @@
-"""A test for people: one picture at a time, a choice of names, no feedback until the end."""
+"""A forced-choice recognition test for people, without feedback until the end."""
 
 import hashlib
 import threading
@@ -30,26 +30,26 @@ from nbhelpers.widgets.parts import (
 from nbhelpers.widgets.settings import LAYERS
 from nbhelpers.widgets.trials import Condition, Trial, mean_colours, plan_trials
 
-DEEPEST = 4  # layers of each network, unless they are named
-AHEAD = 6  # pictures that are made before they are asked for
+DEEPEST = 4  # default number of layers
+AHEAD = 6  # pictures computed in advance
 
 
 class Recognition(anywidget.AnyWidget):
-    """A session. Pictures are made in the background, a few ahead of the person.
+    """A session; pictures are computed in the background, a few in advance.
 
     Args:
         plan: the trials in order.
-        images: (n, c, h, w), what the trials' indices mean.
+        images: (n, c, h, w), indexed by the trials.
         cuts: networks by label, each cut at its layers.
         steps: gradient steps of an inversion.
-        seed: of the session; each inversion starts at noise of its own.
-        dataset: names the images and how the pictures are made.
+        seed: of the session.
+        dataset: description of images and settings.
     """
 
     _esm = front_end("elements.js", "recognition.js")
     _css = front_end("image_picker.css")
     about = Unicode().tag(sync=True)
-    # state: ready, waits, asks or ends; number, total and choices of the trial
+    # state: ready, waits, shown or ends; number, total and choices of the trial
     trial = Dict().tag(sync=True)
     picture = Bytes().tag(sync=True)  # of the trial, once it is there
     result = Dict().tag(sync=True)  # rows, note, and the file to save: name, text
@@ -66,7 +66,7 @@ class Recognition(anywidget.AnyWidget):
     ):
         self._plan, self._images, self._cuts = list(plan), images, cuts
         self._steps, self._seed, self._dataset = steps, seed, dataset
-        self._names = [one.choices[one.right] for one in plan]  # what each trial's picture shows
+        self._names = [one.choices[one.right] for one in plan]  # correct answers
         self._made: dict[int, bytes] = {}  # picture files by trial
         self._at, self._begun, self._closed, self._error = 0, False, False, ""
         self._state = threading.Condition()
@@ -77,17 +77,17 @@ class Recognition(anywidget.AnyWidget):
             "network keeps of a photograph, some are untouched. What does each show? Guess if you "
             "are not sure. The result comes at the end. Nothing leaves this computer."
         )
-        super().__init__(about=about, trial=self._told("ready"))
+        super().__init__(about=about, trial=self._trial("ready"))
         self.on_msg(self._on_message)
 
     @property
     def answers(self) -> tuple[Answer, ...]:
-        """What was answered so far."""
+        """The answers so far."""
         return tuple(self._answers)
 
     @property
     def recognised(self) -> Recognised:
-        """The answers so far as a table and a figure."""
+        """Table and figure of the answers so far."""
         return Recognised(self.answers)
 
     def save(self, path: str | Path) -> None:
@@ -95,7 +95,7 @@ class Recognition(anywidget.AnyWidget):
         files.write_text(Path(path), write_answers(self.answers))
 
     def prepare(self) -> None:
-        """Begin to make pictures in the background; does nothing where it has begun."""
+        """Start the background computation, once."""
         with self._state:
             if self._worker is None and not self._closed:
                 self._worker = threading.Thread(target=self._work, daemon=True, name="nb-trials")
@@ -109,15 +109,15 @@ class Recognition(anywidget.AnyWidget):
             self._show()
 
     def answer(self, number: int, choice: int, seconds: float) -> None:
-        """Take an answer to the trial that is shown, and show the next one.
+        """Record an answer to the current trial, and show the next one.
 
         Args:
-            number: of the trial, from 0; an answer to another one than that is shown is ignored.
+            number: of the trial, from 0; an answer to any other trial is ignored.
             choice: index among its names.
-            seconds: from the picture to the answer.
+            seconds: response time.
         """
         with self._state:
-            if number != self._at or self.trial["state"] != "asks":
+            if number != self._at or self.trial["state"] != "shown":
                 return
             one = self._plan[number]
             inverted = one.condition != Condition()
@@ -149,11 +149,11 @@ class Recognition(anywidget.AnyWidget):
             self._state.notify_all()
         super().close()
 
-    def _told(self, state: str) -> dict:
-        told = {"state": state, "number": self._at, "total": len(self._plan)}
-        if state == "asks":
-            told["choices"] = list(self._plan[self._at].choices)
-        return told | ({"text": self._error} if self._error else {})
+    def _trial(self, state: str) -> dict:
+        trial = {"state": state, "number": self._at, "total": len(self._plan)}
+        if state == "shown":
+            trial["choices"] = list(self._plan[self._at].choices)
+        return trial | ({"text": self._error} if self._error else {})
 
     def _show(self) -> None:
         if not self._begun:
@@ -163,13 +163,13 @@ class Recognition(anywidget.AnyWidget):
             note = f"Chance: {found.chance:.2g}. Seed {self._seed}. Interval: Wilson, 95 %."
             file = {"name": f"answers-{self._seed}.csv", "text": write_answers(self.answers)}
             self.result = {"rows": [list(row) for row in found.table], "note": note, "file": file}
-            self.trial = self._told("ends")
+            self.trial = self._trial("ends")
         elif self._at in self._made:
             with self.hold_sync():
                 self.picture = self._made[self._at]
-                self.trial = self._told("asks")
+                self.trial = self._trial("shown")
         else:
-            self.trial = self._told("waits")
+            self.trial = self._trial("waits")
 
     def _work(self) -> None:
         try:
@@ -185,13 +185,13 @@ class Recognition(anywidget.AnyWidget):
                         self._made[number] = made
                         if number == self._at:
                             self._show()
-        except Exception as error:  # nobody sees an exception of a thread
+        except Exception as error:  # a thread's exception is lost
             with self._state:
                 self._error = f"{type(error).__name__}: {error}"
-                self.trial = self._told("error")
+                self.trial = self._trial("error")
 
     def _make(self, number: int, one: Trial) -> bytes | None:
-        """A trial's picture file; None where the widget was closed meanwhile."""
+        """A trial's picture file; None if the widget was closed meanwhile."""
         image = self._images[one.image : one.image + 1]
         if one.condition == Condition():
             return encode(image[None])
@@ -209,7 +209,7 @@ class Recognition(anywidget.AnyWidget):
 
     def _on_message(self, _, content: dict, buffers: list) -> None:
         kind = content.get("type")
-        try:  # an exception in a message handler never reaches the page
+        try:  # exceptions in message handlers never reach the page
             if kind == "open":
                 self.prepare()
             elif kind == "begin":
@@ -221,7 +221,7 @@ class Recognition(anywidget.AnyWidget):
         except Exception as error:
             with self._state:
                 self._error = f"{type(error).__name__}: {error}"
-                self.trial = self._told("error")
+                self.trial = self._trial("error")
 
     def _ipython_display_(self) -> None:
         first = self._images[self._plan[0].image : self._plan[0].image + 1]
@@ -242,21 +242,19 @@ def recognition(
     steps: int | None = None,
     seed: int = 0,
 ) -> Recognition:
-    """A forced choice for a person: what does this inversion show?
+    """A forced-choice test for people: what does this inversion show?
 
-    Pictures are inverted from each network's layers, equally often; a tenth at least are untouched
-    originals, the catch trials. There are ten names to choose from, the wrong ones drawn from those
-    whose images are nearest in mean colour. *Save answers* gives a CSV file for
-    `nb.recognised`; nothing leaves the computer.
+    Conditions are each network's layers, equally often; at least a tenth of the trials are catch
+    trials, untouched originals. Each has ten names; the wrong ones have images of similar mean
+    colour. *Save answers* gives a CSV file for `nb.recognised`; nothing leaves the computer.
 
     Args:
         models: as in `layers`.
-        layers: module names; None for the last four of `nb.layers`.
-        images, labels: as in `inversion`; as many with a name as there are trials. No picture is
-            shown twice.
-        trials: in a session.
-        steps: gradient steps; None is 100, and 25 above 64 pixels.
-        seed: of the session: its pictures, conditions, order and noise. Give each person another.
+        images, labels: as in `inversion`; at least as many named images as trials.
+        layers: module names; None: the last four of `nb.layers`.
+        trials: in a session; no picture is repeated.
+        steps: gradient steps; None: 100, 25 above 64 pixels.
+        seed: of pictures, conditions, order and noise; use another for each person.
 
     Raises:
         ValueError: fewer named images than trials, or as in `layers`.

@@ -1,4 +1,4 @@
-"""The plan of a forced choice: which picture, in which condition, among which names."""
+"""The plan of a forced-choice test: pictures, conditions and names."""
 
 import random
 from collections.abc import Sequence
@@ -10,26 +10,26 @@ from torch import Tensor
 from nbhelpers.data.sets import NAMELESS
 from nbhelpers.types import Images
 
-CATCH = 0.1  # of the trials, at least
+CATCH = 0.1  # smallest share of catch trials
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A layer of a network; without one, an untouched original: a catch trial."""
+    """A layer of a network; empty for a catch trial, an untouched original."""
 
     network: str = ""  # label
     layer: str = ""  # name
-    depth: int = 0  # place among the layers, from 1
+    depth: int = 0  # number of the layer, from 1
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One picture and the names to choose from."""
+    """A picture and its names."""
 
     image: int  # index
     condition: Condition
-    choices: tuple[str, ...]  # in the order of the alphabet
-    right: int  # index of the image's own name among them
+    choices: tuple[str, ...]  # sorted
+    right: int  # index of the correct name
 
 
 def plan_trials(
@@ -41,23 +41,23 @@ def plan_trials(
     choices: int = 10,
     seed: int = 0,
 ) -> list[Trial]:
-    """A session: no image twice, conditions balanced, no name a giveaway by colour alone.
+    """A session of distinct images, balanced conditions and names of similar colour.
 
-    Every condition comes equally often, once in each round, in a random order; where the number
-    does not go up, the rest are catch trials, a tenth at least. The first trial is a catch trial.
-    The wrong names are drawn from twice as many whose images are nearest in mean colour.
+    Each round has every condition once, in random order, and catch trials, at least a tenth; the
+    first trial is a catch trial. Wrong names are drawn from twice as many with the nearest mean
+    colours.
 
     Args:
-        names: what each image shows, (n,); images without a name are left out.
+        names: of each image, (n,); images without a name are skipped.
         colours: mean colour of each image, (n, channels).
-        conditions: what to compare.
+        conditions: to compare.
         trials: in a session.
-        choices: names in each trial, at most 10, or as many as there are.
+        choices: names in each trial, 2 to 10.
         seed: of the whole plan.
 
     Raises:
-        ValueError: fewer named images than trials, fewer trials than conditions and a catch trial,
-            a single name, or more than ten choices.
+        ValueError: fewer named images than trials, not more trials than conditions, a single name,
+            or `choices` outside 2 to 10.
     """
     usable = [k for k, name in enumerate(names) if name not in ("", NAMELESS)]
     if len(usable) < trials:
@@ -88,7 +88,7 @@ def mean_colours(images: Images) -> Tensor:
 
 
 def _order(conditions: Sequence[Condition], trials: int, chance: random.Random) -> list[Condition]:
-    """Rounds, each with every condition once and its share of the catch trials."""
+    """Rounds of every condition and a share of the catch trials."""
     rounds = int(trials * (1 - CATCH)) // len(conditions) if conditions else 0
     rounds = max(1, rounds)
     caught = trials - rounds * len(conditions)
@@ -104,7 +104,7 @@ def _order(conditions: Sequence[Condition], trials: int, chance: random.Random) 
 
 
 def _alike(image: int, names: Sequence[str], colours: Tensor, usable: Sequence[int]) -> list[str]:
-    """The other names, that of the image nearest in mean colour first."""
+    """The other names, sorted by distance in mean colour."""
     far = torch.linalg.vector_norm(colours - colours[image], dim=1)
     near = sorted(usable, key=lambda k: far[k].item())
     return list(dict.fromkeys(names[k] for k in near if names[k] != names[image]))

@@ -226,7 +226,7 @@ def test_a_whole_session_of_forty_trials(desk):
     page.get_by_role("button", name="Start", exact=True).focus()
     page.keyboard.press("Enter")
     for number, one in enumerate(plan):
-        page.wait_for_selector(f".nb-tell[data-asked='{number}']", timeout=120_000)
+        page.wait_for_selector(f".nb-recognition[data-number='{number}']", timeout=120_000)
         buttons = page.locator(".nb-answers button")
         texts = [text.split(maxsplit=1)[1] for text in buttons.all_inner_texts()]
         assert tuple(texts) == one.choices
@@ -242,7 +242,7 @@ def test_a_whole_session_of_forty_trials(desk):
             buttons.nth(choice).click()
         else:
             page.keyboard.press(str((choice + 1) % 10))
-    page.wait_for_selector(".nb-tell[data-state=ends]", timeout=60_000)
+    page.wait_for_selector(".nb-recognition[data-state=ends]", timeout=60_000)
     shot(desk, "recognition-end")
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Save answers").click()

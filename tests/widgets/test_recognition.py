@@ -175,7 +175,7 @@ def test_a_whole_session_ends_in_a_table_and_a_file(test_session, tmp_path):
     session._handle_custom_msg({"type": "begin"}, [])
     pictures = set()
     for number in range(6):
-        wait(session, "asks")
+        wait(session, "shown")
         assert session.trial["number"] == number and "right" not in session.trial
         pictures.add(session.picture)
         right = session._plan[number].right

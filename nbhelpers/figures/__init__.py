@@ -1,4 +1,4 @@
-"""Figures in one look, and a run's numbers."""
+"""Figures in one style, and a run's numbers."""
 
 from nbhelpers.figures.answers import recognised
 from nbhelpers.figures.plots import curves, distributions, image_grid, image_sheet

@@ -1,4 +1,4 @@
-"""Answers of people in a forced choice: kept as CSV, joined, with the accuracy per condition."""
+"""Answers of the recognition test: CSV files, and accuracy per condition."""
 
 import csv
 import glob
@@ -14,23 +14,23 @@ from nbhelpers.figures.results import Mean, mean_of
 from nbhelpers.figures.style import in_house_style
 
 ORIGINAL, INVERSION = "original", "inversion"  # conditions; an original is a catch trial
-LEAST = 0.75  # of the catch trials, that a person must get right
+LEAST = 0.75  # share of catch trials that a person must get right
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer; the fields are the columns of the CSV file. None is about the person."""
+    """One answer; fields are the columns of the CSV file, without personal data."""
 
     condition: str  # ORIGINAL or INVERSION
     network: str  # name of its checkpoint; empty for an original
     layer: str  # number and name, "3 (layer3)"; empty for an original
-    image: str  # what it shows
-    answer: str  # what was chosen
+    image: str  # correct name
+    answer: str  # chosen name
     right: bool
-    time: float  # seconds from the picture to the answer
-    choices: int  # how many names there were
+    time: float  # response time, seconds
+    choices: int  # number of names
     seed: int  # of the session
-    set: str  # names the pictures and how they were made
+    set: str  # description of pictures and settings
     version: str  # of nbhelpers
 
     @property
@@ -41,11 +41,11 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Recognised:
-    """Answers of one person or several, in the conditions' order."""
+    """Answers of one or more people."""
 
     answers: tuple[Answer, ...]
     people: int = 1
-    notes: tuple[str, ...] = ()  # what was left out, and why
+    notes: tuple[str, ...] = ()  # excluded files, and why
 
     @property
     def kinds(self) -> dict[str, list[Answer]]:
@@ -57,20 +57,17 @@ class Recognised:
 
     @property
     def accuracy(self) -> dict[str, Mean]:
-        """The share of right answers in each condition, with Wilson's 95 % interval.
-
-        Answers count as independent: with several people, the interval is for these people.
-        """
+        """Accuracy by condition, with Wilson's 95 % interval; answers count as independent."""
         return {kind: mean_of([one.right for one in some]) for kind, some in self.kinds.items()}
 
     @property
     def chance(self) -> float:
-        """The share that a guesser gets right on average."""
+        """Chance level."""
         return statistics.mean(1 / one.choices for one in self.answers)
 
     @property
     def table(self) -> list[tuple[str, str, str, str]]:
-        """Of each condition its name, right answers, accuracy with interval, and median time."""
+        """Rows: condition, right answers, accuracy with interval, median time."""
         return [
             (
                 kind,
@@ -83,7 +80,7 @@ class Recognised:
 
     @in_house_style
     def figure(self) -> Figure:
-        """Accuracy over the layers of each network, with intervals, chance and the originals."""
+        """Accuracy by network and layer, with intervals, chance and the originals."""
         figure = Figure(figsize=(6.4, 3.2), dpi=100, layout="constrained", label="recognition")
         axes, accuracy = figure.add_subplot(), self.accuracy
         networks = dict.fromkeys(one.network for one in self.answers if one.network)
@@ -135,19 +132,17 @@ def recognised(
 ) -> Recognised:
     """Join the answers of several people, a file each.
 
-    Who gets fewer of the untouched originals right than `least` is left out, and so is a file that
-    is there twice; the result says so.
+    Duplicate files, and people below `least` on the originals, are excluded with a note.
 
     Args:
         files: a pattern such as "answers/*.csv", or paths.
-        least: share of the originals, 0 to 1.
+        least: required share of originals recognised, 0 to 1.
 
     Returns:
-        The table of accuracies prints itself; `.figure()` draws it.
+        Accuracies, which print as a table; `.figure()` draws them.
 
     Raises:
-        ValueError: no files, a file that is none of answers, files of several versions or sets, or
-            nobody is left.
+        ValueError: no files, not a file of answers, different versions or sets, or nobody is left.
     """
     paths = _paths(files)
     sessions = {path: read_answers(path) for path in paths}
@@ -175,7 +170,7 @@ def recognised(
 
 
 def write_answers(answers: Sequence[Answer]) -> str:
-    """The text of a CSV file."""
+    """Answers as the text of a CSV file."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = [field.name for field in fields(Answer)]
@@ -187,10 +182,10 @@ def write_answers(answers: Sequence[Answer]) -> str:
 
 
 def read_answers(path: str | os.PathLike[str]) -> list[Answer]:
-    """The answers in a CSV file, in their order.
+    """The answers in a CSV file, in order.
 
     Raises:
-        ValueError: a file that is none of answers.
+        ValueError: not a file of answers.
     """
     path = Path(path)
     try:

@@ -1,6 +1,4 @@
-"""Figures in one look: crisp image grids, distributions, curves. Every function returns a
-Figure.
-"""
+"""Figures in one style: image grids, distributions, curves."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -32,7 +30,7 @@ _METRICS = TextToPath()
 
 
 class Figure(MatplotlibFigure):
-    """A matplotlib figure that shows itself in a notebook without pyplot, in the house style."""
+    """A matplotlib figure in the house style that displays in a notebook without pyplot."""
 
     @in_house_style
     def savefig(self, *args: Any, **options: Any) -> None:
@@ -47,10 +45,10 @@ class Figure(MatplotlibFigure):
         self.savefig(buffer, format="rgba", dpi=_DPI)
         width, height = self.canvas.get_width_height()
         pixels = numpy.frombuffer(buffer.getvalue(), numpy.uint8).reshape(height, width, 4)[..., :3]
-        # Six bits a channel: nobody sees the difference, and a notebook weighs a quarter less.
+        # six bits a channel: invisible, and a quarter smaller
         picture = PIL.Image.fromarray((pixels & 0xFC) | (pixels >> 6))
         png = _png(picture)
-        # A sheet of a hundred pictures would make a notebook of megabytes.
+        # else a sheet of a hundred pictures has megabytes
         return png if len(png) <= _LARGEST else _png(picture.quantize(256))
 
     def __repr__(self) -> str:  # nbval compares it: nothing may vary between runs
@@ -73,21 +71,21 @@ def image_grid(
     cell: int = 96,
     title: str = "",
 ) -> Figure:
-    """Images in labelled rows, one batch a row, small ones enlarged by whole pixels.
+    """Images in labelled rows, one batch a row, enlarged by whole pixels.
 
-    Long texts are wrapped; what needs more than six lines is cut, and ends in "…".
+    Texts are wrapped, and truncated with "…" after six lines.
 
     Args:
         rows: row label → (n, 3, h, w) in [0, 1]; rows may differ in length and image size.
-        columns: a heading for each column.
-        captions: row label → a short text, or a number, under each image of that row.
-        first: images shown of each row; None for all.
-        cell: about the longer side of a shown image, in dots: the nearest multiple of its pixels;
-            up to twice that for images of more.
+        columns: a heading per column.
+        captions: row label → a short text or number per image.
+        first: images per row, at most; None for all.
+        cell: longer side of an image, dots, rounded to a multiple of its pixels; up to twice as
+            many for larger images.
         title: over the grid.
 
     Raises:
-        ValueError: no rows, captions for a row that is not there, or `first` is not positive.
+        ValueError: no rows, captions of an unknown row, or `first` is not positive.
     """
     captions = captions or {}
     if not rows or captions.keys() - rows.keys():
@@ -128,7 +126,7 @@ def image_grid(
             x, above = left + column * (cell + gap) + (cell - wide) // 2, y + (cell - high) // 2
             canvas[above : above + high, x : x + wide] = picture
         for centre, text in zip(centres, texts, strict=False):
-            # of its last line: descenders must not shift a text
+            # the last line's baseline, independent of descenders
             base = y + cell + 12 + _LINE * text.count("\n")
             axes.text(centre, base, text, color="#444444", **middle)
         y += row_height
@@ -144,22 +142,22 @@ def image_grid(
 def image_sheet(
     images: Images, captions: Sequence[str] = (), *, columns: int = 12, cell: int = 96
 ) -> Figure:
-    """Many images in reading order, each over its caption.
+    """Images in reading order, with captions.
 
     Args:
-        images: (n, 3, h, w), pixels in [0, 1].
-        captions: a text for each image, or none.
-        columns: images a row.
+        images: (n, 3, h, w) in [0, 1].
+        captions: a text per image, or none.
+        columns: images per row.
         cell: as in `image_grid`.
 
     Raises:
-        ValueError: `columns` is not positive, or the captions are not one for each image.
+        ValueError: `columns` is not positive, or not one caption per image.
     """
     columns = whole(columns, "columns", least=1)
     if len(captions) not in (0, len(images)):
         raise ValueError(f"captions: got {len(captions)} for {len(images)} images, wanted one each")
     starts = range(0, len(images), columns)
-    # Rows need labels that differ, and here none is to be seen.
+    # distinct labels, all invisible
     rows = {" " * k: images[i : i + columns] for k, i in enumerate(starts)}
     texts = {" " * k: captions[i : i + columns] for k, i in enumerate(starts)} if captions else None
     return image_grid(rows, captions=texts, cell=cell)
@@ -169,12 +167,12 @@ def image_sheet(
 def distributions(
     samples: Mapping[str, Tensor], *, xlabel: str, title: str = "", log: bool = False
 ) -> Figure:
-    """Histograms over each other, one per label, medians marked.
+    """Overlaid histograms with medians.
 
     Args:
         samples: label → (n,) numbers.
-        xlabel: what they are, with its unit.
-        log: a logarithmic axis.
+        xlabel: quantity and unit.
+        log: logarithmic axis.
     """
     figure, axes = _axes(title, xlabel, "images", f"distributions of {', '.join(samples)}")
     values = torch.cat([sample.detach().float().cpu() for sample in samples.values()])
@@ -207,8 +205,7 @@ def curves(
     ylabel: str,
     title: str = "",
 ) -> Figure:
-    """Lines over a common x; where a series is (m, n), its mean over n and the middle half as a
-    band.
+    """Lines over a common x; an (m, n) series as its mean, with a band of the middle half.
 
     Args:
         x: (m,) positions.
@@ -219,7 +216,7 @@ def curves(
     positions = torch.as_tensor(x).cpu().numpy()
     for index, (label, values) in enumerate(series.items()):
         numbers, colour = values.detach().float().cpu().numpy(), _colour(label, index)
-        # two nulls, say: the second is dashed
+        # the second series of a colour is dashed
         repeated = colour in [line.get_color() for line in axes.lines]
         if numbers.ndim == 2:
             axes.fill_between(
@@ -237,7 +234,7 @@ def curves(
         axes.plot(positions, numbers, color=colour, markersize=4, label=label, **look)
     axes.xaxis.get_major_locator().set_params(integer=bool((positions == positions.round()).all()))
     low, high = axes.get_ylim()
-    axes.set_ylim(min(0, low), high + 0.04 * (high - min(0, low)))  # above the highest point, too
+    axes.set_ylim(min(0, low), high + 0.04 * (high - min(0, low)))
     _legend(axes)
     return figure
 
@@ -255,7 +252,7 @@ def _axes(title: str, xlabel: str, ylabel: str, label: str):
 
 
 def _legend(axes) -> None:
-    """Beside the axes, where it covers no line."""
+    """A legend beside the axes."""
     axes.figure.legend(loc="outside right upper", frameon=False, borderpad=0, fontsize=_FONT)
 
 
@@ -267,12 +264,12 @@ def _colour(label: str, index: int) -> str:
 
 
 def _text(value: object) -> str:
-    """A caption: texts as they are, numbers with two digits after the point."""
+    """A caption: text unchanged, numbers with two decimals."""
     return value if isinstance(value, str) else f"{float(value):.2f}"  # type: ignore[arg-type]
 
 
 def _width(text: str) -> float:
-    """Of its widest line, in dots."""
+    """Width of the widest line, dots."""
     font = FontProperties(size=_FONT)
     lines = [line for line in text.split("\n") if line]
     points = [_METRICS.get_text_width_height_descent(line, font, False)[0] for line in lines]
@@ -280,7 +277,7 @@ def _width(text: str) -> float:
 
 
 def _wrapped(text: str, width: float) -> str:
-    """The text with line breaks where it would be wider than so many dots; at most six lines."""
+    """The text wrapped to `width` dots, at most six lines."""
     lines: list[str] = []
     for line in text.split("\n"):
         now = ""
@@ -291,7 +288,7 @@ def _wrapped(text: str, width: float) -> str:
                 continue
             lines += [now] if now else []
             now = word
-            while _width(now) > width:  # a word wider than its cell goes on in the next line
+            while _width(now) > width:  # split a word wider than its cell
                 end = max(1, sum(_width(now[: i + 1]) <= width for i in range(len(now))))
                 lines.append(now[:end])
                 now = now[end:]
@@ -309,9 +306,7 @@ def _lines(texts: Sequence[str]) -> int:
 
 
 def _enlarge(images: Images, cell: int) -> numpy.ndarray:
-    """(n, height, width, 3), no side above `cell`: whole-pixel enlargement, or an antialiased
-    reduction.
-    """
+    """(n, height, width, 3), no side above `cell`: repeated pixels, or an antialiased reduction."""
     images = images.detach().float().cpu()
     factor = cell // max(images.shape[-2:])
     if factor:

@@ -1,4 +1,4 @@
-"""A run's numbers: means with intervals, shown as a table, kept as result.json."""
+"""A run's numbers: means with intervals, a table, and result.json."""
 
 import ast
 import json
@@ -16,12 +16,12 @@ from nbhelpers.files import write_text
 from nbhelpers.types import pick_device
 
 RESAMPLES = 1000  # of the bootstrap
-NORMAL_95 = 1.96  # standard deviations that span 95 % of a normal distribution
+NORMAL_95 = 1.96  # ± standard deviations for 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of `n` values, with its 95 % interval; no interval for a single value."""
+    """The mean of `n` values, with its 95 % interval unless n = 1."""
 
     mean: float
     low: float | None = None
@@ -33,7 +33,7 @@ class Mean:
         if self.low is None or self.high is None:
             return f"{self.mean:.3g}"
         scale = max(abs(self.mean), (self.high - self.low) / 2)
-        # Two digits below ten, and one more where two cannot show the interval.
+        # two digits below ten, three if two do not separate the bounds
         for digits in (3,) if scale >= 10 else (2, 3):
             places = max(0, digits - 1 - math.floor(math.log10(scale))) if scale else 0
             mean, low, high = (f"{x:z.{places}f}" for x in (self.mean, self.low, self.high))
@@ -49,13 +49,11 @@ def mean_of(values: Any) -> Mean:
     """The mean and its 95 % interval.
 
     Args:
-        values: a number, or one for each image: (n,) tensor, array or list; truth values count as
-            0 and 1.
+        values: a number, or (n,) tensor, array or list, one per image; truth values are 0 and 1.
 
     Returns:
-        The interval is a percentile bootstrap over the images with a fixed seed; for shares, where
-        every value is 0 or 1, Wilson's, since a bootstrap of equal values has no width. A single
-        number, or values that are not all finite, have none.
+        A percentile bootstrap over images with a fixed seed; for values of 0 and 1, Wilson's, since
+        a bootstrap of equal values has no width. No interval for a single or non-finite value.
 
     Raises:
         ValueError: no values, or more than one dimension.
@@ -87,11 +85,10 @@ def mean_of(values: Any) -> Mean:
 
 
 def print_numbers(numbers: Numbers, *, note: str = "") -> None:
-    """Print measures as rows, networks and nulls as columns: means with their 95 % intervals.
+    """Print means with 95 % intervals, measures as rows, networks and nulls as columns.
 
     Args:
-        numbers: measure → column → a number, or one for each image, as `mean_of` takes them; a
-            missing column stays empty.
+        numbers: measure → column → a number or one per image, as in `mean_of`.
         note: how they were measured: n, seed, device.
     """
     names = list(dict.fromkeys(column for row in numbers.values() for column in row))
@@ -101,7 +98,7 @@ def print_numbers(numbers: Numbers, *, note: str = "") -> None:
     }
     table = [["", *names]]
     table += [[name, *(str(row.get(c, "")) for c in names)] for name, row in means.items()]
-    # A heading wider than its column breaks after a comma.
+    # headings wider than their column break after a comma
     longest = [max(map(len, cells)) for cells in zip(*table[1:], strict=True)] or [0]
     broken = [
         name.split(", ") if len(name) > width else [name]
@@ -124,9 +121,7 @@ def print_numbers(numbers: Numbers, *, note: str = "") -> None:
 
 
 def numbers_in(result: Mapping[str, Any]) -> dict[str, dict[str, Mean]]:
-    """The numbers of a `result.json`, as `print_numbers` takes them; older files have no
-    intervals.
-    """
+    """The numbers of a `result.json`, for `print_numbers`; older files have no intervals."""
     intervals = result.get("intervals", {})
     return {
         measure: {
@@ -145,22 +140,22 @@ def save_result(
     images: Sequence[int] = (),
     figures: Mapping[str, Figure] | None = None,
 ) -> None:
-    """Write `result.json` and the figures as PNG into a folder; do nothing where `out` is empty.
+    """Write `result.json` and figures as PNG into a folder; nothing if `out` is empty.
 
-    The file is replaced whole, and last: where it is there, the run was complete. Its "numbers"
-    are the means, its "intervals" have low, high and n for each mean that has an interval.
+    The file is written atomically and last, so it marks a complete run. "numbers" has the means,
+    "intervals" their low, high and n.
 
     Args:
-        out: the folder, made where missing.
-        parameters: the notebook's `globals()`, of which its annotated parameters are kept; or any
-            parameters by name. `seed` and `device` among them.
-        numbers: measure → column → as `mean_of` takes them.
+        out: the folder, created if missing.
+        parameters: by name, with `seed` and `device`; or the notebook's `globals()`, reduced to its
+            annotated parameters.
+        numbers: measure → column → as in `mean_of`.
         images: indices into the data set.
-        figures: file name without ending → figure.
+        figures: file name without suffix → figure.
 
     Raises:
-        TypeError: a parameter or number that JSON has no form for.
-        ValueError: the folder cannot be written.
+        TypeError: a value without a JSON form.
+        ValueError: the folder is not writable.
     """
     if not str(out):
         return
@@ -185,7 +180,7 @@ def save_result(
             {
                 "parameters": parameters,
                 "seed": parameters.get("seed"),
-                # what "auto" was
+                # "auto" resolved
                 "device": str(pick_device(str(parameters.get("device", "auto")))),
                 "images": list(map(int, images)),
                 "numbers": {
@@ -209,16 +204,16 @@ def save_result(
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a notebook's globals() its annotated names; anything else as it is."""
+    """The annotated names of a notebook's globals(); any other mapping unchanged."""
     if not {"__name__", "__builtins__"} & given.keys():
         return dict(given)
-    # Python 3.14 keeps no annotations of a cell; IPython keeps the cell's text as In.
+    # Python 3.14 has no annotations of a cell; IPython has the cell's text in In.
     names = given.get("__annotations__") or _annotated(given.get("In", ()))
     return {name: given[name] for name in names if name in given}
 
 
 def _annotated(cells: Sequence[str]) -> list[str]:
-    """The names that the first cell with annotated assignments assigns."""
+    """The annotated names of the first cell that has any."""
     for cell in cells:
         try:
             lines = ast.parse(cell).body
@@ -235,9 +230,7 @@ def _annotated(cells: Sequence[str]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: numbers and arrays of NumPy and torch as Python's, paths as
-    text.
-    """
+    """JSON default: NumPy and torch values as Python's, paths as text."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Path):

@@ -1,4 +1,4 @@
-"""One look for every figure, whatever the user's matplotlib is set to."""
+"""One style for every figure, independent of the user's matplotlib settings."""
 
 import contextlib
 import functools
@@ -17,15 +17,12 @@ _LOOK: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
-_LOCK = threading.RLock()  # matplotlib's settings belong to the process, demos draw in threads
+_LOCK = threading.RLock()  # matplotlib's settings are global, demos draw in threads
 
 
 @contextlib.contextmanager
 def house_style(settings: Mapping[Any, Any] | None = None) -> Iterator[None]:
-    """Matplotlib's defaults and `settings` inside the block, the user's own again after it.
-
-    A figure reads settings twice, when it is made and when it is drawn: both belong in the block.
-    """
+    """Matplotlib's defaults with `settings` in the block, which must both make and draw figures."""
     with _LOCK, matplotlib.style.context("default"):
         matplotlib.rcParams.update({**_LOOK, **(settings or {})})
         yield

@@ -1,4 +1,4 @@
-"""The check of networks that were just imported."""
+"""Checks of imported networks."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from nbhelpers.pair.labels import Given, labelled, labelled_first, labels_for, l
 from nbhelpers.pair.scoring import accuracy
 from nbhelpers.types import Images, Labels, Size
 
-# Labelled images that its data set offers a network for a test.
+# Labelled test images, by training data set.
 TEST_IMAGES_OF = {
     "cifar10": "cifar10-sample",
     "imagenet": "imagenet-val",
@@ -31,20 +31,18 @@ def self_check(
     *,
     expected: float | None = None,
 ) -> float:
-    """Accuracy on labelled images, if it is what it should be; for a network that was just
-    imported.
+    """Accuracy of an imported network, compared with chance and with its published accuracy.
 
     Args:
-        model: the classifier; its name in the manifest, if it has one, gives `expected`.
-        images, labels: at least 20, of the data set it was trained for; as in `accuracy`.
-        expected: its published accuracy in percent.
+        model: the classifier.
+        images, labels: at least 20, of its training data set; as in `accuracy`.
+        expected: published accuracy, percent; None: the manifest's, if it has one.
 
     Returns:
         Accuracy in percent.
 
     Raises:
-        ValueError: accuracy is near chance, or more than three standard errors and one point from
-            `expected`.
+        ValueError: near chance, or more than three standard errors and one point from `expected`.
     """
     if expected is None and (entry := manifest().get(model.name)):
         expected = _clean(entry)
@@ -60,26 +58,23 @@ def check_imported(
     n: int = 100,
     seed: int = 0,
 ) -> bool:
-    """Check networks that do not ship here, side by side in a notebook, before it draws conclusions
-    from them.
+    """Check the accuracy of a pair of networks; shipped ones are skipped.
 
-    Prints a line for each: its accuracy, or why that could not be checked. Networks that ship in
-    checkpoints/ are skipped silently. A network whose classes are bare numbers takes the data set's
-    names, as its accuracy shows that they fit.
+    Prints, for each network, its accuracy or why it was not checked. A network with numbered
+    classes takes the data set's names once it passes.
 
     Args:
         models: the networks by label.
-        given: what `load_model` was given for each.
+        given: the names that `load_model` got.
         dataset: images, opened or by name or path.
-        size: of the images, in pixels, as in `load_images`.
-        n, seed: so many images, drawn at random, or all there are.
+        size: of the images, pixels, as in `load_images`.
+        n, seed: a random sample of `n` images at most.
 
     Returns:
-        Whether the labels of `dataset` are these networks' classes, or some of them are
-        (`labels_for`).
+        Whether some labels of `dataset` are the networks' classes (`labels_for`).
 
     Raises:
-        ValueError: the networks differ in their classes, or one fails as in `self_check`.
+        ValueError: different classes, or a network fails as in `self_check`.
     """
     _check_same_classes(dict(zip(given, models.values(), strict=True)))
     known, images = manifest(), open_images(dataset, size=size)
@@ -100,7 +95,7 @@ def check_imported(
         picked = labelled_first(labels, n, seed=seed)
         few, _ = open_images(images, channels=model.channels).load(picked)
         labels = labels[picked]
-        # A published accuracy is that on the data set's own test images.
+        # published accuracies are for the data set's test images
         expected = (
             _clean(entry) if entry and TEST_IMAGES_OF.get(entry.dataset) == images.name else None
         )
@@ -117,7 +112,7 @@ def check_imported(
 
 
 def _check_same_classes(models: Mapping[str, Model]) -> None:
-    """Refuse networks whose outputs mean different things: other classes, or another order."""
+    """Raise if the networks differ in their classes or in the classes' order."""
     counts = [f"{len(model.classes)} of {name}" for name, model in models.items()]
     if len({len(model.classes) for model in models.values()}) > 1:
         raise ValueError(
@@ -137,7 +132,7 @@ def _check_same_classes(models: Mapping[str, Model]) -> None:
 
 
 def _other_classes(model: Model, names: tuple[str, ...]) -> str:
-    """Why no label of these classes is the network's."""
+    """Why no label is a class of the network."""
     if not names:
         return "has no labels"
     if len(names) != len(model.classes):
@@ -150,7 +145,7 @@ def _clean(entry: Entry) -> float | None:
 
 
 def _compare(model: Model, images: Images, labels: Labels, expected: float | None) -> float:
-    """Accuracy, where it is neither near chance nor far from what is expected."""
+    """Accuracy; raises if it is near chance or far from `expected`."""
     n, found, chance = len(images), accuracy(model, images, labels), 100 / len(model.classes)
     causes = (
         "usual causes: the wrong normalisation (mean, std), another order of classes, or the "

@@ -12,15 +12,13 @@ from nbhelpers.networks.model import Model
 from nbhelpers.types import Images, Indices, Labels, indices, seeded
 
 Given = Labels | Indices | Sequence[str]
-LISTED = 6  # names of classes in a message
+LISTED = 6  # class names in a message
 
 
 def labels_for(model: Model, dataset: Source) -> Labels:
-    """The labels of a data set as a network's classes, int64 (n,), -1 where the network has no such
-    class.
+    """A data set's labels in a network's classes, int64 (n,), matched by name; −1: no such class.
 
-    By name (`class_places`). A network whose classes are bare numbers takes the labels of a data
-    set of as many named classes as they are.
+    If the network's classes are numbers, labels stay unchanged for an equal number of classes.
     """
     images = open_images(dataset)
     names = images.classes
@@ -31,10 +29,10 @@ def labels_for(model: Model, dataset: Source) -> Labels:
 
 
 def labels_needed(model: Model, dataset: Source) -> Labels:
-    """The same where something is to be scored by them.
+    """As `labels_for`, for scoring.
 
     Raises:
-        ValueError: no label of the data set is a class of the network; both are listed.
+        ValueError: no label of the data set is a class of the network.
     """
     images = open_images(dataset)
     labels = labels_for(model, images)
@@ -50,15 +48,13 @@ def labels_needed(model: Model, dataset: Source) -> Labels:
 
 
 def labelled_first(labels: Labels, n: int, *, seed: int = 0) -> list[int]:
-    """At most `n` images whose class the network has (`labels_for`), drawn by the seed: their
-    indices.
-    """
+    """Indices of a random sample of at most `n` images with a known label (`labels_for`)."""
     order = torch.randperm(len(labels), generator=seeded(seed)).tolist()  # as in `random_indices`
     return [row for row in order if labels[row] >= 0][:n]
 
 
 def left_out(labels: Labels, images: ImageSet) -> str:
-    """How many images have none of a network's classes (`labels_for`), and which they have."""
+    """A message: the number of images outside a network's classes, and their classes."""
     kinds = images.labels[labels < 0].unique().tolist()
     strange = [images.classes[k] for k in kinds if k >= 0] or ["no label"]
     return (
@@ -68,7 +64,7 @@ def left_out(labels: Labels, images: ImageSet) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few of some names, and how many there are."""
+    """The first few names, and their number."""
     rest = f", … ({len(names)} in all)" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + rest
 
@@ -76,17 +72,17 @@ def listed(names: Sequence[str]) -> str:
 def labelled(
     model: Model, images: Images | Source, labels: Given | None = None
 ) -> tuple[Images, Labels]:
-    """Images and their labels as a network's classes, (n, c, h, w) and (n,), checked.
+    """Images, (n, c, h, w), and their labels in a network's classes, (n,).
 
     Args:
         model: the classifier.
-        images: (n, c, h, w); or a labelled data set, opened or by name or path: its images whose
-            class the network has.
-        labels: of images in a tensor, (n,): class indices, or the names of classes.
+        images: (n, c, h, w); or a labelled data set, opened or by name or path, which is reduced
+            to the network's classes.
+        labels: for a tensor, (n,): class indices or names.
 
     Raises:
-        TypeError, ValueError: labels that are no whole numbers, not one per image, unknown (-1),
-            outside the network's classes or none of their names; a network of one output.
+        TypeError, ValueError: labels not integers, not one per image, unknown (−1) or outside the
+            network's classes; a network with one output.
     """
     if len(model.classes) < 2:
         raise ValueError(

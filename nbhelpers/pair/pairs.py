@@ -1,4 +1,4 @@
-"""The two networks that a notebook compares, loaded, checked, and with images for both."""
+"""The two networks that a notebook compares, checked, with images for both."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -25,23 +25,18 @@ class Pair:
     """What `load_pair` returns."""
 
     networks: dict[str, Model]  # "robust" and "standard"
-    # opened, in the networks' size and classes; an image's label is -1 where its class is none of
-    # theirs
-    dataset: ImageSet
-    # pixels, of the images that suit both; (height, width) where they differ
-    size: int | tuple[int, int]
-    labelled: bool  # the labels of the data set, or some, are the networks' classes
+    dataset: ImageSet  # in the networks' size and classes; label −1: outside their classes
+    size: int | tuple[int, int]  # pixels; (height, width) if they differ
+    labelled: bool  # whether some labels are the networks' classes
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the networks' outputs are called."""
+        """The networks' class names."""
         return self.networks["robust"].classes
 
     @property
     def representations(self) -> dict[str, Callable[[Images], Features]]:
-        """Both networks' representations in both forms: "robust, averaged", "robust, with
-        positions", and so on.
-        """
+        """Both networks' representations by network and form: "robust, averaged", …"""
         forms = {"averaged": False, "with positions": True}
         return {
             f"{name}, {form}": functools.partial(network.representation, positions=positions)
@@ -50,30 +45,26 @@ class Pair:
         }
 
     def length(self, at_32: float) -> float:
-        """An L2 length that is meant for 32-pixel images, for images of this size: it grows with
-        their diagonal.
-        """
+        """An L2 length for 32-pixel images, scaled to this size by the diagonal; pixel units."""
         return at_32 * relative_diagonal((3, *two_sides(self.size)))
 
     def load(self, indices: Sequence[int]) -> tuple[Images, Labels]:
-        """Images on the networks' device, (n, c, h, w), and their labels, (n,), on the CPU; -1
-        where an image's class is not among the networks'.
-        """
+        """Images on the networks' device, (n, c, h, w), and labels on the CPU, (n,), −1 unknown."""
         images, labels = self.dataset.load(indices)
         return images.to(self.networks["robust"].device), labels
 
     def draw(
         self, n: int, *, seed: int = 0, known: bool = False
     ) -> tuple[list[int], Images, Labels]:
-        """`n` images that the seed picks: their indices, and what `load` gives.
+        """A random sample of `n` images: indices, and images and labels as from `load`.
 
         Args:
-            n: at most, with `known`; else exactly.
+            n: exactly, or at most with `known`.
             seed: random generator.
-            known: leave out images whose class is not among the networks'.
+            known: skip images outside the networks' classes.
 
         Raises:
-            ValueError: more images than there are, or, with `known`, none of the networks' classes.
+            ValueError: `n` exceeds the data set; with `known`, no image of the networks' classes.
         """
         if not known:
             picked = random_indices(self.dataset, n, seed=seed)
@@ -85,18 +76,16 @@ class Pair:
         return picked, *self.load(picked)
 
     def names(self, indices: Sequence[int]) -> list[str]:
-        """What images show, for captions: each one's own name, whatever the networks' classes are;
-        "–" where nothing tells.
-        """
+        """The images' own names, for captions; "–" if unknown."""
         return [self.dataset.names[index] for index in indices]
 
     def class_names(self, labels: Labels | Indices) -> list[str]:
-        """The names of classes, "–" for an unknown one (-1)."""
+        """The names of class indices, (n,); "–" for −1, unknown."""
         places = indices(labels, "labels").tolist()
         return [self.classes[label] if label >= 0 else NAMELESS for label in places]
 
     def predictions(self, images: Images) -> dict[str, list[str]]:
-        """What each network takes images for, marked as its prediction: "robust: dragonfly"."""
+        """Each network's predictions, as captions: "robust: dragonfly"."""
         return {
             name: [f"{name}: {network.classes[k]}" for k in predict(network, images).tolist()]
             for name, network in self.networks.items()
@@ -111,16 +100,15 @@ def load_pair(
     device: str = "auto",
     precision: Literal["float32", "bfloat16", "auto"] = "float32",
 ) -> Pair:
-    """Load a robust network and the standard one beside it, open a data set for both, and check
-    what does not ship here (`check_imported`).
+    """Load a robust and a standard network with a data set, and check imported ones.
 
     Args:
-        checkpoint, baseline: as `load_model` takes them; trained for the same classes.
+        checkpoint, baseline: as in `load_model`; trained for the same classes.
         dataset: images, opened or by name or path.
         device, precision: as in `load_model`.
 
     Raises:
-        ValueError: the networks differ in their classes, or one fails the check.
+        ValueError: different classes, or a network fails the check (`check_imported`).
     """
     given = {"robust": checkpoint, "standard": baseline}
     networks = {

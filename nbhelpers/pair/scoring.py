@@ -1,4 +1,4 @@
-"""How good, and how robust, a classifier is."""
+"""Accuracy and robustness of a classifier."""
 
 import math
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ Radii = float | Sequence[float] | numpy.ndarray | Tensor
 def accuracy(
     model: Model, images: Images | Source, labels: Given | None = None, *, batch_size: int = 128
 ) -> float:
-    """Percentage of images that get their label.
+    """Accuracy in percent.
 
     Args:
         model: the classifier.
-        images: (n, c, h, w); or a labelled data set, opened or by name or path, of which the images
-            count whose class the network has, by name.
-        labels: of images in a tensor, (n,): class indices, or names of classes.
+        images: (n, c, h, w); or a labelled data set, opened or by name or path, which is reduced
+            to the network's classes.
+        labels: for a tensor, (n,): class indices or names.
         batch_size: images at a time.
 
     Raises:
-        TypeError, ValueError: labels that are no whole numbers, not one per image, unknown (-1) or
-            outside the model's classes; a network of one output; logits that are not finite.
+        TypeError, ValueError: labels not integers, not one per image, unknown (−1) or outside the
+            classes; a network with one output; logits that are not finite.
     """
     images, truth = labelled(model, images, labels)
     parts = zip(images.split(batch_size), truth.split(batch_size), strict=True)
@@ -55,8 +55,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 128,
 ) -> dict[str, Any]:
-    """Clean accuracy, and at each radius the accuracy under attack and the local sensitivity; JSON-
-    ready.
+    """Clean accuracy, and accuracy under attack and sensitivity at each radius; JSON-ready.
 
     Args:
         model: the classifier.
@@ -66,13 +65,12 @@ def evaluate(
         batch_size: images at a time.
 
     Returns:
-        Accuracies in percent; sensitivity as the median over images of the largest ‖R(x) − R(x′)‖,
-        in units of the median ‖R(x) − R(y)‖ between images that stand next to each other, or None
-        where these do not differ (a single image).
+        Accuracies in percent. Sensitivity: the median over images of the largest ‖R(x) − R(x′)‖ in
+        the ball, divided by the median ‖R(x) − R(y)‖ of consecutive images; None if that is zero.
 
     Raises:
-        TypeError, ValueError: as in `accuracy`; radii or numbers that are not positive; a
-            representation that is not finite.
+        TypeError, ValueError: as in `accuracy`; arguments that are not positive; representations
+            that are not finite.
     """
     radii = _radii(eps)
     if not all(0 < radius < math.inf for radius in radii) or steps < 1 or restarts < 1:
@@ -113,18 +111,14 @@ def evaluate(
 def _radii(eps: Radii) -> list[float]:
     given = list(eps) if isinstance(eps, list | tuple) else numpy.atleast_1d(eps).tolist()
     try:
-        # Numbers of other kinds, so that a radius reads the same whatever its precision is.
+        # rounded, so that a float32 radius prints as given
         return [r if type(r) in (int, float) else float(f"{float(r):.6g}") for r in given]
     except (TypeError, ValueError):
         raise TypeError(f"eps: got {eps!r}, wanted a radius, or several") from None
 
 
 def _finite(model: Model, what: str, values: Features) -> Features:
-    """The same, (n, d), if it is made of numbers.
-
-    Raises:
-        ValueError: NaN or infinities; how many images have them.
-    """
+    """`values`, (n, d); raises ValueError if they are not finite."""
     bad = ~values.isfinite().all(1)
     if bool(bad.any()):
         kind = "NaN" if bool(values.isnan().any()) else "infinite"

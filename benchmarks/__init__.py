@@ -1,1 +1,1 @@
-"""Speed side by side; see `python -m benchmarks --help`."""
+"""Benchmarks; see `python -m benchmarks --help`."""

@@ -1,10 +1,9 @@
-"""Run the benchmarks, or some of them: python -m benchmarks [NAME …], see --help for the names.
+"""Run all or some benchmarks: python -m benchmarks [NAME …]; --help lists the names.
 
-Each prints a table and writes a JSON and a picture into runs/bench/, which git ignores. `distance`
-runs the published loop for 10,000 steps and a few seeds, keeps what it has after every seed, and
-goes on from there. `python -m tools picture` draws docs/speed.png out of what they wrote. The peer,
-robustness 1.2.1, is looked for in .peers (uv pip install --target .peers --no-deps -r
-tests/peers/requirements.txt); without it its column stays empty.
+Each prints a table and writes JSON into runs/bench/. `distance` runs the published loop for 10,000
+steps and a few seeds, and resumes after the last complete seed. `python -m tools picture` draws
+docs/speed.png from the results. The peer, robustness 1.2.1, is imported from .peers (make
+.peers/.installed); without it its column is empty.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import sys
 
 from nbhelpers.commands import ending
 
-os.environ["TQDM_DISABLE"] = "1"  # bars would cut through the tables
+os.environ["TQDM_DISABLE"] = "1"  # no bars between the tables
 
 NAMES = (
     "step",

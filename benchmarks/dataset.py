@@ -1,6 +1,4 @@
-"""A data set's representations and top images against the bare forward pass; and the memory that
-they take.
-"""
+"""Speed and memory of a data set's representations and top images; floor: the forward pass."""
 
 import subprocess
 import sys
@@ -27,7 +25,7 @@ def main() -> None:
     def bare(size: int) -> None:
         with torch.no_grad():
             for part in images.split(size):
-                # which spares the check of the pixels
+                # requires_grad skips the check of the pixels
                 model.representation(part.to(model.device).requires_grad_())
 
     contenders = {
@@ -71,8 +69,8 @@ def main() -> None:
 
 
 def peak(what: str, n: int) -> float:
-    """Megabytes that a fresh process holds at most while it streams `n` images (on Linux)."""
-    # Not ru_maxrss, which a process inherits from the one that started it.
+    """Peak memory of a new process that streams `n` images, megabytes (Linux)."""
+    # Not ru_maxrss, which a process inherits from its parent.
     code = (
         f"from benchmarks import dataset; dataset.stream({what!r}, {n}); "
         "print(open('/proc/self/status').read())"
@@ -84,7 +82,7 @@ def peak(what: str, n: int) -> float:
 
 
 def stream(what: str, n: int) -> None:
-    """Pass `n` images lazily."""
+    """Stream `n` images."""
     model = nb.Model(resnet("resnet18", width=4), image_size=8)
 
     def batches() -> Iterator[torch.Tensor]:

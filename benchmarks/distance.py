@@ -1,8 +1,7 @@
-"""Seconds until a reconstruction is as near as the published loop's after 10,000 steps, and no
-worse a picture.
+"""Seconds to reach the published loop's distance after 10,000 steps, without a worse picture.
 
-The published loop's images come from our own `descend` with its settings, as tests show its steps
-to be the peer's; its seconds are those of the peer's own step, measured here in the same run.
+The published loop's images come from our `descend` with its settings, whose steps equal the peer's
+(tested); its seconds are the peer's, measured in the same run.
 """
 
 import statistics
@@ -43,7 +42,7 @@ def main() -> None:
 
 
 class Judge:
-    """A network, another that judges its reconstructions, and the images."""
+    """A network, a held-out network as its judge, and images."""
 
     def __init__(self, model: nb.Model, other: nb.Model):
         self.model, self.other = model, other
@@ -56,9 +55,7 @@ class Judge:
 
     @contextmanager
     def passing(self, precision: str) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-        """The representation, with gradient passes in another precision; what is scored stays
-        float32.
-        """
+        """The representation with gradient passes in another precision; scores are float32."""
         self.model.precision = precision
         try:
             yield self.model.representation
@@ -66,9 +63,7 @@ class Judge:
             self.model.precision = "float32"
 
     def scores(self, images: torch.Tensor) -> dict[str, float]:
-        """Distance, PSNR, SSIM, agreement of the other network with the label, and saturated
-        pixels.
-        """
+        """Distance, PSNR, SSIM, the judge's accuracy, and the share of saturated pixels."""
         error = (images - self.images).square().mean((1, 2, 3))
         return {
             "distance": nb.distance(self.model.representation(images), self.target).mean().item(),
@@ -80,9 +75,7 @@ class Judge:
 
 
 def ours(judge: Judge, seed: int, precision: str) -> dict[int, dict[str, float]]:
-    """Scores of our defaults, by steps asked for: the step's length falls to zero at the end of
-    each.
-    """
+    """Scores of our defaults by number of steps, a run each, since the step size decays to zero."""
     objective, start = nb.match(judge.target), judge.start(seed)
     with judge.passing(precision) as f:
         return {
@@ -92,7 +85,7 @@ def ours(judge: Judge, seed: int, precision: str) -> dict[int, dict[str, float]]
 
 
 def published(judge: Judge, name: str, seed: int) -> dict[int, dict[str, float]]:
-    """Scores of the published loop, by steps; out of runs/bench where they are already."""
+    """Scores of the published loop by steps, saved in runs/bench."""
     key = f"published-{name}-seed{seed}"
     if not (scores := measure.load(key)):
         loop = nb.descend(
@@ -108,9 +101,7 @@ def published(judge: Judge, name: str, seed: int) -> dict[int, dict[str, float]]
 
 
 def summary(judge: Judge, name: str, results: list) -> list[dict]:
-    """Means over seeds, with seconds; printed, and where ours is as near as the published loop
-    ends.
-    """
+    """Print means over seeds with seconds, and the steps after which ours is as near."""
     seconds, rows = seconds_per_step(judge, name), []
     for loop, each in seconds.items():
         for steps in results[0][loop]:
@@ -141,7 +132,7 @@ def summary(judge: Judge, name: str, results: list) -> list[dict]:
 
 
 def seconds_per_step(judge: Judge, name: str) -> dict[str, float]:
-    """Of the peer and of ours, whole runs in turn; without the peer, of its loop run by ours."""
+    """Seconds per step of peer and ours, runs in turn; without the peer, of our published loop."""
     start, steps, theirs = judge.start(0), 20, peer.load(name)
 
     def timed(precision: str) -> list[float]:
@@ -165,7 +156,7 @@ def seconds_per_step(judge: Judge, name: str) -> dict[str, float]:
 
 
 def curves(axes, rows) -> None:
-    """Distance over seconds, each loop."""
+    """Plot distance over seconds for each loop."""
     for loop, style in STYLES.items():
         points = [(row["seconds"], row["distance"]) for row in rows if row["loop"] == loop]
         axes.plot(*zip(*points, strict=True), **style)

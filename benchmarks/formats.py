@@ -1,8 +1,7 @@
-"""Memory format, precision and compilation of a gradient pass: what each brings, by network.
+"""Speed of a gradient pass by memory format, precision and compilation.
 
-`load_model` keeps to channels_last on a CPU, which this table shows to be no slower anywhere,
-measures precision on request, and compiles nothing: on a CPU a compilation takes longer than most
-runs.
+`load_model` uses channels_last on a CPU, which is never slower here, and compiles nothing: on a CPU
+a compilation takes longer than most runs.
 """
 
 import copy
@@ -81,14 +80,14 @@ def main() -> None:
 
 
 def half(model: nb.Model) -> nb.Model:
-    """The same with gradient passes in bfloat16."""
+    """A copy with gradient passes in bfloat16."""
     model = copy.deepcopy(model)
     model.precision = "bfloat16"
     return model
 
 
 def passing(f: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[], Tensor]:
-    """A pass forward and back to the images."""
+    """A forward and input-gradient pass."""
 
     def run() -> Tensor:
         x = images.clone().requires_grad_()

@@ -1,6 +1,4 @@
-"""From a pick to the first frame at 224 pixels, and to the first one with numbers; without a
-browser.
-"""
+"""Seconds from a pick to the first frame, and to the first with numbers; 224 pixels, no browser."""
 
 import importlib.util
 import statistics
@@ -16,9 +14,7 @@ PICKS, AIM = range(1, 4), 1.0  # seconds
 
 
 def networks() -> dict[str, nb.Model]:
-    """A ResNet-50 with random weights, and EfficientNet-Lite0 with its own, where its packages
-    are installed.
-    """
+    """A random ResNet-50, and EfficientNet-Lite0 if its package is installed."""
     facts = nb.checkpoints.dataset_facts("imagenet")
     scale = {"mean": facts["mean"], "std": facts["std"], "image_size": 224}
     found = {"resnet50": nb.Model(torchvision.models.resnet50(), **scale)}

@@ -1,6 +1,4 @@
-"""From a click to the first frame, to the inversions and to the means: notebook 2, JupyterLab
-and browser included.
-"""
+"""Seconds from a click to first frame, inversions and means: notebook 2 in JupyterLab."""
 
 import os
 import statistics
@@ -19,8 +17,8 @@ from tests.browser_support import (
     write_demo,
 )
 
-PICKS = range(1, 11)  # distinct, none shown before: a remembered result would come at once
-STEPS = 100  # of both networks' inversions; then the means of sixteen begin
+PICKS = range(1, 11)  # distinct, since results are cached
+STEPS = 100  # of the inversions; then the means of sixteen begin
 AIMS = {"first": 0.25, "reached": 3.0, "finished": ""}  # seconds, on two quiet cores
 
 
@@ -43,7 +41,7 @@ def main() -> None:
             live = notebook.page.locator(".nb-widget[data-state]").element_handle()
             runs = []
             for k in PICKS:
-                notebook.page.wait_for_timeout(500)  # nothing is left to do from the pick before
+                notebook.page.wait_for_timeout(500)  # the previous run ends
                 option = notebook.page.locator("[role=option]").nth(k).element_handle()
                 runs.append(notebook.page.evaluate(TIMED_CLICK, [option, live, STEPS]))
             note = notebook.page.locator(".nb-note").inner_text()

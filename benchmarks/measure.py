@@ -1,6 +1,4 @@
-"""Honest clocks: a header of what ran, contenders in turn, medians and ratios, a table, a
-picture and a JSON.
-"""
+"""Measurements: machine header, contenders in turn, medians and ratios, table, picture, JSON."""
 
 import itertools
 import json
@@ -22,7 +20,7 @@ FOLDER = ROOT / "runs" / "bench"
 COLOURS = {"ours": "#1769aa", "peer": "#d1571b", "floor": "#8a8a8a"}
 GREY = "#7d7d7d"  # readable on white and on black
 
-# runs a few units of work and returns the seconds of each
+# runs a few units of work, returns the seconds of each
 Contender = Callable[[], Sequence[float]]
 
 
@@ -52,9 +50,7 @@ def header() -> dict[str, Any]:
 
 
 def interleave(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[list[float]]]:
-    """Seconds per unit of work, (rounds, units) by contender; one warm-up each, then all in
-    turn, order alternating.
-    """
+    """Seconds per unit, (rounds, units) by contender: a warm-up, then in turn, order alternating."""
     seconds: dict[str, list[list[float]]] = {name: [] for name in contenders}
     for run in contenders.values():
         run()
@@ -65,19 +61,19 @@ def interleave(contenders: Mapping[str, Contender], rounds: int) -> dict[str, li
 
 
 def median(rounds: Sequence[Sequence[float]]) -> float:
-    """Of all units."""
+    """Median over all units."""
     return statistics.median(value for units in rounds for value in units)
 
 
 def ratio(above: Sequence[Sequence[float]], below: Sequence[Sequence[float]]) -> float:
-    """Median over the rounds of the ratio of their medians: what slows one round slows both."""
+    """Median over rounds of the medians' ratio, which cancels a round's background load."""
     return statistics.median(
         statistics.median(a) / statistics.median(b) for a, b in zip(above, below, strict=True)
     )
 
 
 def clock() -> float:
-    """Now, after whatever a GPU still has to do."""
+    """Time after pending GPU work, seconds."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -93,7 +89,7 @@ def laps(work: Callable[[], Any], count: int) -> list[float]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows of one kind."""
+    """Print rows with equal keys."""
     cells = [
         {
             key: f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -107,7 +103,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def save(name: str, content: Mapping[str, Any]) -> None:
-    """Write runs/bench/NAME.json, whole or not at all."""
+    """Write runs/bench/NAME.json atomically."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     part = FOLDER / f".{name}.part"
     part.write_text(json.dumps(content, indent=1))
@@ -115,13 +111,13 @@ def save(name: str, content: Mapping[str, Any]) -> None:
 
 
 def load(name: str) -> Any:
-    """What `save` wrote, or None."""
+    """The content from `save`, or None."""
     path = FOLDER / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def axes(panels: int = 1) -> tuple[Figure, Any]:
-    """A figure without background, in grey that suits dark and light pages."""
+    """A figure with a transparent background, in grey for dark and light pages."""
     figure = Figure(figsize=(4.6 * panels, 3.2), layout="constrained")
     all_axes = figure.subplots(1, panels, squeeze=False)[0]
     for one in all_axes:

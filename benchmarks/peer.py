@@ -1,6 +1,4 @@
-"""The peer: `Attacker` of robustness 1.2.1 on the same weights, with the inversion loss of the
-reference notebooks.
-"""
+"""The peer: `Attacker` of robustness 1.2.1, same weights, the reference notebooks' inversion."""
 
 import itertools
 import sys
@@ -19,7 +17,7 @@ from nbhelpers import checkpoints
 
 
 def load(name: str) -> Any:
-    """Its model with the weights of one of our checkpoints; None where the package is not there."""
+    """The peer's model with a checkpoint's weights; None without the package."""
     entry = checkpoints.entry(name)
     found = build(entry.mean, entry.std, **entry.arguments)
     if found is not None:
@@ -28,12 +26,12 @@ def load(name: str) -> Any:
 
 
 def build(mean: Any, std: Any, *, width: int, downsample: str = "stride") -> Any:
-    """Its ResNet-18 for CIFAR-10, with random weights; None where the package is not there."""
+    """The peer's ResNet-18 for CIFAR-10, random; None without the package."""
     sys.path.append(str(ROOT / ".peers"))
-    # gone from torchvision, imported and not used here
+    # removed from torchvision, imported and unused here
     hub = types.ModuleType("torchvision.models.utils")
     hub.load_state_dict_from_url = torch.hub.load_state_dict_from_url  # type: ignore[attr-defined]
-    # Its loggers; the attack itself needs none of them.
+    # loggers, unused by the attack
     absent = {"torchvision.models.utils": hub} | {
         name: MagicMock() for name in ("tensorboardX", "cox.store", "pandas")
     }
@@ -48,7 +46,7 @@ def build(mean: Any, std: Any, *, width: int, downsample: str = "stride") -> Any
         )
         return None
     network = ResNet(BasicBlock, [2, 2, 2, 2], wm=width / 64)
-    # the mean of 2×2 pixels in place of its strides, as in nbhelpers.networks.resnets
+    # average pooling instead of strides, as in nbhelpers.networks.resnets
     if downsample == "pool":
         for layer in (network.layer2, network.layer3, network.layer4):
             layer[0].conv1.stride = layer[0].shortcut[0].stride = (1, 1)
@@ -60,9 +58,7 @@ def build(mean: Any, std: Any, *, width: int, downsample: str = "stride") -> Any
 
 
 def invert(model: Any, start: Tensor, target: Tensor, steps: int) -> tuple[Tensor, list[float]]:
-    """The published inversion: images after `steps` steps of length 1, and the seconds of all
-    steps but the first.
-    """
+    """The published inversion: images after `steps` steps of length 1; seconds from the second."""
     times: list[float] = []
 
     def loss(network: Callable, normalised: Tensor, wanted: Tensor) -> tuple[Tensor, None]:
@@ -84,6 +80,6 @@ def invert(model: Any, start: Tensor, target: Tensor, steps: int) -> tuple[Tenso
 
 
 def on_this_device() -> AbstractContextManager:
-    """On a CPU its calls of `.cuda()`, all that it knows, leave tensors where they are."""
+    """On a CPU, `.cuda()` leaves tensors unchanged, since the peer supports only CUDA."""
     stay = {} if torch.cuda.is_available() else {"cuda": lambda self, *_, **__: self}
     return patch.multiple(torch.Tensor, **stay) if stay else nullcontext()

@@ -1,10 +1,7 @@
-"""Cost of a step over batch, image size and network width, and per unit of work: where it stops
-being linear.
+"""Cost of a step over batch, image size and network width, and per unit of work.
 
-A unit is an image, a pixel, and a multiplication (width squared): a flat column is linear scaling.
-Small work is bound by the overhead of some two hundred calls per step; a wide network uses the
-cores better; and what no longer stays in the cache is bound by memory, which is why `descend`
-splits large batches.
+Units: an image, a pixel, a multiplication (width squared); a constant column is linear scaling.
+Small batches are bound by call overhead, large ones by memory, so `descend` splits them.
 """
 
 import torch
@@ -23,7 +20,7 @@ CASES = {
 
 
 def main() -> None:
-    print("\n# scaling: ms per step; ResNet-18 of width 16, 32 pixels, where nothing else is said")
+    print("\n# scaling: ms per step; ResNet-18 of width 16, 32 pixels, by default")
     about, tables = measure.header(), {}
     figure, panels = measure.axes(len(CASES))
     for (what, cases), axes in zip(CASES.items(), panels, strict=True):

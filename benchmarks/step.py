@@ -1,6 +1,4 @@
-"""Milliseconds per optimisation step: ours, the peer's, and the floor, a bare forward and input
-gradient.
-"""
+"""Milliseconds per optimisation step: ours, peer, and floor, a forward and input-gradient pass."""
 
 import itertools
 
@@ -41,7 +39,7 @@ def measure_batch(model: nb.Model, theirs: object, n: int) -> dict[str, float]:
             steps=steps,
             callback=lambda _: times.append(measure.clock()),
         )
-        times = times[:-1]  # the last is a forward pass alone
+        times = times[:-1]  # the last is only a forward pass
         return [after - before for before, after in itertools.pairwise(times)]
 
     def bare() -> None:
@@ -62,7 +60,7 @@ def measure_batch(model: nb.Model, theirs: object, n: int) -> dict[str, float]:
 
 
 def bars(axes, rows) -> None:
-    """Milliseconds per step and image, by batch."""
+    """Plot milliseconds per step and image, by batch."""
     names = [name for name in ("peer", "ours", "floor") if f"{name} ms" in rows[0]]
     for shift, name in enumerate(names):
         heights = [row[f"{name} ms"] / row["batch"] for row in rows]

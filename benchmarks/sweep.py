@@ -1,8 +1,7 @@
-"""What a sweep costs beyond papermill, and what a second job gains: python benchmarks/sweep.py (on
-an idle machine).
+"""Overhead of a sweep beyond papermill, and the gain of a second job.
 
-Prints, on this machine: seconds per run outside papermill.execute_notebook, and the wall time of
-four runs that each keep one core busy, with one job and with two.
+Prints seconds per run outside papermill.execute_notebook, and the wall time of four runs of one
+busy core each, with one job and with two. Run it on an idle machine.
 """
 
 import os

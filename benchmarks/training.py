@@ -1,6 +1,4 @@
-"""Training throughput: ours, the peer's loop (robustness 1.2.1), and the bare passes that both
-must make.
-"""
+"""Training throughput: ours, the peer's loop (robustness 1.2.1), and the floor, bare passes."""
 
 import sys
 import tempfile
@@ -63,18 +61,14 @@ def main() -> None:
 
 
 def ours(run: Trainer) -> Sequence[float]:
-    """Seconds per step of one epoch, data and augmentation included; the scoring of held-out
-    images is not.
-    """
+    """Seconds per step of an epoch with data and augmentation, without the held-out scoring."""
     with patch.object(run, "_score", lambda: (0.0, 0.0)):
         record = run.epoch(0, 10**6, tqdm(disable=True))
     return [BATCH / record["images_per_second"]]
 
 
 def their_loop(model: torch.nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
-    """Seconds per step of the peer's loop on batches that lie ready in memory, neither read nor
-    augmented.
-    """
+    """Seconds per step of the peer's loop on batches in memory, without augmentation."""
     apex = {
         name: MagicMock()
         for name in ("tensorboardX", "cox.utils", "cox.store", "cox", "dill", "pandas")
@@ -100,9 +94,7 @@ def their_loop(model: torch.nn.Module, batches: Sequence[tuple[Tensor, Tensor]])
 
 
 def bare(run: Trainer, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[float]:
-    """Seconds per step of the passes alone: forward and input gradient per attack step, then
-    forward and backward.
-    """
+    """Seconds per step of bare passes: input gradient per attack step, then forward and backward."""
     images, labels = (part.to(run.device) for part in batches[0])
     x = ((images - run.mean) / run.std).to(memory_format=torch.channels_last)
 

@@ -1,1 +1,1 @@
-"""Tools of the house: they redraw pictures and confirm figures; none of them measures speed."""
+"""Maintenance tools: pictures, reference, site, and checks of published figures."""

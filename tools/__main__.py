@@ -1,14 +1,14 @@
-"""Run a tool: python -m tools NAME [OPTION …], NAME one of those below.
+"""Run a tool: python -m tools NAME [OPTION …]
 
-screenshots   the demos in JupyterLab as pictures, docs/demo-*.png
-picture       docs/speed.png out of what the benchmarks wrote, and a figure of each notebook
+screenshots   the demos in JupyterLab, docs/demo-*.png
+picture       docs/speed.png from the benchmarks' results, and a figure of each notebook
 recording     one inversion in the exported page, docs/inversion.webp
 evidence      inversions, holes and classes over a whole data set, as a table
 photographs   photographs inverted by the 64-pixel networks, docs/photographs64.png
-series        the model card's table, and docs/series.png, out of the manifest
-api           the API reference out of the docstrings, build/api
+series        the model card's table, and docs/series.png, from the manifest
+api           the API reference, build/api
 site          the web site: README, docs, notebooks, demos and the reference, build/site
-autoattack    torchattacks' AutoAttack on a shipped network; `autoattack --help` tells more
+autoattack    torchattacks' AutoAttack on a shipped network; see `autoattack --help`
 """
 
 import importlib

@@ -1,7 +1,6 @@
-"""The API reference out of the docstrings, into build/api: python -m tools api
+"""Write the API reference of all names in `__all__`, build/api: python -m tools api
 
-Only what the package and its parts name in `__all__`. A warning of pdoc's, such as a name that does
-not resolve, ends it.
+Warnings of pdoc, such as an unresolved name, are errors.
 """
 
 import inspect
@@ -21,7 +20,7 @@ def main() -> None:
     public = [getattr(nbhelpers, name) for name in nbhelpers.__all__]
     modules = [nbhelpers, *filter(inspect.ismodule, public)]
     for module in modules:
-        for name in module.__all__:  # pdoc sees only what has been loaded
+        for name in module.__all__:  # pdoc sees only loaded names
             module.__dict__.setdefault(name, getattr(module, name))
     pdoc.render.configure(docformat="google", show_source=False, math=False)
     with warnings.catch_warnings():

@@ -1,12 +1,11 @@
-"""AutoAttack (L2) of torchattacks on a shipped network: does a stranger's attack confirm ours?
+"""Evaluate a shipped network with AutoAttack (L2), an independent implementation.
 
 Usage: python -m tools autoattack NAME [--eps 0.5] [--n 1000] [--stages apgd-ce apgd-t fab-t square]
 [--write]
 
-The n test images are those that `nbhelpers evaluate` draws too. Each stage attacks what stood all
-before it, in small batches; what is found after a batch is kept in runs/bench/, and a later call
-goes on from there. torchattacks is looked for in .attacks, apart from .peers, for it brings a
-robustbench of its own (`make .attacks/.installed`).
+Test images are the sample of `nbhelpers evaluate`. Each stage attacks the images that withstood the
+stages before. Batches are saved in runs/bench/, where a later call resumes. torchattacks is imported
+from .attacks (`make .attacks/.installed`), since it needs another robustbench than .peers.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import torch
 from benchmarks import measure
 from nbhelpers import checkpoints, load_images, load_model, random_indices
 
-# the four of AutoAttack's standard version, in its order
+# AutoAttack's standard version, in order
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 BATCH = 100
 
@@ -46,34 +45,34 @@ def main() -> None:
     about, name = measure.header(), f"autoattack-{args.checkpoint}-{eps:g}-{args.n}"
     found = measure.load(name) or {"sha256": entry.sha256, "stages": {}}
     if found["sha256"] != entry.sha256:
-        found = {"sha256": entry.sha256, "stages": {}}  # of an older network of that name
+        found = {"sha256": entry.sha256, "stages": {}}  # the file had other weights
     model = load_model(args.checkpoint)
     drawn = random_indices("cifar10-sample", args.n)
     images, labels = (
         part.to(model.device) for part in load_images("cifar10-sample", indices=drawn)
     )
     with torch.no_grad():
-        standing = (model(images).argmax(1) == labels).nonzero()[:, 0].tolist()
-    percent = {"clean": 100 * len(standing) / args.n}
+        robust = (model(images).argmax(1) == labels).nonzero()[:, 0].tolist()
+    percent = {"clean": 100 * len(robust) / args.n}
     print(f"clean {percent['clean']:.1f} %")
     for stage in args.stages:
-        record = found["stages"].setdefault(stage, {"done": 0, "stood": [], "seconds": 0.0})
+        record = found["stages"].setdefault(stage, {"done": 0, "robust": [], "seconds": 0.0})
         attack = build(stage, Half(model), eps)
-        while record["done"] < len(standing):
-            rows, began = standing[record["done"] : record["done"] + BATCH], time.perf_counter()
+        while record["done"] < len(robust):
+            rows, began = robust[record["done"] : record["done"] + BATCH], time.perf_counter()
             moved = attack(images[rows], labels[rows])
             length = (moved - images[rows]).flatten(1).norm(dim=1)
             with torch.no_grad():
-                # Beyond the radius an image does not count, whatever the attack thinks of it.
-                stood = (model(moved).argmax(1) == labels[rows]) | (length > eps * 1.001)
-            record["stood"] += [
-                row for row, right in zip(rows, stood.tolist(), strict=True) if right
+                # images beyond the radius do not count
+                right = (model(moved).argmax(1) == labels[rows]) | (length > eps * 1.001)
+            record["robust"] += [
+                row for row, kept in zip(rows, right.tolist(), strict=True) if kept
             ]
             record["done"] += len(rows)
             record["seconds"] += time.perf_counter() - began
             measure.save(name, {**found, "about": about})
-        standing = record["stood"]
-        percent[stage] = 100 * len(standing) / args.n
+        robust = record["robust"]
+        percent[stage] = 100 * len(robust) / args.n
         print(f"after {stage} {percent[stage]:.1f} %, {record['seconds']:.0f} s", flush=True)
     if args.write:
         confirmed = {
@@ -87,9 +86,10 @@ def main() -> None:
 
 
 class Half(torch.nn.Module):
-    """The network with its representation in bfloat16, for the attack's search alone: what it finds
-    is judged above,
-    by the network itself. On a CPU of ours it is twice as fast."""
+    """The network with its representation in bfloat16, for the search only; main judges in float32.
+
+    Twice as fast on the CPU that we measured.
+    """
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()

@@ -1,8 +1,8 @@
-"""What the representations hold, over a whole data set: python -m tools evidence --out FOLDER
+"""Measure representations over a whole data set: python -m tools evidence --out FOLDER
 
-Inverts every image from noise, fills a hole in it, and draws every class, by a robust network and a
-standard one. A network that took no part judges: the other one of the pair, or `--judge`. Works in
-shards, so that it goes on where it was stopped. Prints a table of means with 95 % intervals.
+Inverts every image from noise, fills a hole in it, and draws every class, with a robust and a
+standard network. A held-out network judges: the other one, or `--judge`. Saves shards, from which a
+stopped run resumes. Prints means with 95 % intervals.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from nbhelpers.figures.results import mean_of
 from nbhelpers.files import write_text
 
 Scores = dict[str, dict[str, list[float]]]  # measure → pictures → one number per image
-DIGITS = {"SSIM": 3, "PSNR, dB": 1}  # of the measures that are no percentages
+DIGITS = {"SSIM": 3, "PSNR, dB": 1}  # decimals; percentages have none
 
 
 def main() -> None:
@@ -29,10 +29,10 @@ def main() -> None:
     parser.add_argument("--baseline", default="tiny-standard", help="standard network")
     parser.add_argument("--judge", help="a third network as judge of both")
     parser.add_argument("--dataset", default="pictures", help="images to invert")
-    parser.add_argument("--n", type=int, help="images drawn by the seed; all where not given")
+    parser.add_argument("--n", type=int, help="size of a random sample; default: all images")
     parser.add_argument("--shard", type=int, default=31, help="images at a time")
     parser.add_argument("--steps", type=int, default=80, help="gradient steps")
-    parser.add_argument("--seed", type=int, default=0, help="draws the images and the noise")
+    parser.add_argument("--seed", type=int, default=0, help="of sample and noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _inversions(pair, judges, images: Tensor, steps: int, seed: int) -> Scores:
 
 
 def _holes(pair, images: Tensor, steps: int, seed: int) -> Scores:
-    """A hole of 3/8 of a side in the middle, filled by matching the representation around it."""
+    """Fill a central hole, 3/8 of a side, by matching the representation around it."""
     height, width = images.shape[-2:]
     top, left = height * 5 // 16, width * 5 // 16
     mask, around = torch.zeros(height, width), torch.zeros(height, width)
@@ -121,7 +121,7 @@ def _classes(pair, judges, steps: int, seed: int) -> Scores:
 
 
 def _table(shards: list[Scores]) -> str:
-    """Markdown: a row for each kind of picture, a column for each measure."""
+    """A Markdown table: pictures as rows, measures as columns."""
     every: dict[str, dict[str, list[float]]] = {}
     for shard in shards:
         for measure, row in shard.items():

@@ -1,6 +1,6 @@
-"""Refuse notebooks that were not run from top to bottom: python tools/outputs_kept.py NOTEBOOK …
+"""Check that notebooks were run from top to bottom: python tools/outputs_kept.py NOTEBOOK …
 
-Our notebooks are read on the web, and nbval compares their outputs: they are committed with them. Needs no package.
+Notebooks are committed with outputs, for the web and for nbval. Needs no package.
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with a notebook's saved state, in a line; None where nothing is."""
+    """The fault of a notebook's saved state, in a line, or None."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     if [cell["execution_count"] for cell in code] != list(range(1, len(code) + 1)):

@@ -1,6 +1,4 @@
-"""Draw docs/photographs64.png: photographs that the seed picks, inverted through the two
-networks for 64 pixels.
-"""
+"""Draw docs/photographs64.png: random photographs inverted by the two 64-pixel networks."""
 
 import functools
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""The README's pictures: docs/speed.png, and a figure of each notebook: python -m tools picture
+"""Write the README's pictures: python -m tools picture
 
-The first is drawn out of what the benchmarks `step` and `distance` wrote.
+docs/speed.png, from the results of the benchmarks `step` and `distance`, and a figure of each
+notebook.
 """
 
 import base64
@@ -11,7 +12,7 @@ import PIL.Image
 
 from benchmarks import distance, measure, step
 
-# Which of a notebook's pictures, and how many dots of its height: its first rows, where it is long.
+# notebook → index of the figure, and height of its crop in dots
 FIGURES = {
     "0_robust_training": (1, 400),
     "1_brittleness": (0, 581),
@@ -25,7 +26,7 @@ FIGURES = {
     "9_layers": (0, 280),
     "10_classes": (1, 421),
 }
-CLASSES = 505  # dots of the sheet of classes above the README: its first rows
+CLASSES = 505  # height of the crop of the classes' sheet, dots
 
 
 def main() -> None:
@@ -39,7 +40,9 @@ def main() -> None:
             cropped = picture.crop((0, 0, picture.width, min(height, picture.height)))
             cropped.save(measure.ROOT / "docs" / f"{name}.png", optimize=True)
             print(f"wrote docs/{name}.png")
-    with PIL.Image.open(io.BytesIO(base64.b64decode(drawn[0]))) as sheet:  # notebook 10 came last
+    with PIL.Image.open(
+        io.BytesIO(base64.b64decode(drawn[0]))
+    ) as sheet:  # notebook 10, the last one
         sheet.crop((0, 0, sheet.width, CLASSES)).save(measure.ROOT / "docs" / "classes64.png")
         print("wrote docs/classes64.png")
     steps, distances = measure.load("step"), measure.load(f"distance-{distance.ROBUST}")

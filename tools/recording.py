@@ -1,8 +1,6 @@
-"""One inversion, computed in the exported page, as an animated picture: python -m tools recording
-[PAGE]
+"""Record one inversion in the exported page, docs/inversion.webp: python -m tools recording [PAGE]
 
-Writes docs/inversion.webp for the README: what a visitor sees, from noise to the hundredth step, in
-four seconds. PAGE is one that `nbhelpers gallery` wrote; without it one is made.
+PAGE is from `nbhelpers gallery`; without it, one is exported.
 """
 
 import io
@@ -17,7 +15,7 @@ from nbhelpers.page import export_page
 from tests.browser_support import browser, chromium
 
 PICK = 1  # a gorilla
-SECONDS, HELD = 4.0, 1.5  # of the run, and of its last picture
+SECONDS, LAST = 4.0, 1.5  # durations of the run and of its last picture
 FRAMES = 40  # at most
 LIMIT = 3_000_000  # bytes
 
@@ -45,7 +43,7 @@ def main() -> None:
     each = int(1000 * SECONDS / len(pictures))
     path = measure.ROOT / "docs" / "inversion.webp"
     first, *others = pictures
-    durations = [each] * len(others) + [int(1000 * HELD)]
+    durations = [each] * len(others) + [int(1000 * LAST)]
     first.save(
         path, save_all=True, append_images=others, duration=durations, loop=0, quality=80, method=4
     )

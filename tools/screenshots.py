@@ -1,6 +1,6 @@
-"""The demos in JupyterLab as pictures: python -m tools screenshots
+"""Screenshots of the demos in JupyterLab, docs/demo-*.png: python -m tools screenshots
 
-Writes docs/demo-*.png for the README, and the same in the dark into runs/bench/.
+The dark theme's go to runs/bench/.
 """
 
 import io
@@ -24,12 +24,12 @@ from tests.browser_support import (
 SERIES = """import nbhelpers as nb
 images, labels = nb.load_images("cifar10-sample", indices=range(12))
 nb.widgets.epsilon_series("cifar10-l2-0.5", images, labels)"""
-PICK = 3  # of the first picker; the demos open with others
+PICK = 3  # of the first picker
 LIMIT = 150_000  # bytes of a picture
 THEMES = {"JupyterLab Light": measure.ROOT / "docs", "JupyterLab Dark": measure.FOLDER}
-# What the demo covers of the page: its cell is wider.
+# The demo's bounding box, which is narrower than its cell.
 BOX = """(output) => {
-  document.activeElement.blur(); // a mouse would leave no ring
+  document.activeElement.blur(); // no focus ring
   output.scrollIntoView({ block: "center" });
   const all = output.querySelectorAll(".nb-widget :is(img, canvas, figcaption, button, span, .nb-label, .nb-note)");
   const range = document.createRange();
@@ -76,9 +76,7 @@ def main() -> None:
 
 
 def _paint(notebook: Notebook) -> None:
-    """A stroke on the canvas, with the second component of the robust network's palette: an
-    automobile's.
-    """
+    """Paint a stroke with the second component, an automobile's."""
     notebook.page.locator(".nb-palette [role=option]").nth(1).click()
     board = notebook.page.locator(".nb-board")
     board.scroll_into_view_if_needed()
@@ -103,7 +101,7 @@ def _change_theme(notebook: Notebook, theme: str) -> None:
     notebook.page.wait_for_function(
         "(theme) => document.body.dataset.jpThemeName === theme", arg=theme
     )
-    notebook.page.wait_for_timeout(500)  # its style sheet is on its way
+    notebook.page.wait_for_timeout(500)  # its style sheet loads
 
 
 def _save(shot: bytes, path: Path) -> None:

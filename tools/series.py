@@ -1,4 +1,4 @@
-"""The model card's table and curve, out of the manifest: python -m tools series"""
+"""The model card's table and curve, from the manifest: python -m tools series"""
 
 from pathlib import Path
 

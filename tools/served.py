@@ -1,9 +1,7 @@
-"""Published files in the small and in full size, without the internet: written by the real library,
-served from here.
+"""Substitutes for published files: written by the original library, served from this machine.
 
-Weights are random but for the last layer, which is fitted to most of the photographs: so the
-network passes the notebooks' check of imported networks, and errs on some. What it draws means
-nothing.
+Weights are random except the last layer, fitted to most photographs, so that the network passes the
+check of imported networks and errs on some images.
 """
 
 import contextlib
@@ -29,14 +27,12 @@ PEERS = ROOT / ".peers"
 
 
 def knowing(architecture: str, *, size: int = 224, seed: int = 0) -> dict[str, Tensor]:
-    """The state dict of torchvision's `architecture` with random features, and a head that knows
-    40 photographs.
-    """
+    """The state dict of a random torchvision network whose head is fitted to 40 photographs."""
     torch.manual_seed(seed)
     network = torchvision.models.get_model(architecture, weights=None)
-    for module in network.modules():  # at 1 activations would grow or fade from layer to layer
+    for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
+            module.momentum = None  # cumulative statistics, else activations explode or vanish
     facts = nb.checkpoints.dataset_facts("imagenet")
     images, labels = nb.load_images(
         "photographs", indices=[i for i in range(49) if i % 6], size=size
@@ -56,11 +52,10 @@ def knowing(architecture: str, *, size: int = 224, seed: int = 0) -> dict[str, T
 
 
 def save_as_robustness(architecture: str, states: Mapping[Path, dict[str, Tensor]]) -> None:
-    """Write state dicts as `robustness` writes them: in a process of its own, with the real
-    library's code.
+    """Write state dicts with the `robustness` library, in another process.
 
     Raises:
-        RuntimeError: the library failed; its message.
+        RuntimeError: the library failed.
     """
     for path, state in states.items():
         np.savez(path.with_suffix(".npz"), **{key: tensor.numpy() for key, tensor in state.items()})
@@ -76,11 +71,10 @@ def save_as_robustness(architecture: str, states: Mapping[Path, dict[str, Tensor
 
 @dataclass
 class Server:
-    """What is served, and what was asked for."""
+    """A server's folder, and its log of requests."""
 
     folder: Path
-    # bytes after which the next connections are closed
-    cuts: list[int] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)  # bytes after which the next connections close
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, file, range
     sent: int = 0  # bytes
     address: str = ""
@@ -88,7 +82,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    """A server of a folder's files on this machine, which knows ranges and can break off."""
+    """Serve a folder on this machine, with ranges and broken connections."""
     state = Server(folder)
 
     class Handler(BaseHTTPRequestHandler):

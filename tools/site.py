@@ -1,7 +1,6 @@
-"""The web site into build/site: README as its first page, docs, notebooks, demos, API reference.
+"""Build the web site, build/site: README, docs, notebooks, demos, API reference.
 
-python -m tools site: after `make gallery api`, whose files it takes in. Every link that leads to a
-file must find it there.
+python -m tools site, after `make gallery api`. Dead links are errors.
 """
 
 import html
@@ -37,7 +36,7 @@ td img {{ max-width: 20rem; }}
 <main>{body}</main>
 </html>
 """
-# docs/api.md says how to make the reference; here it is made.
+# the site has the reference, docs/api.md only the command to build it
 REFERENCE = {"docs/api.md": "api/nbhelpers.html", "api.md": "../api/nbhelpers.html"}
 PAGES = {
     "Robust representations": "index.html",
@@ -76,19 +75,19 @@ def copy(source: Path, target: Path) -> Path:
 
 
 def place(link: str) -> str:
-    """Where the site has what a link of the repository's texts names."""
+    """The site's address for a link in the repository."""
     link = REFERENCE.get(link, link)
     link = re.sub(r"(^|/)README\.md", r"\1index.html", link)
     return re.sub(r"\.(md|ipynb)(?=#|$)", ".html", link)
 
 
 def placed(page: str) -> str:
-    """A page whose links to Markdown files and notebooks lead to their pages."""
+    """A page with its links to Markdown files and notebooks replaced by the site's."""
     return re.sub(r'href="([^":]+)"', lambda m: f'href="{place(m[1])}"', page)
 
 
 def write(source: Path) -> None:
-    """One Markdown file as a page of the site, with ids on its headings as GitHub makes them."""
+    """Write a Markdown file as a page, with GitHub's heading ids."""
     relative = Path(place(str(source.relative_to(ROOT).as_posix())))
     up = "../" * (len(relative.parts) - 1)
     markdown = mistune.create_markdown(escape=False, plugins=["table", "strikethrough"])
@@ -111,9 +110,9 @@ def slug(heading: str) -> str:
 
 
 def dead(page: Path) -> list[str]:
-    """Links of a page to files that the site has not, or to headings that the file has not."""
+    """Links of a page to missing files or headings."""
     if page.is_relative_to(SITE / "api") or page == SITE / "demos.html":
-        return []  # pdoc checks its own; the demos link to nothing
+        return []  # pdoc checks its own pages; the demos have no links
     lost = []
     for link in re.findall(r'(?:href|src)="([^":]*)"', page.read_text(encoding="utf-8")):
         name, _, anchor = unquote(link).partition("#")

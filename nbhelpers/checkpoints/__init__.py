@@ -1,4 +1,4 @@
-"""Checkpoints: the manifest, checked downloads, and readers that never run pickled code."""
+"""Checkpoints: the manifest, verified downloads, and readers that never run pickled code."""
 
 from nbhelpers.checkpoints.downloads import download, fetch, save_checkpoint, sha256
 from nbhelpers.checkpoints.entries import Entry, dataset_facts, entry, manifest, write_entry

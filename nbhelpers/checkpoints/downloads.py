@@ -1,4 +1,4 @@
-"""Checkpoints by name: checked files, downloaded at first use and written whole."""
+"""Checkpoints by name: verified downloads and atomic writes."""
 
 import hashlib
 import itertools
@@ -20,7 +20,7 @@ from nbhelpers.checkpoints.entries import Entry, entry, manifest, write_entry
 from nbhelpers.checkpoints.readers import read_weights, text_instead
 from nbhelpers.files import cache_folder, save_tensors, write_text
 
-_TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
+_TIMEOUT = (10, 60)  # seconds: to connect, between chunks
 
 
 def sha256(path: Path) -> str:
@@ -30,31 +30,29 @@ def sha256(path: Path) -> str:
 
 
 def weights_sha256(name: str | Path) -> str:
-    """The sha256 of the weights that `load_model` takes for a name or a path; "" for those a
-    library has.
+    """SHA-256 of the weights behind a name or path; "" for a library's.
 
     Raises:
-        ValueError, OSError: as in `fetch`, for a name whose weights the manifest has no sha256 of.
+        ValueError, OSError: as in `fetch`, if the manifest has no sha256.
     """
     known, path = manifest(), Path(name).expanduser()
     if str(name) in known:
         return known[str(name)].sha256 or sha256(fetch(str(name)))
-    if not path.is_file() and "#" in path.name:  # one of several networks in a file
+    if not path.is_file() and "#" in path.name:  # file.pth#key
         path = path.with_name(path.name.partition("#")[0])
     return sha256(path) if path.is_file() else ""
 
 
 def fetch(name: str) -> Path:
-    """A checked local file of the named checkpoint, downloaded at first use.
+    """The verified local file of a checkpoint, downloaded at first use.
 
-    It is looked for in checkpoints/, then in `cache_folder()`, where a file downloaded by hand may
-    be put too. A published file is converted to safetensors once; its sha256 and the converted
-    file's are recorded and checked ever after.
+    Searches checkpoints/, then `cache_folder()`, also for a file downloaded by hand. A published
+    file is converted to safetensors once; later calls verify both sha256.
 
     Raises:
-        ValueError: unknown name, or a file that is not what it was.
-        OSError: not found locally, and every download failed; the message says where to put it by
-            hand.
+        ValueError: unknown name, or an altered file.
+        OSError: not found, and every download failed; the message names the folder for a manual
+            download.
     """
     wanted = entry(name)
     if (shipped := files.CHECKPOINTS / wanted.file).exists():
@@ -70,7 +68,7 @@ def fetch(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{name}.lock").acquire()
     except OSError as error:
-        if ready.exists() and note.exists():  # a cache that others fill, and this user reads
+        if ready.exists() and note.exists():  # a shared, read-only cache
             _check(ready, json.loads(note.read_text(encoding="utf-8"))["safetensors"])
             return ready
         raise ValueError(
@@ -102,7 +100,7 @@ def _check(path: Path, expected: str) -> str:
 
 
 def _convert(original: Path, ready: Path, about: Entry, expected: str) -> str:
-    """Check a published file, write it as safetensors, and return its sha256."""
+    """Verify a published file, convert it to safetensors, return its sha256."""
     digest = _check(original, expected)
     weights = read_weights(original)
     if original != ready:
@@ -137,10 +135,10 @@ def _download(about: Entry, original: Path, ready: Path, expected: str) -> str:
 def _from_any(
     published: Sequence[str], path: Path, checked: Callable[[], str], *, size: int = 0
 ) -> str:
-    """Try each address in turn until one gives a file that passes; what `checked` returns of it.
+    """Download from the first address that passes `checked`; returns its result.
 
     Raises:
-        FileNotFoundError: none did; the message lists why.
+        FileNotFoundError: none passed; the message lists the reasons.
     """
     failures = []
     for url in addresses(path.name, published):
@@ -154,28 +152,25 @@ def _from_any(
 
 
 def addresses(file: str, published: Sequence[str]) -> list[str]:
-    """Where a file is looked for, in order: in the folder $NBHELPERS_MIRROR, an address, if set;
-    where published.
-    """
+    """Addresses to try, in order: under the URL $NBHELPERS_MIRROR if set, then as published."""
     mirror = os.environ.get("NBHELPERS_MIRROR", "").rstrip("/")
     return [f"{mirror}/{file}"] * bool(mirror) + list(published)
 
 
 def library_place(url: str) -> Path:
-    """Where torch keeps a library's weights: $TORCH_HOME/hub/checkpoints, or the like."""
+    """Torch's local path of a library's weights, in $TORCH_HOME/hub/checkpoints by default."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def fetch_library(url: str) -> Path:
-    """torchvision's weights, downloaded at first use to where torch itself would put them, and
-    checked.
+    """torchvision's weights, downloaded at first use to torch's own folder and verified.
 
     Args:
-        url: whose file name ends in the first digits of its sha256, as in resnet50-11ad3fa6.pth.
+        url: ends in the first digits of the file's sha256, as in resnet50-11ad3fa6.pth.
 
     Raises:
-        ValueError: the file there is another one.
-        OSError: every download failed; the message says where to put it by hand.
+        ValueError: the local file is another one.
+        OSError: every download failed; the message names the folder for a manual download.
     """
     path = library_place(url)
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
@@ -204,9 +199,7 @@ def fetch_library(url: str) -> Path:
 
 
 def remote_size(url: str) -> int:
-    """Bytes of the file at an address, as its server says; 0 where it does not, or does not
-    answer.
-    """
+    """Content-Length of an address in bytes; 0 if unknown."""
     import requests
 
     try:
@@ -220,27 +213,25 @@ def remote_size(url: str) -> int:
 
 
 def download(url: str, path: Path, *, size: int = 0) -> None:
-    """Download with progress. What a broken connection left is kept, and the next call goes on from
-    there.
+    """Download with progress; a broken download resumes, also in the next call.
 
-    Proxies are taken from the environment (HTTPS_PROXY).
+    Uses proxies of the environment (HTTPS_PROXY).
 
     Args:
         url: http or https.
-        path: where the complete file goes; it never holds half of one.
-        size: bytes to expect; 0 where unknown.
+        path: of the complete file, never a partial one.
+        size: expected bytes; 0 if unknown.
 
     Raises:
-        OSError: no connection, an error status, or it kept breaking.
-        ValueError: HTML or another text in place of weights, or a wrong size.
+        OSError: no connection, an error status, or repeated disconnects.
+        ValueError: HTML or other text instead of weights, or a wrong size.
     """
-    # here, like others below: a bare PyTorch image, where networks are trained, lacks it
-    import requests
+    import requests  # here and below: missing in a bare PyTorch container
 
-    # One partial file per address: bytes of two mirrors are never mixed.
+    # One partial file per address, so bytes of two mirrors never mix.
     part = path.with_name(f".{path.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
     stalled, failure = 0, "it would not continue"
-    while stalled < 3:  # in a row, without a new byte
+    while stalled < 3:  # consecutive attempts without a new byte
         before = part.stat().st_size if part.exists() else 0
         try:
             if _receive(url, path, part, size):
@@ -258,7 +249,7 @@ def download(url: str, path: Path, *, size: int = 0) -> None:
 
 
 def _receive(url: str, path: Path, part: Path, size: int) -> bool:
-    """Append to `part` what it lacks; False where it was no use and is gone."""
+    """Append the missing bytes to `part`; False if `part` was invalid and deleted."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
@@ -267,14 +258,14 @@ def _receive(url: str, path: Path, part: Path, size: int) -> bool:
         if response.status_code == 416 or (
             response.status_code == 206 and not _continues(response.headers, have)
         ):
-            part.unlink()  # not the file this was a part of
+            part.unlink()  # the server's file has changed
             return False
         response.raise_for_status()
         if response.status_code != 206:
             have = 0
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else 0
-        # what a broken connection loses is at most one piece
+        # small chunks: a broken connection loses at most one
         pieces = response.iter_content(1 << 14)
         first = next(pieces, b"")
         if not have and (text := text_instead(first, response.headers.get("Content-Type", ""))):
@@ -287,7 +278,7 @@ def _receive(url: str, path: Path, part: Path, size: int) -> bool:
                 file.write(piece)
                 bar.update(len(piece))
     received = part.stat().st_size
-    # a server that closes early does not always make requests complain
+    # requests does not always report a connection closed early
     if total and received < total:
         raise requests.ConnectionError(f"closed after {received} of {total} bytes")
     if size and received != size:
@@ -301,16 +292,12 @@ def _continues(headers: Mapping[str, str], have: int) -> bool:
 
 
 def save_checkpoint(target: str | Path, state: Mapping[str, Tensor], about: Entry) -> Entry:
-    """Write weights as safetensors, with `about` inside, whole or not at all.
+    """Write weights and `about` as safetensors, atomically; returns `about` completed.
 
     Args:
-        target: a path that ends in .safetensors, or a name, which goes to checkpoints/ and into the
-            manifest.
-        state: tensors by the network's own keys; moved to the CPU.
-        about: what is known of the network; `name`, `file` and `sha256` are filled in here.
-
-    Returns:
-        `about`, completed.
+        target: a .safetensors path, or a name for checkpoints/ and the manifest.
+        state: the network's state dict.
+        about: its facts; `name`, `file` and `sha256` are filled in.
     """
     named = not str(target).endswith(".safetensors")
     path = files.CHECKPOINTS / f"{target}.safetensors" if named else Path(target)

@@ -1,4 +1,4 @@
-"""The manifest: what is known of each network, and of the data sets they were trained on."""
+"""The manifest of networks and their training data sets."""
 
 import functools
 import re
@@ -18,42 +18,38 @@ from nbhelpers.names import near
 
 @dataclass(frozen=True)
 class Entry:
-    """What the manifest says of one network. Accuracies are percentages."""
+    """The manifest's facts of one network. Accuracies are percentages."""
 
     name: str
     file: str
-    # "resnet18" is a CIFAR ResNet of nbhelpers.networks.resnets, "torchvision:resnet50"
-    # torchvision's
-    architecture: str
+    architecture: str  # "resnet18" (nbhelpers.networks.resnets), "torchvision:resnet50", …
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = ""
-    # ("torchvision",) for its names of ImageNet's; `entry` spells them out
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # ("torchvision",): its ImageNet names, resolved by `entry`
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    image_size: int | tuple[int, ...] = 0  # pixels; (height, width) where they differ
-    sha256: str = ""  # of `file`; empty: recorded at first use
+    image_size: int | tuple[int, ...] = 0  # pixels, or (height, width)
+    sha256: str = ""  # of `file`; "": recorded at first use
     size: int = 0  # bytes of `file`; 0: unknown
     urls: tuple[str, ...] = ()  # tried in order
     training: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)  # measured here
-    published: Mapping[str, Any] = field(default_factory=dict)  # from the source it names
-    verified: str = (
-        "real weights"  # or "weights written by the real library", "documented format only"
-    )
+    published: Mapping[str, Any] = field(default_factory=dict)  # with its source
+    # or "weights written by the real library", "documented format only"
+    verified: str = "real weights"
 
 
 def manifest() -> dict[str, Entry]:
-    """Every entry of checkpoints/manifest.toml, by name.
+    """Name → entry of checkpoints/manifest.toml.
 
     Raises:
-        ValueError: the manifest cannot be parsed, or an entry has an unknown or a missing field.
+        ValueError: unparsable, or an entry with an unknown or missing field.
     """
     return dict(_parsed(*_version())[0])
 
 
 def _version() -> tuple[Path, tuple[int, ...]]:
-    """The manifest's file, and what changes whenever the file does."""
+    """The manifest's path, and a cache key that changes with the file."""
     path = files.CHECKPOINTS / "manifest.toml"
     try:
         about = path.stat()
@@ -66,7 +62,7 @@ def _version() -> tuple[Path, tuple[int, ...]]:
 def _parsed(
     path: Path, version: tuple[int, ...]
 ) -> tuple[dict[str, Entry], dict[str, dict[str, Any]]]:
-    """The manifest's networks and its data sets; a file that has not changed is parsed once."""
+    """The manifest's networks and data sets, cached until the file changes."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -80,10 +76,10 @@ def _parsed(
 
 
 def entry_of(name: str, table: Mapping[str, Any]) -> Entry:
-    """An entry of its fields, checked; lists become tuples.
+    """A checked entry; lists become tuples.
 
     Raises:
-        ValueError: an unknown or a missing field, or one of another type.
+        ValueError: an unknown or missing field, or a wrong type.
     """
     known = {f.name for f in fields(Entry)}
     if unknown := set(table) - known:
@@ -108,10 +104,10 @@ def entry_of(name: str, table: Mapping[str, Any]) -> Entry:
 
 
 def entry(name: str) -> Entry:
-    """The manifest's entry of that name.
+    """The manifest's entry of a name.
 
     Raises:
-        ValueError: no such name; the message lists the near ones.
+        ValueError: unknown name; the message lists similar ones.
     """
     entries = manifest()
     if name not in entries:
@@ -126,16 +122,14 @@ def entry(name: str) -> Entry:
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet's 1,000 classes, as torchvision has them."""
-    from torchvision.models import ResNet18_Weights  # here, as it takes seconds to import
+    """torchvision's names of the 1,000 ImageNet classes."""
+    from torchvision.models import ResNet18_Weights  # late: the import takes seconds
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def write_entry(about: Entry) -> None:
-    """Put one entry into checkpoints/manifest.toml, or replace it; the rest of the file stays as
-    it is.
-    """
+    """Add or replace one entry of checkpoints/manifest.toml; the rest is unchanged."""
     import tomlkit
 
     path = files.CHECKPOINTS / "manifest.toml"
@@ -152,16 +146,16 @@ def write_entry(about: Entry) -> None:
         start = own[0] if own else len(lines)
         end = next((i for i in heads if own and i > own[-1]), len(lines))
         while end > start and (not lines[end - 1] or lines[end - 1].startswith("#")):
-            end -= 1  # a comment above the next entry is that one's
+            end -= 1  # comments above the next entry belong to it
         fresh = ([] if own or not lines else [""]) + tomlkit.dumps({about.name: kept}).splitlines()
         write_text(path, "\n".join([*lines[:start], *fresh, *lines[end:]]) + "\n")
 
 
 def dataset_facts(name: str) -> dict[str, Any]:
-    """Mean, std, classes and image size of a data set, as the manifest's [datasets] has them.
+    """Mean, std, classes and image size of a data set in the manifest's [datasets].
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: unknown name.
     """
     tables = _parsed(*_version())[1]
     if name not in tables:

@@ -1,11 +1,10 @@
-"""Read torch checkpoints without running anything in them.
+"""Read torch checkpoints without executing their code.
 
-A pickle is a program: it names functions and has them called. Here a name gives an `Inert`, which
-is never called, but for the few that rebuild containers and tensors, and these are given our own
-functions. The unpickler is Python's own in Python: the one in C reserves as much memory as a memo's
-index says, and hashes nested tuples, which may take years or end the process. `torch.load` is not
-used for the rest: it unpacks tar files, hands TorchScript to its compiler, and lets a tensor
-enlarge its storage.
+A pickle is a program that calls functions by name. Here names become `Inert` objects, which are
+never called; our own functions replace the few that rebuild containers and tensors. The unpickler
+is Python's pure-Python one: the C version allocates memory by a memo index in the file, and hashes
+nested tuples, which can take years. `torch.load` is unsafe too: it unpacks tar files, compiles
+TorchScript, and lets a tensor enlarge its storage.
 """
 
 import io
@@ -21,9 +20,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-MAX_PICKLE = 64 << 20  # bytes; a pickle holds keys and shapes, the tensors lie outside it
-# reads; a tensor takes about 65, and each may cost some hundred bytes of memory
-MAX_READS = 2_000_000
+MAX_PICKLE = 64 << 20  # bytes of keys and shapes; tensor data is outside
+MAX_READS = 2_000_000  # about 65 per tensor; each may cost some hundred bytes
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -47,22 +45,22 @@ _FAULTS = (
     EOFError,
     struct.error,
     pickle.UnpicklingError,
-    DeprecationWarning,  # an odd escape in a text string, where warnings are errors
+    DeprecationWarning,  # an invalid escape in a string, if warnings are errors
 )
 
 
 class Inert:
-    """Stands for a class, a function, or what calling it would have made. Nothing was called."""
+    """Placeholder of a class, a function, or a call's result; nothing is called."""
 
     __slots__ = ("items", "name", "state")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.state: object = None  # what __setstate__ would have been given
-        self.items = Table()  # what __setitem__ would have been given
+        self.state: object = None  # argument of __setstate__
+        self.items = Table()  # arguments of __setitem__
 
     def append(self, _: object) -> None:
-        """Lose a member, of a list or a set of another kind."""
+        """Drop a member of a list or set subclass."""
 
     extend = append
 
@@ -71,20 +69,19 @@ class Inert:
 
 
 class Table(dict[Any, Any]):
-    """A dictionary of the file; `state` holds its attributes, such as a state dict's versions."""
+    """A dictionary of the file; `state` has its attributes, such as a state dict's versions."""
 
     state: object = None
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        # Only keys whose hash is cheap and cannot be chosen: nested tuples can be made to hash for
-        # years.
+        # Only keys that hash fast: nested tuples can take years.
         if isinstance(key, str) or (isinstance(key, int) and 0 <= key < 1 << 31):
             super().__setitem__(key, value)
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers in the file."""
+    """A typed byte range of the file."""
 
     key: str
     dtype: torch.dtype
@@ -98,7 +95,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor that has not been read yet."""
+    """A tensor not yet read."""
 
     storage: Storage
     dtype: torch.dtype
@@ -124,10 +121,10 @@ class Stored:
             return torch.zeros([min(n, 1 << 20) for n in self.size], dtype=self.dtype)
         steps = zip(self.size, self.stride, strict=True)
         last = self.offset + sum((n - 1) * step for n, step in steps)
-        # A stride of 0 would let a few bytes stand for any amount of memory.
+        # A stride of 0 would expand a few bytes to any size.
         if (last + 1) * self.dtype.itemsize > len(data) or self.bytes > len(data):
             raise ValueError("a tensor reaches beyond its storage")
-        # A bool byte other than 0 and 1 would be undefined.
+        # A bool byte other than 0 and 1 is undefined.
         truth = self.dtype is torch.bool
         raw = torch.frombuffer(data, dtype=torch.uint8 if truth else self.dtype)
         view = raw.as_strided(self.size, self.stride, self.offset)
@@ -136,9 +133,7 @@ class Stored:
 
 @dataclass
 class Content:
-    """A checkpoint file: its objects, with tensors still to be read, and the names that were not
-    called.
-    """
+    """A checkpoint file's objects, unread tensors, and names not called."""
 
     top: object
     kind: str
@@ -147,10 +142,10 @@ class Content:
     inert: set[str]
 
     def tensors(self, wanted: dict[str, Stored]) -> dict[str, Tensor]:
-        """Read tensors, each storage once; entries that share one tensor get one tensor.
+        """Read tensors, each storage once; shared tensors stay shared.
 
         Raises:
-            ValueError: one that does not fit its storage, or a file that ends before it.
+            ValueError: a tensor beyond its storage, or a truncated file.
         """
         stored = sorted(set(wanted.values()), key=lambda one: (one.storage.key, one.storage.length))
         if sum(one.bytes for one in stored) > 4 * self.storage_bytes + 1024:
@@ -165,7 +160,7 @@ class Content:
 
 
 class _Bounded:
-    """A file that never reads more than it has, nor more than one pickle may hold."""
+    """A file with limits on bytes and reads."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.left, self.reads = file, min(size - file.tell(), MAX_PICKLE), 0
@@ -188,7 +183,7 @@ def _mapping(args: Sequence[Any]) -> Table:
     if args and isinstance(args[0], list):
         for key, value in args[0]:
             made[key] = value
-        args[0].clear()  # or one list, called for again and again, would fill the memory
+        args[0].clear()  # else repeated calls on one list fill the memory
     return made
 
 
@@ -202,7 +197,7 @@ def _tensor(args: Sequence[Any]) -> Stored:
 
 
 def _of_type(args: Sequence[Any]) -> object:
-    """A tensor of a subclass as a plain one."""
+    """A plain tensor from a subclass."""
     return _tensor(args[2]) if args[0] is _tensor else Inert("a tensor subclass")
 
 
@@ -231,9 +226,9 @@ _PYTHONS: Any = pickle._Unpickler
 
 
 class _Unpickler(_PYTHONS):
-    """Builds containers, numbers, strings and `Stored` tensors; calls nothing that a file names.
+    """Builds containers, numbers, strings and `Stored` tensors.
 
-    Whatever could call, hash, import or set an attribute is replaced in the table of opcodes.
+    All opcodes that call, hash, import or set attributes are replaced.
     """
 
     def __init__(self, file: Any, inert: set[str], storages: dict[str, Storage]) -> None:
@@ -253,7 +248,7 @@ class _Unpickler(_PYTHONS):
         return Inert(full)
 
     def persistent_load(self, pid: object) -> object:
-        """Torch's are ('storage', class, key, device, length[, view]) and ('module', …)."""
+        """Torch's ids: ('storage', class, key, device, length[, view]) and ('module', …)."""
         if not isinstance(pid, tuple) or len(pid) < 2:
             raise ValueError("a persistent id that is not torch's")
         if pid[0] == "module":
@@ -294,7 +289,7 @@ class _Unpickler(_PYTHONS):
         self.append(made)
 
     def _skip_frame(self) -> None:
-        self.read(8)  # no opcode is read past the count of reads
+        self.read(8)  # no frame buffer, so every read counts
 
     dispatch = _PYTHONS.dispatch | {
         pickle.FRAME[0]: _skip_frame,
@@ -304,25 +299,25 @@ class _Unpickler(_PYTHONS):
         pickle.BUILD[0]: _build,
         pickle.DICT[0]: _dict,
         pickle.EMPTY_DICT[0]: lambda self: self.append(Table()),
-        # sets as lists, since members would be hashed
+        # sets as lists: members would be hashed
         pickle.EMPTY_SET[0]: _PYTHONS.load_empty_list,
         pickle.ADDITEMS[0]: _PYTHONS.load_appends,
         pickle.FROZENSET[0]: _PYTHONS.load_tuple,
-        # not as much memory as it says, but as there is
+        # allocates by the bytes present, not by the length given
         pickle.BYTEARRAY8[0]: _PYTHONS.load_binbytes8,
     }
 
 
 def run(file: Any, inert: set[str], storages: dict[str, Storage]) -> Any:
-    """Read one pickle from `file`.
+    """Read one pickle.
 
     Args:
-        file: with read and readline, at the pickle's beginning.
-        inert: is added the names that were asked for and not called.
-        storages: is added what the tensors lie in.
+        file: has read and readline.
+        inert: collects the names not called.
+        storages: collects the tensors' storages.
 
     Raises:
-        ValueError: not a pickle, cut short, or one that asks for what no checkpoint needs.
+        ValueError: not a pickle, truncated, or with content no checkpoint needs.
     """
     try:
         return _Unpickler(file, inert, storages).load()
@@ -331,7 +326,7 @@ def run(file: Any, inert: set[str], storages: dict[str, Storage]) -> Any:
 
 
 def read_zip(archive: zipfile.ZipFile) -> Content:
-    """A file of `torch.save` since 1.6, or a TorchScript archive."""
+    """Read a `torch.save` file since 1.6, or a TorchScript archive."""
     pickles = [
         name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")
     ]
@@ -364,7 +359,7 @@ def read_zip(archive: zipfile.ZipFile) -> Content:
 
 
 def read_legacy(file: BinaryIO, size: int) -> Content:
-    """A file of `torch.save` before 1.6: five pickles, then the storages one after another."""
+    """Read a `torch.save` file before 1.6: five pickles, then the storages."""
     inert = set[str]()
     storages: dict[str, Storage] = {}
     magic, _, _ = (run(_Bounded(file, size), inert, {}) for _ in range(3))

@@ -25,14 +25,14 @@ _STATE_KEYS = (
     "params_ema",
 )
 
-# What stands beside a network's weights and is not the network: losses, metrics, counters, copies,
-# and the block of TRADES' wide ResNets that no pass uses.
+# Entries beside the network's weights: losses, metrics, counters, copies, and the unused block of
+# TRADES' wide ResNets.
 _BESIDE = re.compile(
     r"(criterion|loss|loss_fn|loss_func|loss_function|metrics?|(train|val|valid|test)_\w+|accuracy|acc|ema|model_ema"
     r"|ema_model|teacher|optimizer|sub_block1)\..*|n_averaged|step|epoch|(.*\.)?total_(ops|params)"
 )
 
-# Buffers of a normalising layer, as robustness, robust-models-transfer and RobustBench name them.
+# A normalising layer's buffers in robustness, robust-models-transfer and RobustBench.
 _NORMALIZER = re.compile(
     r"(?:attacker\.|model\.|0\.|normali[sz]er?\.)*(?:new_)?(mean|std|mu|sigma)"
 )
@@ -47,31 +47,31 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Weights:
-    """A network's state dict under its bare keys, and the normalisation its file carries."""
+    """A state dict under bare keys, and the file's normalisation."""
 
     state: dict[str, Tensor]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    report: str  # which keys went where, what was dropped or stubbed; print it
-    scales: Mapping[str, Tensor]  # mean and std by their own keys
-    versions: Mapping[str, int]  # of its modules, by their names; empty where the file has none
+    report: str  # renamed, dropped and inert names, for printing
+    scales: Mapping[str, Tensor]  # mean and std by bare key
+    versions: Mapping[str, int]  # module name → layout version; may be empty
     raw: Mapping[str, Tensor]  # by the file's own keys
     entry: Entry | None = None  # written into the file by `save_checkpoint`
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """The tensors of one file by their own keys."""
+    """A file's tensors by its own keys."""
 
     state: dict[str, Tensor]
     report: list[str]
     versions: Mapping[Any, Any]
-    note: dict[str, Any]  # what safetensors of ours have beside their tensors
+    note: dict[str, Any]  # nbhelpers' own safetensors metadata
 
 
 def text_instead(head: bytes, content_type: str = "") -> str:
-    """What is wrong with a file that begins like this; "" where nothing is seen."""
-    if head.startswith((b"PK", b"\x80")):  # whatever the server calls it
+    """Why a file with this head is no checkpoint; "" if it may be one."""
+    if head.startswith((b"PK", b"\x80")):  # whatever the content type
         return ""
     start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if (
@@ -85,27 +85,25 @@ def text_instead(head: bytes, content_type: str = "") -> str:
 
 
 def read_weights(path: str | Path, inside: str = "") -> Weights:
-    """Read a checkpoint without running any code in it.
+    """Read a checkpoint without executing its code.
 
-    Files of torch.save (old and new, pickled with dill or not) and of safetensors. Keys lose
-    `module.`, `model.` and the attacker's copies of the weights; buffers of a normalizer become
-    mean and std; floats of any kind become float32.
+    Formats: torch.save (old, new, dill) and safetensors. Removes `module.` and `model.` prefixes
+    and the attacker's copies; a normalizer's buffers become mean and std; floats become float32.
 
     Args:
         path: a file.
-        inside: which of several networks in it: a key of its table ("state_dict_ema"), or what its
-            keys begin with.
+        inside: selects a network: a key of the file ("state_dict_ema"), or a prefix of keys.
 
     Raises:
-        ValueError: not a checkpoint, damaged, or holding two different networks.
-        OSError: the file is not there or cannot be opened.
+        ValueError: not a checkpoint, damaged, or with two different networks.
+        OSError: the file is missing or cannot be opened.
     """
     path = Path(path)
     try:
         opened = _open(path, inside)
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # not there, not allowed: nothing about its content
+            raise  # missing or not permitted: not about its content
         reason = f"{error}".splitlines()[0][:300] if f"{error}" else type(error).__name__
         raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from None
     try:
@@ -144,7 +142,7 @@ def _open_safetensors(path: Path, inside: str) -> _Opened:
 
 
 def _own(opened: _Opened) -> Weights:
-    """A file of ours: it has the network's own keys, whatever they begin with."""
+    """Weights of an nbhelpers file, whose keys are the network's own."""
     note = dict(opened.note)
     report = [*opened.report, str(note.pop("report", ""))]
     versions = note.pop("versions", {})
@@ -162,7 +160,7 @@ def _own(opened: _Opened) -> Weights:
 
 
 def _under(state: dict[str, Any], inside: str) -> dict[str, Any]:
-    """What stands under a prefix, without it."""
+    """The entries under a prefix, without it."""
     prefix = inside.removesuffix(".") + "."
     found = {
         key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)
@@ -174,7 +172,7 @@ def _under(state: dict[str, Any], inside: str) -> dict[str, Any]:
 
 
 def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
-    # weights hardly compress; what grows more than twentyfold is a bomb
+    # weights hardly compress; more than twentyfold is a zip bomb
     stored = sum(m.file_size for m in members if m.compress_type == zipfile.ZIP_STORED)
     if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
         raise ValueError("a zip file of an unusual compression")
@@ -183,7 +181,7 @@ def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _choose(path: Path, content: pickles.Content, inside: str = "") -> _Opened:
-    """Find the state dict in what a pickle held."""
+    """Find the state dict in a pickle's content."""
     top = (
         content.top.items or content.top.state
         if isinstance(content.top, pickles.Inert)
@@ -197,7 +195,7 @@ def _choose(path: Path, content: pickles.Content, inside: str = "") -> _Opened:
     found, where = next(
         ((state, key) for key in keys if (state := _flat(table.get(key)))), (_flat(content.top), "")
     )
-    if not found:  # under a key that nobody else uses
+    if not found:  # under an unusual key
         states = {key: state for key, value in table.items() if (state := _flat(value))}
         if len(states) > 1:
             raise ValueError(
@@ -223,7 +221,7 @@ def _choose(path: Path, content: pickles.Content, inside: str = "") -> _Opened:
 
 
 def _versions(state: object) -> dict[Any, Any]:
-    """What torch notes beside a state dict: module name → version of its layout."""
+    """A state dict's metadata: module name → layout version."""
     note = state.state if isinstance(state, pickles.Table) else None
     table = note.get("_metadata") if isinstance(note, dict) else None
     return {
@@ -234,9 +232,7 @@ def _versions(state: object) -> dict[Any, Any]:
 
 
 def _unfolded(table: dict[Any, Any]) -> dict[str, Any]:
-    """A file's table; where a part of it is a table in turn, that one's parts too:
-    "state.model", say.
-    """
+    """A file's table, with entries of nested tables as "state.model"."""
     parts = {f"{key}": value for key, value in table.items()}
     inner = {
         key: value for key, value in parts.items() if isinstance(value, dict) and not _flat(value)
@@ -258,10 +254,7 @@ def _scalar(key: object, value: object) -> str:
 
 
 def _flat(top: object) -> dict[str, pickles.Stored]:
-    """The tensors of a state dict, or of a module that was pickled whole.
-
-    Shared and nested parts can make a small file look endless, hence the limits.
-    """
+    """The tensors of a state dict or pickled module; limited, since shared parts can nest."""
     flat, todo, visits = {}, [("", top, 0)], 0
     while todo:
         prefix, value, depth = todo.pop()
@@ -281,9 +274,9 @@ def _flat(top: object) -> dict[str, pickles.Stored]:
 
 
 def _parts(module: Any) -> Any:
-    """What a module's state dict would have: no buffers that are not kept, nor other attributes."""
+    """A module's state dict: no non-persistent buffers, no other attributes."""
     if not isinstance(module, dict) or "_parameters" not in module:
-        return module  # of TorchScript, say, where tensors are attributes
+        return module  # such as TorchScript's, where tensors are attributes
     passing = module.get("_non_persistent_buffers_set")
     names = [name for name in passing if isinstance(name, str)] if passing else []
     parts = [module.get(name) for name in ("_parameters", "_buffers", "_modules")]
@@ -292,9 +285,9 @@ def _parts(module: Any) -> Any:
 
 
 def _remap(opened: _Opened) -> Weights:
-    """Bare keys, mean and std from a checkpoint's own keys, and a report of it."""
+    """Weights under bare keys, from a file of any origin."""
     scales, notes = _scales(opened.state)
-    groups: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}  # the model's, the attacker's
+    groups: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}  # model, attacker
     for key, tensor in opened.state.items():
         if (bare := _unwrapped(key)) in scales and tensor.numel() in (1, 3):
             continue
@@ -337,9 +330,9 @@ def _remap(opened: _Opened) -> Weights:
 
 
 def _scales(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A normaliser's mean and std by their bare keys, and a report of them.
+    """A normaliser's mean and std by bare key, and a report.
 
-    A name is no proof: they come in pairs, of one length, under one prefix.
+    Names are no proof: they must be pairs of equal length under one prefix.
     """
     found: dict[str, Tensor] = {}
     named = {
@@ -368,7 +361,7 @@ def _scales(raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def _place(key: str) -> tuple[str, str]:
-    """What a normaliser's key begins with, and which of mean and std it is."""
+    """A normaliser key's prefix, and "mean" or "std"."""
     return key.rpartition(".")[0], _scale_kind(_unwrapped(key))
 
 
@@ -378,14 +371,14 @@ def _scale_kind(key: str) -> str:
 
 
 def _unwrapped(key: str) -> str:
-    """A key without the prefixes of DataParallel and of torch.compile."""
+    """A key without the prefixes of DataParallel and torch.compile."""
     while key.startswith(("module.", "_orig_mod.")):
         key = key.partition(".")[2]
-    return key.replace("._orig_mod.", ".")  # of a part that was compiled
+    return key.replace("._orig_mod.", ".")  # of a compiled submodule
 
 
 def _outside(group: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without `model.`, where all keys begin with it."""
+    """The tensors without `model.`, if it prefixes all keys."""
     while group and all(key.startswith("model.") for key in group):
         group = {key.removeprefix("model."): tensor for key, tensor in group.items()}
     return group
@@ -394,13 +387,12 @@ def _outside(group: dict[str, Tensor]) -> dict[str, Tensor]:
 def choose_prefix(
     state: Mapping[str, Tensor], wanted: Collection[str] = ("conv1.weight",)
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the network with these keys, without the prefix that a wrapper put before
-    them, and other keys.
+    """The tensors of the network with these keys, without a wrapper's prefix, and the other keys.
 
-    Where no prefix makes all keys fit, the state as it is.
+    If no prefix fits all keys, the state is unchanged.
 
     Raises:
-        ValueError: two networks fit, and they differ.
+        ValueError: two different networks fit.
     """
     one = next((key for key in wanted if key not in state), None) or next(iter(wanted), "")
     prefixes = [key.removesuffix(one) for key in state if key == one or key.endswith(f".{one}")]
@@ -429,7 +421,7 @@ def choose_prefix(
 
 
 def is_scale(key: str) -> bool:
-    """Whether a tensor of this name is the mean or std of a normaliser."""
+    """Whether a key names a normaliser's mean or std."""
     return _NORMALIZER.fullmatch(key) is not None
 
 

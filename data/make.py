@@ -1,6 +1,4 @@
-"""Make what this folder ships: the CIFAR-10 sample and the out-of-distribution images. Usage:
-python data/make.py
-"""
+"""Make the CIFAR-10 sample and the out-of-distribution images. Usage: python data/make.py"""
 
 import json
 from pathlib import Path
@@ -14,13 +12,11 @@ from nbhelpers.data.cifar10 import CIFAR10_CLASSES
 from nbhelpers.data.images import load_images
 
 HERE = Path(__file__).resolve().parent
-SIDE = 256  # pixels: the largest size at which these images are sharp
+SIDE = 256  # pixels, the largest size at which these images are sharp
 
 
 def photograph(name: str) -> Image.Image:
-    """The largest centred square of a picture in the scikit-image wheel, antialiased to SIDE
-    pixels.
-    """
+    """The largest centred square of a scikit-image picture, resized to SIDE pixels."""
     picture = Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
     width, height = picture.size
     side = min(width, height)
@@ -31,9 +27,7 @@ def photograph(name: str) -> Image.Image:
 
 
 def drawings() -> dict[str, Image.Image]:
-    """Generated images whose smallest detail is about 8 pixels, so that they survive a resize to
-    32.
-    """
+    """Generated images with details of at least 8 pixels, to survive a resize to 32."""
     random = np.random.default_rng(0)
     ramp = np.linspace(0, 255, SIDE).astype(np.uint8)
     across, down = np.meshgrid(ramp, ramp)
@@ -68,9 +62,7 @@ def drawings() -> dict[str, Image.Image]:
 
 
 def cifar10_sample(n: int = 2000, columns: int = 50) -> None:
-    """The first n test images as one sheet, `columns` to a row in reading order, and their
-    labels.
-    """
+    """The first n test images as one sheet, `columns` per row, and their labels."""
     images, labels = load_images("cifar10-test", indices=range(n))
     tiles = (
         (images * 255).round().byte().permute(0, 2, 3, 1).reshape(n // columns, columns, 32, 32, 3)

@@ -14,13 +14,13 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-SIDE = 160  # pixels of the longer side, at most: networks for 64 pixels need no more
-QUALITY = 80  # of WebP's colours; the transparency is lossless
-FAINT = 32  # of 255: opacity below which a pixel does not count as part of the object
+SIDE = 160  # pixels, longest side; enough for networks of 64 pixels
+QUALITY = 80  # of WebP colours; transparency is lossless
+FAINT = 32  # of 255: opacity below which a pixel is background
 
 
 def cut_out(path: Path) -> Image.Image:
-    """The object in a stamp, with its transparency: cropped to it, SIDE pixels or fewer."""
+    """A stamp cropped to its object, with transparency, at most SIDE pixels."""
     with Image.open(path) as stamp:
         picture = stamp.convert("RGBA")
     visible = picture.getchannel("A").point(lambda opacity: 255 * (opacity >= FAINT))
@@ -33,7 +33,7 @@ def cut_out(path: Path) -> Image.Image:
 
 
 def extract(package: Path) -> list[dict]:
-    """Write the stamps of objects.csv to objects/ and return their index."""
+    """Write the stamps of objects.csv to objects/; returns their index."""
     stamps = package / "usr/share/tuxpaint/stamps"
     if not stamps.is_dir():
         raise FileNotFoundError(f"{stamps} is not there; give the folder that dpkg-deb -x wrote")
@@ -53,7 +53,7 @@ def extract(package: Path) -> list[dict]:
 
 
 def table(index: list[dict]) -> str:
-    """The rows of README.md: author, licence and source with the pictures that they belong to."""
+    """The README table: author, licence, source and pictures."""
     names = defaultdict(list)
     for entry in index:
         names[entry["author"], entry["licence"], entry["source"]].append(entry["file"][:-5])

@@ -17,10 +17,8 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-SIDE = (
-    256  # pixels of the short side, as the usual preprocessing for ImageNet resizes before it crops
-)
-QUALITY = 88  # of WebP: 1.1 megabytes for 49 pictures
+SIDE = 256  # pixels of the short side, as ImageNet preprocessing resizes before the crop
+QUALITY = 88  # of WebP: 1.1 MB for 49 pictures
 LICENCES = {
     "CC-BY-2.0": "https://creativecommons.org/licenses/by/2.0/",
     "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/",
@@ -31,12 +29,12 @@ LICENCES = {
 
 
 def resource_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and content of every file in a Qt resource file.
+    """Path and content of each file in a Qt resource file.
 
     Raises:
-        ValueError: not a Qt resource file of version 1 to 3, or one with Zstandard compression.
+        ValueError: not a Qt resource file of version 1 to 3, or Zstandard compression.
 
-    Source: the format that Qt's `rcc --binary` writes (qtbase, src/tools/rcc/rcc.cpp).
+    Source: the format of Qt's `rcc --binary` (qtbase, src/tools/rcc/rcc.cpp).
     """
     content = path.read_bytes()
     if content[:4] != b"qres" or not 1 <= int.from_bytes(content[4:8], "big") <= 3:
@@ -44,7 +42,7 @@ def resource_files(path: Path) -> Iterator[tuple[str, bytes]]:
             f"{path}: not a Qt resource file of version 1 to 3; give the unpacked package's folder"
         )
     version, tree, data, names = struct.unpack_from(">4I", content, 4)
-    node_length = 14 if version == 1 else 22  # later versions add the time of the last change
+    node_length = 14 if version == 1 else 22  # later versions add a modification time
 
     def walk(number: int, folder: PurePosixPath) -> Iterator[tuple[str, bytes]]:
         start = tree + number * node_length
@@ -65,16 +63,14 @@ def resource_files(path: Path) -> Iterator[tuple[str, bytes]]:
         (at,) = struct.unpack_from(">I", content, start + 10)  # after country and language
         (length,) = struct.unpack_from(">I", content, data + at)
         stored = content[data + at + 4 : data + at + 4 + length]
-        # Qt puts the size before zlib's data
+        # Qt prepends the size to zlib's data
         yield (str(here), zlib.decompress(stored[4:]) if flags & 1 else stored)
 
     yield from walk(0, PurePosixPath())
 
 
 def credits(readme: str) -> dict[str, dict[str, str]]:
-    """Author, licence, source and changes of each file that a README of the package lists, by
-    its path there.
-    """
+    """Path → author, licence, source and changes, from a README of the package."""
     listed = {}
     for stanza in re.split(r"\n\s*\n", readme):
         fields = dict(re.findall(r"^(\w+):[ \t]*(.+)$", stanza, re.MULTILINE))
@@ -91,12 +87,12 @@ def credits(readme: str) -> dict[str, dict[str, str]]:
 
 
 def shrink(content: bytes, centre: str = "") -> bytes:
-    """The picture with SIDE pixels on its short side, or, if it is no larger, as it is.
+    """The image resized to SIDE pixels on its short side, unchanged if smaller.
 
     Args:
         content: an image file.
-        centre: where the subject of a wide picture is, as a fraction of the width: the square
-            nearest to it is cut out. Empty: nothing is cut.
+        centre: centre of the square crop of a wide image, as a fraction of the width; "" for no
+            crop.
     """
     picture = Image.open(io.BytesIO(content))
     width, height = picture.size
@@ -115,7 +111,7 @@ def shrink(content: bytes, centre: str = "") -> bytes:
 
 
 def extract(package: Path) -> list[dict]:
-    """Write the pictures of photographs.csv to photographs/ and return their index."""
+    """Write the pictures of photographs.csv to photographs/; returns their index."""
     with (HERE / "photographs.csv").open(encoding="utf-8", newline="") as lines:
         wanted = list(csv.DictReader(lines))
     folder = HERE / "photographs"
@@ -139,7 +135,7 @@ def extract(package: Path) -> list[dict]:
         slug = re.sub(r"\W+", "-", row["name"].lower())
         file = f"{slug}.webp" if not (folder / f"{slug}.webp").exists() else f"{slug}-2.webp"
         (folder / file).write_bytes(shrink(files[path], row["centre"]))
-        own = {"caption": row["caption"]} if row["caption"] else {}  # its name, where that differs
+        own = {"caption": row["caption"]} if row["caption"] else {}  # if it differs from the name
         label = {"file": file, "index": int(row["index"]), "name": row["name"]}
         index.append(label | own | credit)
     index.sort(key=lambda entry: entry["file"])
@@ -150,9 +146,7 @@ def extract(package: Path) -> list[dict]:
 
 
 def table(index: list[dict]) -> str:
-    """The rows of README.md: every picture with author, licence, source and what GCompris
-    changed.
-    """
+    """The README table: pictures with author, licence, source and GCompris's changes."""
     rows = ["| file | label | author | licence | changed before |", "|---|---|---|---|---|"]
     for entry in index:
         source = entry["source"].replace("(", "%28").replace(")", "%29")

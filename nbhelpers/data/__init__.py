@@ -1,4 +1,4 @@
-"""Images by name, by path or from arrays."""
+"""Images by name, path or array."""
 
 from nbhelpers.data.distortions import DISTORTIONS, distort, distort_to, interval, rank_correlation
 from nbhelpers.data.images import (

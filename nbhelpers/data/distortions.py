@@ -1,4 +1,4 @@
-"""Distortions of images, of growing strength or of one length; and how alike two rankings are."""
+"""Image distortions of given strength or L2 norm; rank correlation; bootstrap intervals."""
 
 import io
 import warnings
@@ -13,22 +13,22 @@ from torch.nn import functional
 from nbhelpers.types import Images, PerImage, check_images, seeded, whole
 
 DISTORTIONS = ("shift", "blur", "noise", "contrast", "hue", "occlusion", "JPEG")
-TRIED = 24  # strengths among which `distort_to` looks
+TRIED = 24  # strengths that `distort_to` tries
 
 
 def distort(images: Images, kind: str, strength: float, *, seed: int = 0) -> Images:
-    """Images distorted in one way, (n, 3, h, w), in [0, 1], on the images' device.
+    """Distorted images, (n, 3, h, w), in [0, 1], on the images' device.
 
     Args:
         images: (n, 3, h, w), pixels in [0, 1].
-        kind: of `DISTORTIONS`. At strength 1: shifted by a quarter of the width, blurred with σ of
-            an eighth of the side, noise of σ 0.3, a tenth of the contrast, the opposite hue, 60 %
-            of the sides covered with grey, JPEG of quality 1.
+        kind: one of `DISTORTIONS`. At strength 1: shift by 1/4 of the width, Gaussian blur of σ 1/8
+            of the side, noise of σ 0.3, contrast × 0.1, opposite hue, a grey square of 60 % of the
+            sides, JPEG quality 1.
         strength: 0 (JPEG: quality 95) to 1.
-        seed: of noise, and of where the cover lies.
+        seed: random generator, of noise and the square's position.
 
     Raises:
-        ValueError: an unknown kind, or a strength outside [0, 1].
+        ValueError: unknown kind, or a strength outside [0, 1].
     """
     check_images(images)
     if kind not in DISTORTIONS:
@@ -39,11 +39,10 @@ def distort(images: Images, kind: str, strength: float, *, seed: int = 0) -> Ima
 
 
 def distort_to(images: Images, kind: str, length: float, *, seed: int = 0) -> Images:
-    """Images distorted in one way, each as strongly as an L2 length of the change asks for.
+    """Images distorted to a given L2 norm of the change.
 
-    Of a row of strengths the first that moves an image so far or further is taken, and blended with
-    the image to the exact length. An image that the strongest does not move so far (plain ones)
-    gets that.
+    Takes the weakest distortion of at least that norm, and blends it with the image to the exact
+    norm; without one (plain images) takes the largest change.
 
     Args:
         images, kind, seed: as in `distort`.
@@ -61,13 +60,12 @@ def distort_to(images: Images, kind: str, length: float, *, seed: int = 0) -> Im
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> PerImage:
-    """SciPy's Spearman's ρ of each row of two tables, (n,), on the CPU; 0 where a row is all the
-    same.
+    """Spearman's ρ of each row pair, (n,), by SciPy on the CPU; 0 for constant rows.
 
     Args:
-        first, second: (n, m), finite; one may be (1, m), or (m,).
+        first, second: (n, m), finite; one may be (1, m) or (m,).
     """
-    from scipy.stats import ConstantInputWarning, spearmanr  # here: networks are trained without it
+    from scipy.stats import ConstantInputWarning, spearmanr  # late: not needed in training
 
     rows = [
         table.detach().cpu().numpy()
@@ -80,17 +78,17 @@ def rank_correlation(first: Tensor, second: Tensor) -> PerImage:
 
 
 def interval(values: PerImage, *, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:
-    """Mean, and the ends of its 95 % bootstrap interval: images are drawn again, with replacement.
+    """Mean and 95 % percentile bootstrap interval, (mean, low, high).
 
     Args:
         values: (n,), one number per image.
         seed: random generator.
-        draws: how often.
+        draws: bootstrap samples.
 
     Raises:
-        ValueError: no values, or one that is not finite.
+        ValueError: empty, or not finite.
 
-    Source: Efron, The Annals of Statistics 7(1), 1979; the percentile interval.
+    Source: Efron, The Annals of Statistics 7(1), 1979.
     """
     values, draws = values.detach().double().cpu(), whole(draws, "draws", least=1)
     if not len(values) or not bool(values.isfinite().all()):
@@ -105,13 +103,13 @@ def interval(values: PerImage, *, seed: int = 0, draws: int = 1000) -> tuple[flo
 
 def _shift(images: Images, strength: float, _: int) -> Images:
     turn = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
-    turn[:, 0, 2] = -strength / 2  # of a width that runs from -1 to 1
+    turn[:, 0, 2] = -strength / 2  # coordinates from -1 to 1
     grid = functional.affine_grid(turn, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _blur(images: Images, strength: float, _: int) -> Images:
-    from torchvision.transforms.functional import gaussian_blur  # here: as adjust_hue
+    from torchvision.transforms.functional import gaussian_blur  # late: not needed in training
 
     width = max(strength * min(images.shape[-2:]) / 8, 1e-3)
     reach = min(int(3 * width + 0.5) + 1, min(images.shape[-2:]) - 1)
@@ -129,8 +127,7 @@ def _contrast(images: Images, strength: float, _: int) -> Images:
 
 
 def _hue(images: Images, strength: float, _: int) -> Images:
-    # here: networks are trained without it
-    from torchvision.transforms.functional import adjust_hue
+    from torchvision.transforms.functional import adjust_hue  # late: not needed in training
 
     return adjust_hue(images, 0.5 * strength)
 

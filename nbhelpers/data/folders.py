@@ -1,6 +1,4 @@
-"""Folders of images: one folder per class, or all in one; what else lies there is ignored or
-refused.
-"""
+"""Image folders: one folder per class, or all images in one."""
 
 import functools
 import os
@@ -14,13 +12,13 @@ import torch
 from nbhelpers.data.decoding import decode
 from nbhelpers.data.sets import ImageSet
 
-# What Pillow names but does not read by itself, or not at all.
+# Formats that Pillow lists but cannot read without other programs.
 UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# Files that nobody takes for pictures. Others are counted and named where they are left out.
+# Files ignored silently; all other non-images are reported.
 NOTES = {"", ".cfg", ".csv", ".htm", ".html", ".ini", ".ipynb", ".json", ".log", ".md", ".py"}
 NOTES |= {".rst", ".sh", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
 NOTES_WITHOUT_ENDING = re.compile(r"(readme|licen[cs]e|copying|notice|authors|makefile)", re.I)
-# Names that differ in these words alone are splits too: seg_train and seg_test, trainA and testA.
+# Names that differ only in these words are splits: seg_train and seg_test, trainA and testA.
 SPLIT_WORD = re.compile(r"train(ing)?|val(id(ate|ation)?)?|test(ing)?")
 ANNOTATIONS = re.compile(
     r"(.*[-_ ])?(masks?|labels?|annot(ation)?s?|ground[-_ ]?truths?|gt|seg(mentation)?s?|edges?)"
@@ -31,8 +29,7 @@ SPLIT = re.compile(
     r"]?(set|data|images|\d+))*"
     r"|(fold|split)[-_ ]?\d+"
 )
-# What systems, storage boxes and unpackers leave behind; names that start with a dot are ignored
-# too.
+# Leftovers of systems, storage boxes and archives, ignored as dot files are.
 LEFTOVERS = {
     "@eadir",
     "@recycle",
@@ -54,16 +51,14 @@ LEFTOVERS |= {
 
 
 def open_folder(folder: Path) -> ImageSet:
-    """The images of a folder, without labels, or of one folder per class, with the classes' places
-    by name.
+    """The images of a folder, unlabelled, or of one folder per class, labelled in name order.
 
-    An empty class folder keeps its place, so that labels do not shift in a partial copy of a data
-    set. A folder of notes alone (annotations, say) is no class. Files that are neither notes nor
-    pictures that Pillow reads are counted and named in one line on standard error.
+    Empty class folders count, so partial copies of a data set keep its labels. Folders of notes
+    only are no classes. Unreadable files are listed on standard error.
 
     Raises:
-        ValueError: no image, images beside class folders, a folder of splits, or one above the
-            class folders.
+        ValueError: no image; images beside class folders; a folder of splits; a parent of the class
+            folders' folder.
     """
     here, places = _files_and_folders(folder)
     loose = [path for path in here if _is_image(path)]
@@ -114,7 +109,7 @@ def open_folder(folder: Path) -> ImageSet:
 
 
 def _check_level(folder: Path, full: list[Path]) -> None:
-    """Refuse what holds not classes but splits of a data set, or folders of class folders."""
+    """Refuse splits of a data set, and folders of class folders."""
     splits = [place for place in full if _is_split(place)]
     if splits == full or len(splits) > 1 or any(len(_branches(place)) > 1 for place in splits):
         raise ValueError(
@@ -152,7 +147,7 @@ def _check_level(folder: Path, full: list[Path]) -> None:
 
 
 def _parts_of_one_name(places: list[Path]) -> list[Path]:
-    """Folders whose names differ only in the word for a split."""
+    """Folders whose names differ only in a split's word."""
     alike: dict[str, dict[str, Path]] = {}
     for place in places:
         name = place.name.lower()
@@ -166,9 +161,7 @@ def _is_split(place: Path) -> bool:
 
 
 def _branches(place: Path) -> dict[str, Path]:
-    """The folders in which the images of a folder lie, where there are several and no image
-    beside them.
-    """
+    """The topmost subfolders with images, if several, and without images beside them."""
     while True:
         if any(_is_image(path) and path.is_file() for path in _inside(place)):
             return {}
@@ -181,7 +174,7 @@ def _branches(place: Path) -> dict[str, Path]:
 
 
 def _files_and_folders(folder: Path) -> tuple[list[Path], dict[Path, list[Path]]]:
-    """What lies in a folder, sorted: its files, and of each folder all files below it."""
+    """A folder's files, and all files below each of its subfolders, sorted."""
     inside = sorted(_inside(folder))
     folders = [path for path in inside if path.is_dir()]
     return [path for path in inside if path not in folders], {p: _walk(p) for p in folders}
@@ -196,7 +189,7 @@ def _walk(folder: Path) -> list[Path]:
     found, above = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):
         above.add(os.path.realpath(place))
-        # A link to a folder that was seen already would lead round in circles.
+        # Skip links to visited folders, which form cycles.
         folders[:] = [
             n
             for n in folders
@@ -212,7 +205,7 @@ def _is_leftover(name: str) -> bool:
 
 @functools.cache
 def endings() -> frozenset[str]:
-    """The endings of all files that Pillow reads as pictures."""
+    """The file suffixes that Pillow reads."""
     PIL.Image.init()
     known = PIL.Image.registered_extensions().items()
     return frozenset(
@@ -230,9 +223,7 @@ def _name_left_out(folder: Path, paths: list[Path]) -> None:
 
 
 def _others(paths: list[Path]) -> str:
-    """How many files are neither pictures that can be read nor notes, by their endings; "" where
-    none.
-    """
+    """Counts of files that are neither readable images nor notes, by suffix; "" if none."""
     left: dict[str, list[Path]] = {}
     for path in paths:
         ending = path.suffix.lower()

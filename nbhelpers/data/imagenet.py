@@ -1,4 +1,4 @@
-"""ImageNet, its nine groups of the paper, and Tiny ImageNet, from where the user keeps them."""
+"""The user's copies of ImageNet, Restricted ImageNet and Tiny ImageNet."""
 
 import os
 import re
@@ -16,8 +16,7 @@ from nbhelpers.data.folders import open_folder
 from nbhelpers.data.sets import ImageSet
 from nbhelpers.files import cache_folder, check_writable
 
-# The nine groups of Engstrom et al., arXiv:1906.00945, as ranges of ImageNet's class indices, both
-# ends included.
+# The nine groups of Engstrom et al., arXiv:1906.00945: inclusive ranges of ImageNet's classes.
 RESTRICTED_IMAGENET = {
     "dog": (151, 268),
     "cat": (281, 285),
@@ -31,9 +30,8 @@ RESTRICTED_IMAGENET |= {
     "crab": (118, 121),
     "insect": (300, 319),
 }
-# ImageNet's classes that WordNet has below CIFAR-10's, in the same way, both ends of each range
-# included. No deer is among them (gazelles are none), and by CIFAR-10's own rule pickup trucks are
-# neither automobiles nor trucks.
+# ImageNet's classes below CIFAR-10's in WordNet, as inclusive ranges. None is a deer (gazelles are
+# not); by CIFAR-10's own rule pickup trucks are neither automobiles nor trucks.
 CIFAR10_OF_IMAGENET = {
     "airplane": ((404, 404), (895, 895)),
     "bird": ((7, 24), (80, 100), (127, 146)),
@@ -48,9 +46,7 @@ CIFAR10_OF_IMAGENET |= {
     "ship": ((403, 403), (510, 510), (628, 628), (724, 724), (913, 913)),
 }
 CIFAR10_OF_IMAGENET |= {"truck": ((555, 555), (569, 569), (675, 675), (864, 864), (867, 867))}
-TINY_IMAGENET_URL = (
-    "http://cs231n.stanford.edu/tiny-imagenet-200.zip"  # where its authors publish it
-)
+TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 def open_imagenet(split: str) -> ImageSet:
@@ -89,7 +85,7 @@ def open_restricted_imagenet(split: str) -> ImageSet:
 
 
 def open_tiny_imagenet(split: str) -> ImageSet:
-    """Tiny ImageNet in its official layout, zipped or unpacked; a part of its classes will do."""
+    """Tiny ImageNet in its official layout, zipped or unpacked, possibly in part."""
     given = os.environ.get("TINY_IMAGENET")
     place = Path(given).expanduser() if given else cache_folder() / "tiny-imagenet-200.zip"
     if not place.exists():
@@ -111,7 +107,7 @@ def open_tiny_imagenet(split: str) -> ImageSet:
         names = [name.removeprefix("tiny-imagenet-200/") for name in archive.namelist()]
 
         def content(name: str) -> bytes:
-            with reading:  # a ZipFile's reader is shared by threads
+            with reading:  # threads share the ZipFile
                 return archive.read(f"tiny-imagenet-200/{name}")
 
     try:

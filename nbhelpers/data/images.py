@@ -1,4 +1,4 @@
-"""Images by name: the shipped sets, CIFAR-10, ImageNet, your own files and arrays."""
+"""Open and load images: named data sets, files, folders and arrays."""
 
 import functools
 import hashlib
@@ -28,7 +28,7 @@ from nbhelpers.names import near
 from nbhelpers.types import Classifier, Images, Labels, Size, check_images, two_sides
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor | ImageSet
-HASHED_BYTES = 2**26  # of a larger data set, files' sizes and dates stand for their content
+HASHED_BYTES = 2**26  # larger data sets are identified by file sizes and dates
 
 
 def open_images(
@@ -40,16 +40,14 @@ def open_images(
     classes: Sequence[str] | None = None,
     background: float | None = None,
 ) -> ImageSet:
-    """Open a data set once, for everything that is done with it.
+    """Open a data set without decoding pixels.
 
     Args:
-        source: as in `load_images`; of an opened set the options are changed, nothing is opened.
-        size, margin, channels, classes, background: as in `load_images`, for all that the set is
-            asked for.
+        source: as in `load_images`; an opened set is copied with the given options.
+        size, margin, channels, classes, background: as in `load_images`, for all later loads.
 
     Returns:
-        The opened set: its length, `labels`, `classes`, `names` (each image's own), `load(indices)`
-        and `batches()`. No pixel is decoded yet.
+        An `ImageSet` with `labels`, `classes`, `names`, `load(indices)` and `batches()`.
 
     Raises:
         ValueError, FileNotFoundError, TypeError: as in `load_images`.
@@ -83,38 +81,36 @@ def load_images(
     classes: Sequence[str] | None = None,
     background: float | None = None,
 ) -> tuple[Images, Labels]:
-    """Images and labels of a named set, of your own files, or of an array.
+    """Images and labels of a data set, files or an array.
 
     Args:
-        source: a name ("cifar10-sample", "cifar10-test", "cifar10-train", "out-of-distribution",
-            "photographs", "objects", "pictures" (both), "imagenet-val", "imagenet-train",
-            "restricted-imagenet-val", "restricted-imagenet-train", "tiny-imagenet-val",
-            "tiny-imagenet-train"; ImageNet is looked for in the folder $IMAGENET, Tiny ImageNet in
-            the folder or zip $TINY_IMAGENET, else downloaded); an image file; a folder of images
-            (labels -1), or of one folder per class (labels in the order of their names); an array
-            (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]; or a set that `open_images`
-            opened. Grey becomes RGB.
-        indices: which images, in this order; None for all. Only these are decoded.
-        size: pixels, the side of a square or (height, width); the image is resized until it just
-            covers that (bilinear, antialiased), then the centre cut out.
-        margin: resize it to `margin` times that instead; None for the data set's own, 256/224 for
-            ImageNet, else 1.
-        channels: `model.channels`: 1 for grey, 3 for RGB; None for RGB, or for an array's own.
-        classes: `model.classes`, of a network that was trained for others: labels count in these,
-            and are -1 where an image's class is none of them (`class_places`). None for the data
-            set's own.
-        background: grey level to put behind what is transparent, 0 black to 1 white; None for the
-            data set's own, mid-grey for "objects" and "pictures", else white.
+        source: one of
+            - a name: cifar10-sample, cifar10-test, cifar10-train, out-of-distribution, photographs,
+              objects, pictures (both), imagenet-val, imagenet-train, restricted-imagenet-val,
+              restricted-imagenet-train (in the folder $IMAGENET), tiny-imagenet-val,
+              tiny-imagenet-train (in the folder or zip $TINY_IMAGENET, else downloaded);
+            - an image file, a folder of images (labels -1), or a folder with one folder per class
+              (labels in name order);
+            - an array (n, 3, h, w) or (n, h, w, 3), uint8 or float in [0, 1]; or an `ImageSet`.
+        indices: the images to decode, in this order; None for all.
+        size: pixels, a side or (height, width): resize to cover it (bilinear, antialiased), then
+            crop the centre.
+        margin: resize to `margin` times `size` before the crop; None for the data set's own,
+            256/224 for ImageNet, else 1.
+        channels: 1 for grey, 3 for RGB, as `model.channels`; None for RGB, or an array's own.
+        classes: labels as indices into these, such as `model.classes`, -1 if none matches
+            (`class_places`); None for the data set's own.
+        background: grey level behind transparency, 0 black to 1 white; None for the data set's own:
+            0.5 for "objects" and "pictures", else 1.
 
     Returns:
         Pixels in [0, 1], float32 (n, channels, h, w), and labels, int64 (n,).
 
     Raises:
-        ValueError: an unknown name, an unreadable file, different image sizes without `size`,
-            pixels outside [0, 1].
+        ValueError: unknown name, unreadable file, images of several sizes without `size`, pixels
+            outside [0, 1].
         IndexError: an index outside the set.
-        FileNotFoundError: CIFAR-10 is neither here nor could it be fetched, or ImageNet is not
-            here.
+        FileNotFoundError: CIFAR-10 could not be fetched, or ImageNet is missing.
     """
     opened = open_images(
         source, size=size, margin=margin, channels=channels, classes=classes, background=background
@@ -132,32 +128,27 @@ def iter_batches(
     channels: int | None = None,
     background: float | None = None,
 ) -> Iterator[tuple[Images, Labels]]:
-    """The same in batches, one in memory at a time. Errors as in `load_images`, those of
-    `indices` at the call.
-    """
+    """As `load_images`, in batches, one in memory at a time; `indices` are checked at the call."""
     opened = open_images(source, size=size, margin=margin, channels=channels, background=background)
     return opened.batches(indices, batch_size=batch_size)
 
 
 def suited(source: Source, model: Classifier, size: Size | None = None) -> ImageSet:
-    """A data set as a network takes it, opened: in its channels, and where no other size was
-    chosen in its size.
-    """
+    """A data set opened with a network's channels and, unless another is given, its size."""
     images = _open(source)
     size = size or images.size or getattr(model, "image_size", None)
     return open_images(images, size=size, channels=getattr(model, "channels", images.channels))
 
 
 def count_images(source: Source) -> int:
-    """How many images `source` has."""
+    """The number of images in `source`."""
     return len(_open(source))
 
 
 def identity(source: Source) -> str:
-    """A key that changes when the images or labels of `source` may have.
+    """A hash of the images and labels of `source`.
 
-    It is made from the content where that is small or known, else from the files' names, sizes and
-    dates.
+    Of the content if small or already hashed, else of the files' names, sizes and dates.
     """
     images, digest = _open(source), hashlib.sha256()
     about = (images.classes, images.margin, images.background, images.digest)
@@ -174,7 +165,7 @@ def identity(source: Source) -> str:
     sizes = [path.stat() for path in images.files]
     small = sum(one.st_size for one in sizes) <= HASHED_BYTES
     for path, one in zip(images.files, sizes, strict=True):
-        if small:  # so that a fresh checkout, or a copy, is the same set
+        if small:  # by content, so copies are equal
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         else:
             digest.update(
@@ -184,28 +175,22 @@ def identity(source: Source) -> str:
 
 
 def labels_of(source: Source, *, classes: Sequence[str] | None = None) -> Labels:
-    """The labels of `source`, (n,), -1 where unknown; no image is decoded. `classes` as in
-    `load_images`.
-    """
+    """Labels, (n,), -1 for unknown, without decoding images; `classes` as in `load_images`."""
     opened = _open(source)
     if classes is None:
         return opened.labels
     places = class_places(opened.classes, classes)
-    return torch.cat([places, torch.tensor([-1])])[opened.labels]  # the last is where -1 points
+    return torch.cat([places, torch.tensor([-1])])[opened.labels]  # -1 indexes the last
 
 
 def class_names(source: Source) -> tuple[str, ...]:
-    """What the labels of `source` mean: classes, captions of the out-of-distribution set, or ()
-    where unknown.
-    """
+    """The names of the labels: classes, captions of "out-of-distribution", or () if unknown."""
     known = SETS[source][1] if isinstance(source, str) and source in SETS else ()
     return known or _open(source).classes
 
 
 def image_names(source: Source) -> tuple[str, ...]:
-    """What each image of `source` shows, (n,): its own name, else that of its class, else that of
-    its file; "–" where unknown.
-    """
+    """Each image's caption, else its class, else its file name, else "–"; (n,)."""
     return _open(source).names
 
 
@@ -266,8 +251,7 @@ def _open_out_of_distribution() -> ImageSet:
     return ImageSet(lambda i: decode(paths[i]), torch.arange(len(paths)), captions, tuple(paths))
 
 
-# Name → how to open it, and its class names where they are known without opening (CIFAR-10 would be
-# downloaded).
+# Name → opener, and class names if known without opening (CIFAR-10 would be downloaded).
 SETS: dict[str, tuple[Callable[[], ImageSet], tuple[str, ...]]] = {
     "cifar10-sample": (open_sample, CIFAR10_CLASSES),
     "cifar10-test": (functools.partial(open_cifar10, "test"), CIFAR10_CLASSES),

@@ -1,6 +1,4 @@
-"""What people said of distorted pictures: published sets, from a folder where a user has one.
-None ships here.
-"""
+"""Human similarity judgements: KADID-10k, TID2013 and BAPPS, from the user's own copies."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -21,37 +19,35 @@ Distance = Callable[[Images, Images], PerImage]
 
 @dataclass(frozen=True)
 class Judgements:
-    """Pictures beside their originals, with what people said."""
+    """Original and distorted images with human opinions."""
 
     name: str  # "KADID-10k", "TID2013" or "BAPPS"
     references: list[Path]  # originals
-    distorted: list[Path]  # one for each; of BAPPS the first of two
-    others: list[Path]  # of BAPPS the second; else none
-    # (n,): mean opinion, higher is better; of BAPPS the share that finds the second one nearer
-    opinions: Tensor
+    distorted: list[Path]  # one per original; BAPPS: the first of two
+    others: list[Path]  # BAPPS: the second; else empty
+    opinions: Tensor  # (n,): mean opinion score; BAPPS: share of votes for the second
 
     def __len__(self) -> int:
         return len(self.references)
 
     def draw(self, n: int, *, seed: int = 0) -> "Judgements":
-        """`n` of them, or all where there are fewer, by the seed."""
+        """A random sample of at most `n`."""
         picked = torch.randperm(len(self), generator=seeded(seed))[:n].tolist()
         lists = (self.references, self.distorted, self.others)
         first, second, third = ([paths[i] for i in picked if paths] for paths in lists)
         return Judgements(self.name, first, second, third, self.opinions[picked])
 
     def agreement(self, measure: Distance, *, size: Size, batch_size: int = 64) -> PerImage | float:
-        """How well a distance between pictures agrees with people.
+        """Agreement of an image distance with the human judgements.
 
         Args:
-            measure: of two batches (n, 3, h, w), one number per image, higher for less alike.
-            size: pixels that pictures are scaled and cropped to.
-            batch_size: at most so many pictures at a time.
+            measure: two batches (n, 3, h, w) → distances, (n,).
+            size: pixels, images are resized and cropped to it.
+            batch_size: images per pass.
 
         Returns:
-            Of BAPPS the score per triplet, (n,): the share of people who chose as the measure does,
-            ½ for a tie. Else Spearman's ρ of the distance's order with the opinions', the better
-            the nearer.
+            BAPPS: 2AFC score per triplet, (n,), the share of votes for the measure's choice, ½ for
+            a tie. Else Spearman's ρ of minus the distance and the opinion.
         """
         first = self._distances(measure, self.distorted, size, batch_size)
         if not self.others:
@@ -71,26 +67,25 @@ class Judgements:
 
 
 def between(f: Callable[[Images], Features], images: Images, others: Images) -> PerImage:
-    """How far representations of two batches lie apart, in the first's length: a distance for
-    `agreement`.
+    """Distance of two batches' representations, relative to the first's norm, (n,).
 
     Args:
-        f: a representation; fix it with `functools.partial`.
-        images, others: (n, 3, h, w), pixels in [0, 1], on the CPU or on the network's device.
+        f: images → representation; bind it with `functools.partial` for `agreement`.
+        images, others: (n, 3, h, w), pixels in [0, 1], on the network's device.
     """
     with torch.no_grad():
         return distance(f(others), f(images))
 
 
 def load_judgements(folder: str | Path) -> Judgements:
-    """Read KADID-10k, TID2013 or BAPPS (its two-alternative choices) as their authors publish them.
+    """Read KADID-10k, TID2013 or BAPPS (2AFC) in the authors' layout.
 
     Args:
-        folder: with `dmos.csv` and `images/`, or `mos_with_names.txt`, `reference_images/` and
-            `distorted_images/`, or below it folders with `ref/`, `p0/`, `p1/` and `judge/`.
+        folder: contains `dmos.csv` and `images/`; or `mos_with_names.txt`, `reference_images/` and
+            `distorted_images/`; or folders with `ref/`, `p0/`, `p1/` and `judge/`.
 
     Raises:
-        ValueError: none of these, or a picture that the list names is missing.
+        ValueError: another layout, or a listed image is missing.
 
     Source: Lin et al., QoMEX 2019; Ponomarenko et al., Signal Processing: Image Communication 30,
         2015; Zhang et al., arXiv:1801.03924.
@@ -127,7 +122,7 @@ def _rated(
     found = [
         {path.name.lower(): path for path in folder.glob("*")} for folder in (originals, changed)
     ]
-    try:  # TID2013 spells its names both ways
+    try:  # TID2013 mixes upper and lower case
         first = [found[0][row[0].lower()] for row in rows]
         second = [found[1][row[1].lower()] for row in rows]
     except KeyError as error:

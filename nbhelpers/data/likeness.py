@@ -1,4 +1,4 @@
-"""How alike two pictures are, pixel by pixel and in structure."""
+"""SSIM and PSNR of image pairs."""
 
 import numpy
 import torch
@@ -7,12 +7,11 @@ from nbhelpers.types import Images, PerImage
 
 
 def ssim(images: Images, others: Images) -> PerImage:
-    """Structural similarity of each pair of images, (n,), 1 for equal ones, from scikit-image.
+    """Structural similarity of image pairs, (n,), 1 if equal, by scikit-image.
 
     Source: Wang et al., IEEE TIP 13(4), 2004.
     """
-    # here: images in which networks are trained lack it
-    from skimage.metrics import structural_similarity
+    from skimage.metrics import structural_similarity  # late: not needed in training
 
     if images.shape != others.shape:
         raise ValueError(
@@ -28,8 +27,6 @@ def ssim(images: Images, others: Images) -> PerImage:
 
 
 def psnr(images: Images, others: Images) -> PerImage:
-    """Peak signal-to-noise ratio of each pair of images, (n,), in dB: 20 where pixels are 0.1
-    apart.
-    """
+    """Peak signal-to-noise ratio of image pairs, (n,), dB; 20 if pixels differ by 0.1."""
     error = (images - others.to(images.device)).square().flatten(1).mean(1)
     return -10 * error.clamp_min(1e-10).log10()

@@ -1,4 +1,4 @@
-"""The free pictures that ship here: photographs, and objects cut out of photographs."""
+"""The shipped free images: photographs, and objects cut out of photographs."""
 
 import json
 from pathlib import Path
@@ -12,27 +12,27 @@ from nbhelpers.checkpoints.entries import imagenet_classes
 from nbhelpers.data.decoding import decode
 from nbhelpers.data.sets import ImageSet
 
-ROOM = 1 / 16  # of the longer side, left free on each side of an object
-GREY = 0.5  # behind the objects: a robust network's inversions are better on it than on white
+ROOM = 1 / 16  # border around an object, in units of its longer side
+GREY = 0.5  # background of objects: robust networks' inversions are better on it than on white
 
 
 def open_photographs() -> ImageSet:
-    """49 photographs, labelled with ImageNet's classes."""
+    """49 photographs with ImageNet labels."""
     return _open("photographs")
 
 
 def open_objects() -> ImageSet:
-    """261 objects, each alone on a plain square, labelled with ImageNet's classes or -1."""
+    """261 objects on a plain background, with ImageNet labels or -1."""
     return _open("objects")
 
 
 def open_pictures() -> ImageSet:
-    """The photographs and, after them, the objects."""
+    """The photographs, then the objects."""
     return _open("photographs", "objects")
 
 
 def _open(*folders: str) -> ImageSet:
-    """Sets of `data/`; authors and licences are in their index.json and in data/README.md."""
+    """Folders of `data/`; authors and licences are in index.json and data/README.md."""
     index = [(files.DATA / folder, one) for folder in folders for one in _index(folder)]
     paths = tuple(folder / one["file"] for folder, one in index)
     return ImageSet(

@@ -1,4 +1,4 @@
-"""Representations of whole data sets, computed once and kept."""
+"""Cached representations of data sets."""
 
 import hashlib
 import sys
@@ -18,8 +18,8 @@ from nbhelpers.networks.model import Model
 from nbhelpers.representation import represent
 from nbhelpers.types import Features
 
-COMPARED = 8  # images whose representation is computed anew before kept ones are believed
-# What a network is called, and the like, changes no number.
+COMPARED = 8  # images recomputed to verify a cache file
+# attributes without effect on the numbers
 IGNORED = ("training", "precision", "classes", "note", "name")
 
 
@@ -31,17 +31,14 @@ def represent_set(
     size: int | tuple[int, int] | None = None,
     batch_size: int = 256,
 ) -> Features:
-    """Representations of a data set, (n, components), on the CPU; computed once and then read from
-    the cache folder.
+    """Representations of a data set, (n, components), on the CPU, cached on disk.
 
-    Kept ones are found by the network's modules and weights, the images and the indices. A few of
-    them are computed again and compared before they are used. A cache folder that cannot be written
-    costs a message, not the result.
+    The cache key hashes the network, images and indices; a few images are recomputed to verify it.
+    An unwritable cache folder only prints a message.
 
     Args:
-        model: whose representation.
-        source, indices, size: as in `load_images`; a `size` of None is what an opened set has, else
-            what the network was trained for.
+        source, indices, size: as in `load_images`; None for an opened set's size, else the
+            network's.
         batch_size: images in memory at a time.
 
     Raises:
@@ -74,7 +71,7 @@ def _tell(why: str) -> None:
 
 
 def _place(model: Model, images: ImageSet, rows: list[int]) -> Path | None:
-    """The file for these representations; None where there is no cache folder."""
+    """The cache file, or None without a cache folder."""
     try:
         folder = cache_folder()
     except ValueError as error:
@@ -88,10 +85,7 @@ def _place(model: Model, images: ImageSet, rows: list[int]) -> Path | None:
 
 
 def digest(model: nn.Module) -> bytes:
-    """A hash of what a pass depends on: kinds of modules, their settings, graphs and tensors.
-
-    Code that no graph shows is not in it; who uses what was kept compares a few numbers.
-    """
+    """A hash of module types, settings, graphs and tensors, but not of untraced code."""
     key = hashlib.sha256()
     for name, module in model.named_modules():
         plain = {
@@ -115,22 +109,20 @@ def _feed(name: str, tensor: Tensor, key: Any) -> None:
 
 
 def _kept(path: Path) -> Features | None:
-    """What an earlier call has left; a file that cannot be read is as good as none."""
+    """The cached representations, or None if missing or unreadable."""
     try:
         return load_file(path)["features"] if path.exists() else None
-    except (SafetensorError, KeyError, OSError):  # cut short by a full disk, for instance
+    except (SafetensorError, KeyError, OSError):  # such as truncated by a full disk
         return None
 
 
 def _agrees(model: Model, images: ImageSet, rows: list[int], kept: Features) -> bool:
-    """Whether representations computed now are the kept ones, for a few images spread over the
-    set.
-    """
+    """Whether recomputed representations of a few images equal the cached ones."""
     if kept.shape != (len(rows), model.components):
         return False
     picked = torch.linspace(0, len(rows) - 1, min(COMPARED, len(rows))).round().long()
     few, _ = images.load([rows[place] for place in picked.tolist()])
     with torch.no_grad():
         fresh = model.representation(few.to(model.device)).cpu()
-    # Batches of another length round differently, and a GPU may do so in TF32.
+    # Rounding depends on the batch size, and a GPU may use TF32.
     return bool((fresh - kept[picked]).abs().max() <= 1e-3 * kept[picked].abs().max() + 1e-6)

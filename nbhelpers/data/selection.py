@@ -1,4 +1,4 @@
-"""Which images of a data set: drawn by the seed, paired with others, ranked by a component."""
+"""Select images: random samples, random pairs, extremes of a component."""
 
 import math
 import os
@@ -16,20 +16,16 @@ from nbhelpers.types import Classifier, Images, Indices, Labels, indices, seeded
 
 @dataclass(frozen=True)
 class TopImages:
-    """The images that activate a component most and least, extremes first; (k,), or (m, k) for m
-    components.
-    """
+    """Images of highest and lowest activation, extremes first, (k,), or (m, k) for m components."""
 
     highest: Tensor  # indices into the data set
     lowest: Tensor
-    highest_values: Tensor  # activations of these images
+    highest_values: Tensor  # activations
     lowest_values: Tensor
 
 
 def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
-    """`n` different indices of `source`, drawn with `seed`: a choice of images that nobody has
-    picked.
-    """
+    """`n` distinct random indices of `source`: an unbiased selection of images."""
     total, n = count_images(source), whole(n, "n")
     if not 1 <= n <= total:
         raise ValueError(f"n: got {n}, wanted 1 to {total}")
@@ -37,15 +33,14 @@ def random_indices(source: Source, n: int, *, seed: int = 0) -> list[int]:
 
 
 def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
-    """For each image another one of a different class, drawn at random, (n,) indices: the pairs of
-    the baseline.
+    """For each image a random one of another class, (n,) indices, for baselines of pairs.
 
     Args:
-        labels: (n,) class indices; an unknown one (-1) differs from every other image's.
+        labels: (n,) class indices; -1 (unknown) differs from every other image's.
         seed: random generator.
 
     Raises:
-        ValueError: a single image, or all are of one class.
+        ValueError: all images are of one class.
     """
     labels, generator = indices(labels, "labels").cpu(), seeded(seed)
     labels = torch.where(labels < 0, -1 - torch.arange(len(labels)), labels)
@@ -54,7 +49,7 @@ def random_partners(labels: Labels | Indices, *, seed: int = 0) -> Tensor:
             f"random_partners: got {len(labels)} images of one class, wanted images of at least "
             "two classes; raise n_images"
         )
-    # A few rows of the table of all pairs at a time: the whole of it would take gigabytes.
+    # In blocks of rows: the table of all pairs would take gigabytes.
     rows = labels.split(max(1, 2**22 // len(labels)))
     return torch.cat(
         [
@@ -73,21 +68,19 @@ def top_images(
     batch_size: int | None = None,
     positions: bool = False,
 ) -> TopImages:
-    """Rank a data set by one component, or by several in one pass. Memory grows with k, not with
-    the data set.
+    """Images of highest and lowest activation of components, in one pass; memory grows with k.
 
     Args:
-        model: whose representation.
-        images: a data set, opened or by name or path, else as in `represent`. One that was opened
-            without a size is scaled to the network's.
+        images: an `ImageSet`, name or path (resized to the network unless opened with a size), or
+            as in `represent`.
+        component: index into the representation, or (m,).
+        k: number of highest, and of lowest.
         batch_size, positions: as in `represent`.
-        component: index into the representation, or (m,) of them.
-        k: how many of the highest, and of the lowest.
 
     Raises:
-        TypeError, ValueError: no whole number, none, `k` is not positive, or an activation is not
+        TypeError, ValueError: not whole numbers, empty, `k` not positive, or activations not
             finite.
-        IndexError: a component is outside the representation.
+        IndexError: a component outside the representation.
 
     Source: the K most and least activating images of Engstrom et al., arXiv:1906.00945, §4.2.
     """

@@ -1,4 +1,4 @@
-"""An opened data set: labels and names at once, pixels when they are asked for."""
+"""Opened data sets, with lazily decoded pixels."""
 
 import functools
 import operator
@@ -14,30 +14,29 @@ from torch import Tensor
 from nbhelpers.bars import progress
 from nbhelpers.types import Images, Labels, Size, two_sides, whole
 
-NAMELESS = "–"  # the caption of an image of which neither a name nor a class is known
+NAMELESS = "–"  # caption of an image without name and class
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """An opened data set, as `open_images` returns it.
+    """A data set from `open_images`, accepted wherever a data set's name is.
 
-    Every function that takes the name of a data set takes an opened one too. Iterating over it
-    gives batches of images and labels, so that `represent`, `predict` and `top_images` take it.
+    Iterating gives batches of images and labels, for `represent`, `predict` and `top_images`.
     """
 
-    # The image at an index: (c, h, w), uint8 or float in [0, 1]; (4, h, w) with the opacity last.
+    # index → (c, h, w), uint8 or float in [0, 1]; (4, h, w) with opacity last
     read: Callable[[int], Tensor]
-    labels: Tensor  # int64 (n,), places in `classes`; -1: unknown
+    labels: Tensor  # int64 (n,), indices into `classes`; -1: unknown
     classes: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()  # what it is read from
-    name: str = ""  # its name or path
-    captions: tuple[str, ...] = ()  # what each image shows, where that is more than its class
-    size: Size | None = None  # pixels that images are scaled and cropped to; None: as they are
-    channels: int | None = None  # 1 for grey, 3 for RGB; None: as they are
-    margin: float = 1  # short side before the crop, in units of the square that is cut out
-    pixels: Tensor | None = None  # all of them, uint8 (n, c, h, w), where they are in memory
-    digest: str = ""  # names the content, where it was checked already
-    background: float = 1  # grey level behind what is transparent, 0 black to 1 white
+    files: tuple[Path, ...] = ()  # sources
+    name: str = ""  # name or path
+    captions: tuple[str, ...] = ()  # per image, if more specific than the class
+    size: Size | None = None  # pixels, resized and cropped to; None: unchanged
+    channels: int | None = None  # 1 for grey, 3 for RGB; None: unchanged
+    margin: float = 1  # size before the crop / size after it
+    pixels: Tensor | None = None  # uint8 (n, c, h, w), if all are in memory
+    digest: str = ""  # a known hash of the content
+    background: float = 1  # grey level behind transparency, 0 black to 1 white
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,10 +52,7 @@ class ImageSet:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """Each image's own name, (n,): the picture's, else its class, else its file's, else "–".
-
-        A network's answer is never among them.
-        """
+        """Each image's caption, else its class, else its file name, else "–"; (n,)."""
         if self.captions:
             return self.captions
         stems = [path.stem for path in self.files] if len(self.files) == len(self) else []
@@ -68,24 +64,24 @@ class ImageSet:
         """Images, float32 (n, channels, h, w) in [0, 1], and labels, int64 (n,), on the CPU.
 
         Args:
-            indices: which images, in this order; None for all. Only these are decoded.
+            indices: the images to decode, in this order; None for all.
 
         Raises:
-            TypeError, IndexError: no whole numbers, or one outside the set.
-            ValueError: images of different sizes where `size` is None, or an unreadable file.
+            TypeError, IndexError: not whole numbers, or outside the set.
+            ValueError: images of several sizes without `size`, or an unreadable file.
         """
         return self._load(choose(indices, len(self)))
 
     def batches(
         self, indices: Iterable[int] | None = None, *, batch_size: int = 256
     ) -> Iterator[tuple[Images, Labels]]:
-        """The same in batches, one in memory at a time."""
+        """As `load`, in batches, one in memory at a time."""
         batch_size = whole(batch_size, "batch_size", least=1)
         chosen = choose(indices, len(self))
         return (self._load(chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size))
 
     def relabelled(self, labels: Labels, classes: tuple[str, ...]) -> "ImageSet":
-        """The same images with labels that count in other classes; each keeps its own name."""
+        """The same images with other labels and classes; names are kept."""
         return replace(self, labels=labels, classes=classes, captions=self.names)
 
     def _load(self, rows: list[int]) -> tuple[Images, Labels]:
@@ -117,11 +113,10 @@ class ImageSet:
 
 
 def choose(indices: Iterable[int] | None, n: int) -> list[int]:
-    """Indices as Python numbers, checked; `indices` as in `load_images`, `n` the images there are.
+    """Checked indices of `n` images as Python ints; None for all.
 
     Raises:
-        TypeError, IndexError, ValueError: something else than whole numbers, one outside 0 to n −
-            1, none.
+        TypeError, IndexError, ValueError: not whole numbers, outside 0 to n − 1, or empty.
     """
     if indices is None:
         return list(range(n))
@@ -143,7 +138,7 @@ def choose(indices: Iterable[int] | None, n: int) -> list[int]:
 
 
 def _coloured(images: Tensor, channels: int | None) -> Tensor:
-    """Grey from RGB by luminance (ITU-R BT.601), as Pillow does, or RGB from grey."""
+    """Grey from RGB by ITU-R BT.601 luminance, as in Pillow, or RGB from grey."""
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: got {channels!r}, wanted 1 or 3")
     if channels is None or channels == images.shape[1]:
@@ -155,18 +150,16 @@ def _coloured(images: Tensor, channels: int | None) -> Tensor:
 
 
 def _cropped(image: Tensor, sides: tuple[int, int] | None, margin: float = 1) -> Tensor:
-    """Resize until the image just covers `margin` times the wanted sides, then cut out the
-    centre.
-    """
+    """Resize to cover `margin` times the sides, then crop the centre."""
     height, width = image.shape[1:]
     if sides is None:
         return image
-    # The side that has to grow most, or shrink least; whole numbers, as in torchvision.
+    # The side with the largest scale; integers as in torchvision.
     wanted, given = max(
         ((round(sides[i] * margin), (height, width)[i]) for i in (0, 1)), key=lambda p: p[0] / p[1]
     )
     if wanted != given:
-        # Rounding down must not leave a side shorter than what is cut out.
+        # Rounding down must not make a side shorter than the crop.
         height, width = (
             max(height * wanted // given, sides[0]),
             max(width * wanted // given, sides[1]),
@@ -174,6 +167,6 @@ def _cropped(image: Tensor, sides: tuple[int, int] | None, margin: float = 1) ->
         image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[
             0
         ].clamp_(0, 1)
-    # both roundings as in torchvision
+    # rounding as in torchvision
     top, left = (round((height - sides[0]) / 2), round((width - sides[1]) / 2))
     return image[:, top : top + sides[0], left : left + sides[1]]

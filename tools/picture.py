@@ -26,7 +26,7 @@ FIGURES = {
     "9_layers": (0, 280),
     "10_classes": (1, 421),
 }
-CLASSES = 505  # height of the crop of the classes' sheet, dots
+CLASSES = 484  # height of the crop of the classes' sheet, dots
 
 
 def main() -> None:

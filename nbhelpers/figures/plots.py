@@ -1,7 +1,7 @@
 """Figures in one style: image grids, distributions, curves."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -102,7 +102,9 @@ def image_grid(
     cell = longest * round(cell / longest) if longest <= cell else min(2 * cell, longest)
     labels = [_wrapped(label, _LABEL) for label in rows]
     heads = [_wrapped(text, cell) for text in columns[:first]]
-    under = [[_wrapped(_text(one), cell) for one in captions.get(row, ())[:first]] for row in rows]
+    under = [[_text(one) for one in captions.get(row, ())[:first]] for row in rows]
+    scale = _scale((text for texts in under for text in texts), cell)
+    under = [[_wrapped(text, cell / scale) for text in texts] for texts in under]
     gap, left = 6, 16 + round(max(map(_width, labels)))
     top = 6 + (_LINE + 8 if title else 0) + _LINE * _lines(heads)
     heights = [cell + gap + _LINE * _lines(texts) for texts in under]
@@ -128,7 +130,7 @@ def image_grid(
         for centre, text in zip(centres, texts, strict=False):
             # the last line's baseline, independent of descenders
             base = y + cell + 12 + _LINE * text.count("\n")
-            axes.text(centre, base, text, color="#444444", **middle)
+            axes.text(centre, base, text, color="#444444", **middle | {"fontsize": _FONT * scale})
         y += row_height
     for centre, text in zip(centres, heads, strict=False):
         axes.text(centre, top - 7, text, **middle)
@@ -274,6 +276,12 @@ def _width(text: str) -> float:
     lines = [line for line in text.split("\n") if line]
     points = [_METRICS.get_text_width_height_descent(line, font, False)[0] for line in lines]
     return max(points, default=0.0) * _DPI / 72
+
+
+def _scale(texts: Iterable[str], width: float) -> float:
+    """What shrinks the font, at most to 0.8, so that no word is split."""
+    widest = max((_width(word) for text in texts for word in text.split()), default=0)
+    return min(1, max(0.8, width / widest)) if widest else 1
 
 
 def _wrapped(text: str, width: float) -> str:

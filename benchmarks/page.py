@@ -46,7 +46,9 @@ def parts(path: Path) -> list[dict[str, object]]:
     """Megabytes of a page by what they are."""
     text = path.read_text(encoding="utf-8")
     found = {"networks": 0, "posters": 0}
-    for name, content in re.findall(r'id="([a-z]+)[-\d]*">(.*?)</script>', text, re.DOTALL):
+    for name, content in re.findall(
+        r'<script[^>]*id="([a-z]+)[^"]*">(.*?)</script>', text, re.DOTALL
+    ):
         key = "networks" if name == "weights" else name
         found[key] = found.get(key, 0) + len(content.encode())
     found["posters"] = sum(map(len, re.findall(r'src="data:(.*?)"', text)))

@@ -35,6 +35,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+GRAPHICS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
 # When the picture of a live widget is next redrawn, and when its run has ended: seconds after the
 # click on an option, each taken as the browser puts it on the screen.
 TIMED_CLICK = """([option, live, steps]) => new Promise((resolve) => {
@@ -135,12 +136,16 @@ def serious(page) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def browser(*flags: str) -> Iterator:
-    """A headless Chromium. Playwright allows one at a time in a process."""
+def browser(*flags: str, graphics: bool = False) -> Iterator:
+    """A headless Chromium, with `graphics` one that has a graphics card in software. Playwright
+    allows one at a time in a process.
+    """
     from playwright.sync_api import sync_playwright
 
+    args = [flag for flag in FLAGS if not graphics or flag != "--disable-gpu"]
+    args += [*flags, *(GRAPHICS if graphics else ())]
     with sync_playwright() as play:
-        chrome = play.chromium.launch(executable_path=chromium(), args=[*FLAGS, *flags])
+        chrome = play.chromium.launch(executable_path=chromium(), args=args)
         try:
             yield chrome
         finally:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers.networks.model import Model
-from nbhelpers.page.exporting import HERE
+from nbhelpers.page.exporting import HERE, LIBRARY
 from nbhelpers.page.graphs import export_network
 from nbhelpers.page.tensorflow import library
 
@@ -38,8 +38,10 @@ def engine(chrome) -> Iterator:
     """
     files = library()
     page = chrome.new_page()
+    page.route("http://localhost/", lambda route: route.fulfill(body=""))
+    page.goto("http://localhost/")  # graphics cards are for secure pages only
     try:
-        for name in ("tf-core.min.js", "tf-backend-wasm.min.js"):
+        for name in (*LIBRARY, "tf-backend-webgpu.min.js"):
             page.add_script_tag(content=files[name].decode())
         page.add_script_tag(content=(HERE / "engine.js").read_text(encoding="utf-8") + HELPERS)
         wasm = base64.b64encode(files["tfjs-backend-wasm-simd.wasm"]).decode()

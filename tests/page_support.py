@@ -4,13 +4,18 @@ import base64
 import contextlib
 import copy
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
 import torch
+from browser_support import pixels
+from torch import Tensor, nn
 
+import nbhelpers as nb
 from nbhelpers.networks.model import Model
 from nbhelpers.networks.resnets import resnet
+from nbhelpers.optimize import first_step
 from nbhelpers.page.pictures import read_sheet
 
 
@@ -32,8 +37,25 @@ def tiny(seed: int) -> Model:
     return Model(copy.deepcopy(network), image_size=32, name=f"tiny{seed}", **scale)
 
 
+def plain(seed: int) -> Model:
+    """Two convolutions only, for where each operation costs much."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+    for weight in network.parameters():
+        weight.data = weight.data.half().float()
+    return Model(network, image_size=32, name=f"plain{seed}", mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
 @contextlib.contextmanager
-def opened(chrome, path, demo="", *, script="", **options):
+def opened(chrome, path, demo="", *, script="", query="", **options):
     """The page, offline; at the end its console was silent and nothing was asked for."""
     context = chrome.new_context(offline=True, **options)
     page = context.new_page()
@@ -45,7 +67,7 @@ def opened(chrome, path, demo="", *, script="", **options):
     page.on("request", lambda request: requests.append(request.url))
     if script:
         page.add_init_script(script)
-    page.goto(f"{path.as_uri()}#{demo}")
+    page.goto(f"{path.as_uri()}{query}#{demo}")
     page.wait_for_selector("body[data-engine]")
     yield page
     assert not faults
@@ -58,3 +80,38 @@ def strip(path):
     text = path.read_text(encoding="utf-8")
     sheet = base64.b64decode(re.search(r'id="pictures">(.*?)</script>', text, re.DOTALL)[1])
     return read_sheet(sheet, (32, 32), 49)
+
+
+def wait(page, demo, state="done"):
+    """Until a demo is in a state."""
+    page.wait_for_function(
+        "([demo, state]) => document.body.dataset.demo === demo && document.body.dataset.state === state",
+        arg=[demo, state],
+        timeout=60_000,
+    )
+
+
+def go(page, demo, state="done"):
+    """Another demo, until it is in a state."""
+    page.evaluate("(demo) => { location.hash = demo; }", demo)
+    wait(page, demo, state)
+
+
+def shown(page):
+    """The stage's pictures, (n, h, w, 3), 0 to 255."""
+    return pixels(page.locator("#stage .nb-picture > canvas:first-child"))
+
+
+def brittle(made: Made) -> list[Tensor]:
+    """Where PyTorch's searches of the demo *Brittle pairs* end, (3, 32, 32) for each network."""
+    found = []
+    first, second = strip(made.path)[:2].split(1)
+    for model in made.models.values():
+        f = functools.partial(model.representation, positions=True)
+        with torch.no_grad():
+            goal = nb.match(f(second))
+        length = first_step(0.2, 100, steps=60, shape=first.shape)
+        solver = nb.Solver(step_size=length, keep="last")
+        project = nb.l2_ball(first, 1.0)
+        found += nb.minimize(f, goal, first, steps=60, solver=solver, project=project).images
+    return found

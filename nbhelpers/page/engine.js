@@ -500,36 +500,39 @@ const Engine = (() => {
   const firstStep = (size, full, steps, shape) =>
     size * Math.min(Math.max(full / steps, 1), 2) * Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1) / 3072);
 
-  // Yields every iterate, the start included: { index, total, images, losses, logits }, arrays of
-  // their own. A radius is around the start, or around `center`.
+  // Yields every iterate, the start included: { index, total, shape }, and as tensors, which live
+  // until the next is asked for, { images, losses, logits }. A radius is around the start, or around `center`.
   function* descend(network, objective, start, options) {
     const { place, steps, stepSize, momentum = 0.8, radius, center, mask } = options;
     let images = tf.clone(start);
     let velocity = tf.zerosLike(start);
+    let now = {};
     const bounds = mask ? [tf.sub(start, mask), tf.add(start, mask)] : [];
     const inside = radius === undefined || radius === null ? box : ball(center ?? start, radius);
     const project = mask ? within(...bounds, inside) : inside;
     try {
       for (let index = 0; index <= steps; index++) {
-        const { losses, logits, gradient } = network.evaluate(images, objective, place, index < steps);
-        const now = { index, total: steps, shape: images.shape, images: images.dataSync().slice() };
-        Object.assign(now, { losses: losses.dataSync().slice(), logits: logits.dataSync().slice() });
-        tf.dispose([losses, logits]);
-        if (index < steps) {
-          const rate = stepSize * 0.5 * (1 + Math.cos((Math.PI * index) / steps));
-          const [faster, moved] = tf.tidy(() => {
-            const next = tf.add(tf.mul(velocity, momentum), tf.div(gradient, perImage(gradient)));
-            return [next, project(tf.sub(images, tf.mul(next, rate)))];
-          });
-          tf.dispose([gradient, velocity, images]);
-          [velocity, images] = [faster, moved];
-        }
-        yield now;
+        now = network.evaluate(images, objective, place, index < steps);
+        const { losses, logits, gradient } = now;
+        yield { index, total: steps, shape: images.shape, images, losses, logits };
+        if (index === steps) return;
+        const rate = stepSize * 0.5 * (1 + Math.cos((Math.PI * index) / steps));
+        const [faster, moved] = tf.tidy(() => {
+          const next = tf.add(tf.mul(velocity, momentum), tf.div(gradient, perImage(gradient)));
+          return [next, project(tf.sub(images, tf.mul(next, rate)))];
+        });
+        tf.dispose([losses, logits, gradient, velocity, images]);
+        [velocity, images] = [faster, moved];
       }
     } finally {
-      tf.dispose([images, velocity, ...bounds]);
+      tf.dispose([images, velocity, ...bounds, ...Object.values(now).filter(Boolean)]);
     }
   }
+
+  // Numbers of tensors, arrays of their own. A graphics card gives them later.
+  const read = (...tensors) => Promise.all(tensors.map(async (x) => (await x.data()).slice()));
+
+  // --- the processors -------------------------------------------------------------------------------------------------
 
   // The library on one thread, from bytes in the page: nothing is fetched. Resolves to false without WebAssembly SIMD.
   const begin = async (wasm) => {
@@ -543,9 +546,56 @@ const Engine = (() => {
     return true;
   };
 
-  const floats = (halves) => Float32Array.from(halves, (half) => HALVES[half]);
+  // What an engine is weighed by: the gradient from noise towards a pattern, and the seconds of five steps.
+  // A processor that has taken longer than `limit` is not waited for.
+  const STEPS = 5;
+  const trial = async (network, limit = Infinity) => {
+    const shape = [1, ...network.sides, network.mean.shape[0]];
+    const numbers = (f) => tf.tensor(Float32Array.from({ length: count(shape) }, (_, k) => f(k)), shape);
+    const start = numbers((k) => 0.5 + 0.1 * Math.sin(7.3 * k * k)); // irregular, the same everywhere
+    const pattern = numbers((k) => 0.5 + 0.4 * Math.sin(k / 40));
+    const target = network.at("map", pattern);
+    const goal = match(target);
+    const found = network.evaluate(start, goal, "map");
+    const [gradient] = await read(found.gradient);
+    let [began, seconds] = [0, 0];
+    for (const step of descend(network, goal, start, { place: "map", steps: STEPS + 1, stepSize: 0.1 })) {
+      await read(step.losses, step.images);
+      if (step.index < 1) continue;
+      if (step.index === 1) began = performance.now(); // the first prepares much
+      seconds = (performance.now() - began) / 1000;
+      if (seconds > limit) break;
+    }
+    goal.dispose();
+    tf.dispose([start, pattern, target, ...Object.values(found)]);
+    return { gradient, seconds };
+  };
+  const apart = (found, wanted) => {
+    let [far, all] = [0, 0];
+    for (let k = 0; k < wanted.length; k++) {
+      far += (found[k] - wanted[k]) ** 2;
+      all += wanted[k] ** 2;
+    }
+    return Math.sqrt(far / all);
+  };
+
+  // From WebAssembly to the graphics card, for a network that it computes rightly and, unless it is
+  // `wanted` anyway, faster. Resolves to the network there and what was found; else throws the reason.
+  const ERROR = 1e-2; // relative: at a ReLU's kink single pixels may differ
+  const accelerated = async (about, wanted) => {
+    const floor = await trial(await Network.load(about));
+    const there = await tf.setBackend("webgpu").catch(() => false);
+    if (!there) throw new Error("the browser offers no graphics adapter");
+    const network = await Network.load(about);
+    const { gradient, seconds } = await trial(network, wanted ? Infinity : floor.seconds);
+    const error = apart(gradient, floor.gradient);
+    if (!(error <= ERROR)) throw new Error(`the graphics card's gradient is off by ${error.toPrecision(2)}`);
+    if (!wanted && seconds >= floor.seconds) throw new Error(`the graphics card takes longer than the ${floor.seconds.toFixed(3)} s of ${STEPS} steps here`);
+    const times = `${STEPS} steps: ${seconds.toFixed(3)} s on the graphics card, ${floor.seconds.toFixed(3)} s in WebAssembly`;
+    return { network, error, times };
+  };
 
   return {
-    Network, match, activate, region, weighted, leave, ball, descend, firstStep, begin, bytesOf, floats,
+    Network, match, activate, region, weighted, leave, ball, descend, read, firstStep, begin, accelerated, bytesOf,
   };
 })();

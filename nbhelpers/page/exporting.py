@@ -205,13 +205,16 @@ def text_of(file: bytes) -> str:
 
 
 def _engine(files: Mapping[str, bytes]) -> str:
-    """The worker's script, with the library before it, and its WebAssembly, both deflated."""
+    """The worker's script with the library before it, its WebAssembly, and the part for the
+    graphics card, all deflated.
+    """
     own = front_end("engine.js", "worker.js", folder=HERE).encode()
-    code = b"\n".join([*(files[name] for name in LIBRARY), own])
-    wasm = files["tfjs-backend-wasm-simd.wasm"]
-    return json.dumps(
-        {"code": text_of(zlib.compress(code, 9)), "wasm": text_of(zlib.compress(wasm, 9))}
-    )
+    parts = {
+        "code": b"\n".join([*(files[name] for name in LIBRARY), own]),
+        "wasm": files["tfjs-backend-wasm-simd.wasm"],
+        "webgpu": files["tf-backend-webgpu.min.js"],
+    }
+    return json.dumps({name: text_of(zlib.compress(part, 9)) for name, part in parts.items()})
 
 
 def _policy(script: str, style: str, *, engine: bool) -> str:

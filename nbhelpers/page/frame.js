@@ -91,9 +91,11 @@ class Frame {
   networks;
   alive; // whether the engine runs; undefined before that is known
   begun;
+  settle; // called once nothing runs for the first time; `settled` resolves then
   turn; // grows with every pick, so that a late answer is known as one
   constructor(state, networks) {
     Object.assign(this, state, { networks, turn: 0, running: false, films: [] });
+    this.settled = new Promise((resolve) => (this.settle = resolve));
     this.chosen = { from: 0, to: 1, component: state.component, class: 0, mistake: state.wrong[0] ?? 0 };
     this.wishes = {}; // by demo: seed, steps, representation, controls
     place("again").addEventListener("click", () => this.again());
@@ -125,8 +127,11 @@ class Frame {
     place("heading").textContent = demo.heading ?? demo.name;
     place("sentence").textContent = demo.sentence;
     document.title = `${demo.heading ?? demo.name} · What a representation holds`;
-    for (const link of place("nav").querySelectorAll("a"))
-      link.ariaCurrent = link.hash === `#${demo.id}` ? "page" : null;
+    for (const link of place("nav").querySelectorAll("a")) {
+      const here = link.hash === `#${demo.id}`;
+      link.ariaCurrent = here ? "page" : null;
+      if (here) place("nav").scrollLeft = link.offsetLeft - place("nav").offsetLeft - 48; // on a phone it scrolls
+    }
     this.stage(demo.cells(this.networks), demo);
     place("again").hidden = !demo.again;
     place("again").textContent = `▶ ${demo.again ?? ""}`;
@@ -138,8 +143,10 @@ class Frame {
     this.board = demo.board && new BOARDS[demo.board](this);
     document.body.dataset.demo = demo.id;
     this.poster();
+    if (!demo.run) this.settle();
     if (demo.id === "tell") return new Tell(this).open();
-    if (!still() && this.alive !== false) this.start();
+    if (still()) this.settle();
+    else if (this.alive !== false) this.start();
   }
 
   /** @param {string[]} titles @param {any} demo */
@@ -156,7 +163,7 @@ class Frame {
       const canvas = make("canvas", { width, height, role: "img" });
       const [head, line] = [make("b", { textContent: title }), make("span")];
       const figure = make("figure", {}, make("div", { className: "nb-picture" }, canvas), make("figcaption", {}, head, line));
-      canvas.ariaLabel = title;
+      canvas.ariaLabel = title || "not computed yet";
       canvas.addEventListener("click", () => this.demo.again && !this.demo.board && this.again());
       return { figure, canvas, head, line };
     });
@@ -174,7 +181,7 @@ class Frame {
   // What was computed beforehand: the first pick of the demo.
   async poster() {
     const { turn, demo, posters, sides } = this;
-    if (!(demo.id in posters)) return;
+    if (!(demo.id in posters) || (!demo.run && this.alive !== false)) return; // the canvas begins empty
     const { captions } = posters[demo.id];
     const image = place(`poster-${demo.id}`);
     await image.decode();
@@ -383,6 +390,7 @@ class Frame {
     document.body.dataset.state = now;
     this.running = now === "running";
     place("stop").hidden = !this.running;
+    if (now === "done" || now === "error") this.settle();
   }
   say(text) {
     place("said").textContent = text;

@@ -20,30 +20,59 @@ const inflated = async (text) => {
 
 class Network {
   label;
-  about; // what the worker needs of it
+  about; // what the workers need of it
+  worker; // that is asked now: WebAssembly's, or the graphics card's
+  floor; // WebAssembly's
   jobs; // that wait for an answer, by number
   head;
   backend;
+  said; // which engine runs, and why
   static asked = 0; // numbers of jobs
   constructor(label, about) {
-    Object.assign(this, { label, about, jobs: new Map(), running: 0 });
+    Object.assign(this, { label, about, jobs: new Map(), said: "WebAssembly" });
   }
 
-  // Resolves once it can be asked.
-  begin(script, wasm) {
-    this.worker = new Worker(script);
+  // A worker with this network, once it can be asked.
+  /** @param {any} options */
+  opened(script, options) {
+    const worker = new Worker(script);
     const ready = new Promise((resolve, reject) => {
       const fail = (why) => reject(new Error(why || "the worker did not start"));
-      this.worker.addEventListener("error", (event) => fail(event.message));
-      this.worker.addEventListener("message", ({ data }) => {
-        if (data.type === "ready") resolve(Object.assign(this, { head: data.head, backend: data.backend }));
+      worker.addEventListener("error", (event) => fail(event.message));
+      worker.addEventListener("message", ({ data }) => {
+        if (data.type === "ready") resolve({ worker, ...data });
         else if (data.type === "missing") fail(data.why);
+        else if (data.type === "lost") this.lost(worker, data.why);
         else this.heard(data);
       });
     });
-    this.worker.postMessage({ type: "begin", wasm, about: this.about });
+    worker.postMessage({ type: "begin", about: this.about, ...options });
+    ready.catch(() => worker.terminate());
     return ready;
   }
+  async begin(script, wasm) {
+    const { worker, head, backend } = await this.opened(script, { wasm });
+    Object.assign(this, { worker, floor: worker, head, backend });
+  }
+  // On the graphics card from the next question on, where that is right and faster.
+  async accelerate(script, wasm, graphics) {
+    try {
+      const { worker, backend, times } = await this.opened(script, { wasm, graphics });
+      Object.assign(this, { worker, backend, said: `WebGPU (${times})` });
+    } catch (error) {
+      this.said = `WebAssembly (${error.message})`;
+    }
+  }
+  // Back to WebAssembly, and all over again what is open.
+  lost(worker, why) {
+    worker.terminate();
+    if (worker !== this.worker) return;
+    Object.assign(this, { worker: this.floor, backend: "wasm", said: `WebAssembly (the graphics card was lost: ${why})` });
+    for (const [id, { job, on }] of this.jobs) if (on === worker) this.post(id, job);
+    this.changed?.();
+  }
+  /** @type {(() => void) | undefined} */
+  changed; // called when another engine takes over
 
   heard({ type, id, ...answer }) {
     const job = this.jobs.get(id);
@@ -58,8 +87,14 @@ class Network {
 
   ask(job, frame) {
     const id = ++Network.asked;
+    return new Promise((resolve, reject) => {
+      this.jobs.set(id, { job, frame, resolve, reject });
+      this.post(id, job);
+    });
+  }
+  post(id, job) {
+    this.jobs.get(id).on = this.worker;
     this.worker.postMessage({ type: "ask", job: { id, ...job } });
-    return new Promise((resolve, reject) => this.jobs.set(id, { frame, resolve, reject }));
   }
   // See worker.js.
   look(images, options) {
@@ -69,12 +104,12 @@ class Network {
     return this.ask(options, frame);
   }
   stop() {
-    for (const id of this.jobs.keys()) this.worker.postMessage({ type: "stop", id });
+    for (const [id, { on }] of this.jobs) on.postMessage({ type: "stop", id });
   }
   leave() {
     for (const { reject } of this.jobs.values()) reject(LEFT);
     this.jobs.clear();
-    this.worker?.postMessage({ type: "leave", id: Network.asked });
+    for (const worker of new Set([this.worker, this.floor])) worker?.postMessage({ type: "leave", id: Network.asked });
   }
 
   get width() {
@@ -88,12 +123,24 @@ class Network {
 }
 
 // All networks of the page, begun; rejected with the reason where nothing can be computed.
+// Resolves to what the graphics card needs.
 async function beginAll(networks) {
   const packed = textOf("library");
   if (!packed) throw new Error("this page was written without the engine");
   if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly");
-  const { code, wasm } = JSON.parse(packed);
+  const { code, wasm, webgpu } = JSON.parse(packed);
   const [script, bytes] = await Promise.all([inflated(code), inflated(wasm)]);
-  const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+  const urlOf = (...parts) => URL.createObjectURL(new Blob(parts, { type: "text/javascript" }));
+  const url = urlOf(script);
   await Promise.all(networks.map((network) => network.begin(url, bytes)));
+  return { wasm: bytes, script: async () => urlOf(script, "\n", await inflated(webgpu)) };
+}
+
+// The graphics card, where the browser offers one and it does better. `?engine=wasm` in the address
+// leaves it alone; `?engine=webgpu` takes it though it be slower.
+async function accelerateAll(networks, { wasm, script }) {
+  const wish = new URLSearchParams(location.search).get("engine");
+  if (wish === "wasm" || !(await navigator.gpu?.requestAdapter())) return;
+  const [url, graphics] = [await script(), wish === "webgpu" ? "wanted" : "tried"];
+  await Promise.all(networks.map((network) => network.accelerate(url, wasm, graphics)));
 }

@@ -12,16 +12,25 @@ const frame = new Frame({
   })),
 }, networks);
 frame.photographs = [...frame.pictures];
+const engines = () => {
+  document.body.dataset.engine = [...new Set(networks.map(({ backend }) => backend))].join(" ");
+  place("runs").textContent = networks.map(({ label, said }) => `The ${label} network runs in ${said}.`).join(" ");
+};
+networks.forEach((network) => (network.changed = engines));
 frame.begun = beginAll(networks);
 frame.begun.then(
-  () => {
+  async (files) => {
     frame.alive = true;
-    document.body.dataset.engine = networks[0].backend;
+    engines();
+    await frame.settled; // the first pictures have the processor for themselves
+    await accelerateAll(networks, files);
+    engines();
   },
   (error) => {
     frame.alive = false;
     document.body.dataset.engine = "none";
     place("engine").textContent = `This browser cannot compute here (${error.message}). What you see was computed beforehand.`;
+    frame.poster();
   },
 );
 frame.takesFiles();

@@ -30,7 +30,7 @@ class Tell {
 
   open() {
     const count = Math.min(TRIALS, this.frame.photographs.length);
-    place("controls").replaceChildren(button(`Start: ${count} pictures, about four minutes`, () => this.start(), "main"));
+    place("controls").replaceChildren(button(`Start: ${count} pictures, about four minutes`, () => this.start(), "nb-main"));
     this.frame.show(0, this.frame.photographs[0].values.map(() => 0.5), "Which is it?");
     this.teaser();
   }
@@ -158,7 +158,7 @@ class Tell {
     const table = make("table", {}, make("thead", {}, make("tr", {}, ...head.map((textContent) => make("th", { textContent })))), make("tbody", {}, ...rows));
     const note = make("p", { textContent: `Chance: ${percent(1 / CHOICES)}. Seed ${this.seed}.` });
     const again = button("Another forty", () => this.frame.open());
-    place("controls").replaceChildren(make("div", { className: "nb-table", tabIndex: 0 }, table), note, button("Save answers", () => this.save(), "main"), again);
+    place("controls").replaceChildren(make("div", { className: "nb-table", tabIndex: 0 }, table), note, button("Save answers", () => this.save(), "nb-main"), again);
     Object.assign(place("bar"), { value: this.trials.length });
     this.frame.say("done, thank you");
     document.body.dataset.state = "done";

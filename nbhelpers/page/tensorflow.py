@@ -23,13 +23,17 @@ PACKAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "5cd6f5e18657c12fb94f4ec3dcef485c8c1a9ca39f3ef1d261c1cb13c1a231c3",
         ("dist/tf-backend-wasm.min.js", "dist/tfjs-backend-wasm-simd.wasm"),
     ),
+    "@tensorflow/tfjs-backend-webgpu": (
+        "e60089ded350de2a7ec0b367bd44c62a516da312d69a84a3f2e1aa3bb31c97e6",
+        ("dist/tf-backend-webgpu.min.js",),
+    ),
 }
 SECONDS = 120  # for one package
 
 
 def library() -> dict[str, bytes]:
-    """TensorFlow.js and its WebAssembly, by file name: `tf-core.min.js`, `tf-backend-wasm.min.js`
-    and the `.wasm`.
+    """TensorFlow.js by file name: `tf-core.min.js`, `tf-backend-wasm.min.js` with its `.wasm`, and
+    `tf-backend-webgpu.min.js`.
 
     The archives are kept in the cache and checked at every use.
 

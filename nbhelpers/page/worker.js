@@ -1,12 +1,13 @@
 // @ts-check
-// One network in a worker of its own, so that the page never waits. It answers three questions:
-// "look" (logits, distances and features of images), "descend" (frames of a descent), "stop".
-// Images are Float32Arrays of (n, height, width, channels).
+// One network on one processor, in a worker of its own, so that the page never waits. It answers
+// three questions: "look" (logits, distances and features of images), "descend" (frames of a
+// descent), "stop". Images are Float32Arrays of (n, height, width, channels).
 
 const FRAME = 1000 / 15; // ms between two frames
 let network;
 let [left, stopped] = [0, 0]; // runs up to `left` are given up; run `stopped` ends with what it has
 let turn = Promise.resolve();
+let lost = ""; // why the graphics card computes no more
 
 // Lets messages in. A timer would wait for 4 ms each time.
 const channel = new MessageChannel();
@@ -20,7 +21,6 @@ const tensorOf = (values) => {
   const shape = [...network.sides, network.mean.shape[0]];
   return tf.tensor(values, [values.length / shape.reduce((a, b) => a * b, 1), ...shape]);
 };
-const numbersOf = (x) => x.dataSync().slice();
 
 // The share of each of h × w squares of the picture that a mask covers, as `region_shares`.
 function sharesOf(mask, [height, width], [h, w]) {
@@ -85,12 +85,14 @@ async function descend({ id, start, goal, steps, size, full, radius, center, mas
   });
   let shown = 0;
   try {
-    for (const step of run) {
+    for (const { images, losses, logits, ...step } of run) {
       const ends = step.index === steps || stopped === id;
       if (ends || performance.now() - shown >= FRAME) {
-        postMessage({ type: ends ? "done" : "frame", id, stopped: stopped === id, ...step });
+        const [numbers, ...others] = await Engine.read(images, losses, logits);
+        const seen = { ...step, images: numbers, losses: others[0], logits: others[1] };
+        postMessage({ type: ends ? "done" : "frame", id, stopped: stopped === id, ...seen });
         shown = performance.now();
-      }
+      } else await losses.data(); // or the graphics card would fall behind
       if (ends) return;
       await pause();
       if (id <= left) return postMessage({ type: "left", id });
@@ -102,19 +104,29 @@ async function descend({ id, start, goal, steps, size, full, radius, center, mas
   }
 }
 
+// Numbers of the tensors that a function makes.
+async function numbersOf(make) {
+  const made = tf.tidy(make);
+  try {
+    return await Engine.read(...made);
+  } finally {
+    tf.dispose(made);
+  }
+}
+
 // Logits of images; with `place` their features there; with `from`, how far these are from one
 // image's, in the length of its features.
 async function look({ id, images, place, from }) {
   const each = network.sides[0] * network.sides[1] * network.mean.shape[0];
   const found = { logits: [], features: [], distances: [] };
-  const origin = from && tf.tidy(() => numbersOf(network.at(place, tensorOf(from))));
+  const [origin] = from ? await numbersOf(() => [network.at(place, tensorOf(from))]) : [];
   const length = origin && Math.sqrt(origin.reduce((a, b) => a + b * b, 0));
   for (let k = 0; k < images.length; k += 8 * each) {
-    const [logits, features] = tf.tidy(() => {
+    const [logits, features] = await numbersOf(() => {
       const part = tensorOf(images.subarray(k, k + 8 * each));
       const wanted = [network.places.logits, ...(place ? [network.places[place]] : [])];
       const values = network.values(part, wanted);
-      return wanted.map((node) => numbersOf(values[node]));
+      return wanted.map((node) => values[node]);
     });
     found.logits.push(...logits);
     if (origin)
@@ -131,17 +143,21 @@ async function look({ id, images, place, from }) {
 }
 
 const answers = {
-  async begin({ wasm, about }) {
+  // In WebAssembly, or with `graphics` on the graphics card where that is right and faster.
+  async begin({ wasm, about, graphics }) {
+    let found = {};
     try {
       if (!(await Engine.begin(wasm))) throw new Error("this browser lacks WebAssembly with SIMD");
-      network = await Engine.Network.load(about);
+      if (graphics) found = await Engine.accelerated(about, graphics === "wanted");
+      network = found.network ?? (await Engine.Network.load(about));
       network.shape = about.positions;
-      warm();
+      if (graphics) watch();
+      else warm();
     } catch (error) {
       return postMessage({ type: "missing", why: error.message });
     }
-    const [{ weight }, bound] = [network.head, tf.getBackend()];
-    postMessage({ type: "ready", backend: bound, head: numbersOf(weight) });
+    const [head] = await Engine.read(network.head.weight);
+    postMessage({ type: "ready", backend: tf.getBackend(), head, times: found.times });
   },
   ask({ job }) {
     turn = turn.then(async () => {
@@ -149,7 +165,8 @@ const answers = {
       try {
         await (job.goal ? descend : look)(job);
       } catch (error) {
-        postMessage({ type: "error", id: job.id, text: error.message });
+        if (tf.getBackend() === "webgpu") lose(error.message);
+        else postMessage({ type: "error", id: job.id, text: error.message });
       }
     });
   },
@@ -160,6 +177,18 @@ const answers = {
     left = Math.max(left, id);
   },
 };
+
+// A graphics card may go at any time: a laptop wakes up, a driver starts anew, memory ends. Then
+// the page asks again what is open, in WebAssembly.
+function lose(why) {
+  if (!lost) postMessage({ type: "lost", why });
+  lost ||= why || "no reason given";
+}
+function watch() {
+  const { device } = tf.backend();
+  device.lost.then(({ message }) => lose(message));
+  device.addEventListener("uncapturederror", ({ error }) => lose(error.message));
+}
 
 // The first step prepares much; nobody shall wait for that.
 function warm() {

@@ -61,7 +61,7 @@ class Paint(Live):
     """
 
     _esm = front_end("elements.js", "brush.js", "paint.js")
-    _css = front_end("image_picker.css", "paint.css")
+    _css = front_end("frame.css", "widgets.css")
     kind = Unicode("paint").tag(sync=True)
     # label, component, about, thumbnail (base64 of a picture file)
     palette: List = List().tag(sync=True)

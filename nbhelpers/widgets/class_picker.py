@@ -21,7 +21,7 @@ class ClassPicker(Picker):
     """
 
     _esm = front_end("elements.js", "class_picker.js")
-    _css = front_end("image_picker.css")
+    _css = front_end("frame.css", "widgets.css")
     names = List(Unicode()).tag(sync=True)
 
     def __init__(

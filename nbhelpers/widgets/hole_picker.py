@@ -17,7 +17,7 @@ class HolePicker(Picker):
     """
 
     _esm = front_end("elements.js", "brush.js", "hole_picker.js")
-    _css = front_end("image_picker.css", "paint.css")
+    _css = front_end("frame.css", "widgets.css")
     picture = Bytes().tag(sync=True)
     mask = Bytes().tag(sync=True)  # a byte per pixel, 255 in the hole
     size: List = List().tag(sync=True)  # height and width, pixels

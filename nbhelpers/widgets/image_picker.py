@@ -80,7 +80,7 @@ class ImagePicker(Picker):
     """
 
     _esm = front_end("elements.js", "image_picker.js")
-    _css = front_end("image_picker.css")
+    _css = front_end("frame.css", "widgets.css")
     kind = Unicode("picker").tag(sync=True)
     thumbnails = List(Bytes()).tag(sync=True)
     captions = List(Unicode()).tag(sync=True)

@@ -47,7 +47,7 @@ class Recognition(anywidget.AnyWidget):
     """
 
     _esm = front_end("elements.js", "recognition.js")
-    _css = front_end("image_picker.css")
+    _css = front_end("frame.css", "widgets.css")
     about = Unicode().tag(sync=True)
     # state: ready, waits, shown or ends; number, total and choices of the trial
     trial = Dict().tag(sync=True)

@@ -275,8 +275,7 @@ RUN = """([name, target, start, options]) => {
     const shown = [];
     const from = taken(start);
     for (const { index, images, losses } of Engine.descend(network, goal, from, options))
-      if (options.at.includes(index))
-        shown.push({ losses: Array.from(losses), images: given(tf.tensor(images, from.shape)) });
+      if (options.at.includes(index)) shown.push({ losses: Array.from(losses.dataSync()), images: given(images) });
     goal.dispose();
     return shown;
   });
@@ -343,9 +342,9 @@ OTHERS = """([target, start, mask, options]) => tf.tidy(() => {
     rest: () => Engine.weighted(weights(), Engine.match(tf.mul(at(), weights()))),
     region: () => Engine.region(weights(), Engine.activate([5])),
   };
-  const steps = [...Engine.descend(tiny, goals[options.goal](), options.begin ? taken(options.begin) : from, options)];
-  const { images, losses } = steps.at(-1);
-  return { losses: Array.from(losses), images: given(tf.tensor(images, from.shape)) };
+  const begin = options.begin ? taken(options.begin) : from;
+  for (const { index, images, losses } of Engine.descend(tiny, goals[options.goal](), begin, options))
+    if (index === options.steps) return { losses: Array.from(losses.dataSync()), images: given(images) };
 })"""
 
 

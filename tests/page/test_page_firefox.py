@@ -2,15 +2,12 @@
 and stays silent.
 """
 
-import functools
 import importlib.util
 
 import pytest
 import torch
 from firefox_support import firefox, firefox_path
-from page_support import strip
-
-import nbhelpers as nb
+from page_support import brittle
 
 pytestmark = [
     pytest.mark.browser,
@@ -36,13 +33,5 @@ def test_the_page_computes_in_firefox_what_pytorch_computes(made, tmp_path):
         )
         shown = torch.tensor(browser.run(PIXELS)).float().unflatten(1, (32, 32, 4))[..., :3] / 255
         assert not browser.faults
-    first, second = strip(made.path)[:2].split(1)
-    for k, model in enumerate(made.models.values()):
-        f = functools.partial(model.representation, positions=True)
-        with torch.no_grad():
-            goal = nb.match(f(second))
-        length = nb.optimize.first_step(0.2, 100, steps=60, shape=first.shape)
-        solver = nb.Solver(step_size=length, keep="last")
-        project = nb.l2_ball(first, 1.0)
-        wanted = nb.minimize(f, goal, first, steps=60, solver=solver, project=project).images[0]
+    for k, wanted in enumerate(brittle(made)):
         assert (shown[k + 1].permute(2, 0, 1) - wanted).abs().mean() * 255 <= 3

@@ -12,33 +12,17 @@ import numpy
 import PIL.Image
 import pytest
 import torch
-from browser_support import NEEDS_CHROMIUM, axe, pixels, serious
-from page_support import opened, strip
+from browser_support import NEEDS_CHROMIUM, axe, serious
+from page_support import brittle, go, opened, shown, strip, wait
 
 import nbhelpers as nb
 from nbhelpers import widgets
+from nbhelpers.optimize import first_step
+from nbhelpers.widgets.settings import INTERPOLATION
 
 pytestmark = NEEDS_CHROMIUM
 DEMOS = ["inversion", "layers", "classes", "features", "fill", "between", "brittle", "distance"]
 FIRST_FRAME = "() => document.querySelector('#bar').value > 0"
-
-
-def wait(page, demo, state="done"):
-    page.wait_for_function(
-        "([demo, state]) => document.body.dataset.demo === demo && document.body.dataset.state === state",
-        arg=[demo, state],
-        timeout=60_000,
-    )
-
-
-def go(page, demo, state="done"):
-    page.evaluate("(demo) => { location.hash = demo; }", demo)
-    wait(page, demo, state)
-
-
-def shown(page):
-    """The stage's pictures, (n, h, w, 3)."""
-    return pixels(page.locator("#stage .nb-picture > canvas:first-child"))
 
 
 def test_the_first_screen_forms_by_itself(page):
@@ -67,26 +51,29 @@ def test_the_back_button_returns_to_the_demo_before(page):
     assert page.locator("#heading").inner_text() == "Layers"
 
 
-@pytest.mark.parametrize("demo", ["brittle", "between"])
-def test_a_search_from_pictures_ends_where_pytorch_does(page, made, demo):
-    go(page, demo)
-    pictures, steps = strip(made.path), 60
-    first, second = pictures[:1], pictures[1:2]
-    for k, model in enumerate(made.models.values()):
+def between(made):
+    """Where PyTorch's searches halfway between the first two pictures end."""
+    found = []
+    first, second = strip(made.path)[:2].split(1)
+    for model in made.models.values():
         f = functools.partial(model.representation, positions=True)
         with torch.no_grad():
-            if demo == "brittle":
-                start, goal, project = first, nb.match(f(second)), nb.l2_ball(first, 1.0)
-                length = nb.optimize.first_step(0.2, 100, steps=steps, shape=first.shape)
-            else:
-                start, project = (first + second) / 2, nb.box
-                goal = nb.match((f(first) + f(second)) / 2)
-                length = nb.optimize.first_step(0.2, 100, steps=steps, shape=first.shape)
+            goal = nb.match((f(first) + f(second)) / 2)
+        size, full = INTERPOLATION.step_size, INTERPOLATION.steps
+        length = first_step(size, full, steps=60, shape=first.shape)
         solver = nb.Solver(step_size=length, keep="last")
-        wanted = nb.minimize(f, goal, start, steps=steps, solver=solver, project=project).images
-        place = k + (1 if demo == "brittle" else 2)
-        found = torch.from_numpy(shown(page)[place]).permute(2, 0, 1) / 255
-        assert (found - wanted[0]).abs().mean() * 255 <= 2
+        found += nb.minimize(f, goal, (first + second) / 2, steps=60, solver=solver).images
+    return found
+
+
+@pytest.mark.parametrize(
+    ("demo", "ends", "place"), [("brittle", brittle, 1), ("between", between, 2)]
+)
+def test_a_search_from_pictures_ends_where_pytorch_does(page, made, demo, ends, place):
+    go(page, demo)
+    for k, wanted in enumerate(ends(made)):
+        found = torch.from_numpy(shown(page)[place + k]).permute(2, 0, 1) / 255
+        assert (found - wanted).abs().mean() * 255 <= 2
 
 
 def test_escape_stops_whatever_has_the_focus_and_the_next_run_waits_for_nothing(page):
@@ -160,7 +147,7 @@ def test_what_is_painted_is_what_replay_paints(page, made, tmp_path):
     drag(page, (0.2, 0.7), (0.5, 0.8))  # at once: it waits for the first
     said = "(words) => document.querySelector('#stage').textContent.includes(words)"
     page.wait_for_function(said, arg="2 strokes")
-    page.get_by_text("standard", exact=True).click()
+    page.get_by_role("radio", name="standard").check()
     page.locator(".nb-board").focus()
     page.keyboard.press("Enter")
     page.wait_for_function(said, arg="3 strokes")
@@ -268,7 +255,9 @@ def test_nothing_is_unreadable_or_cut_off(chrome, made, width, tmp_path):
         page.evaluate(source)  # from outside: the page's own policy stays as strict as it is
         page.locator("#more summary").click()
         page.locator("#how summary").click()
-        for demo in [*DEMOS, "mistakes", "paint", "tell"]:
+        links = page.locator("nav a").evaluate_all("(all) => all.map(({ hash }) => hash.slice(1))")
+        assert {*links} >= {*DEMOS, "paint", "tell"}
+        for demo in links:
             page.evaluate("(demo) => { location.hash = demo; }", demo)
             page.wait_for_selector(f"body[data-demo={demo}]")
             page.wait_for_timeout(100)
@@ -344,7 +333,8 @@ def test_forty_pictures_are_told_by_keys_and_saved(chrome, made, tmp_path):
         with page.expect_download() as download:
             page.get_by_role("button", name="Save answers").click()
         download.value.save_as(tmp_path / "answers.csv")
-    rows = list(csv.DictReader((tmp_path / "answers.csv").open(encoding="utf-8")))
+    with (tmp_path / "answers.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 40
     counts: dict[tuple, int] = {}
     for row in rows:

@@ -13,6 +13,7 @@ from matplotlib.textpath import TextToPath
 from torch import Tensor
 from torch.nn import functional
 
+from nbhelpers.figures.results import mean_of
 from nbhelpers.figures.style import in_house_style
 from nbhelpers.types import Images, check_images, whole
 
@@ -207,27 +208,23 @@ def curves(
     ylabel: str,
     title: str = "",
 ) -> Figure:
-    """Lines over a common x; an (m, n) series as its mean, with a band of the middle half.
+    """Lines over a common x; an (m, n) series as its mean with a band.
 
     Args:
         x: (m,) positions.
-        series: label → (m,) or (m, n).
+        series: label → (m,) or (m, n). The band is the middle half of the n values; for truth
+            values, whose mean is a share, Wilson's 95 % interval.
         xlabel, ylabel: what they are, with units.
     """
     figure, axes = _axes(title, xlabel, ylabel, f"curves of {', '.join(series)}")
     positions = torch.as_tensor(x).cpu().numpy()
     for index, (label, values) in enumerate(series.items()):
-        numbers, colour = values.detach().float().cpu().numpy(), _colour(label, index)
+        values = values if values.dtype == torch.bool else values.float()
+        numbers, colour = values.detach().cpu().numpy(), _colour(label, index)
         # the second series of a colour is dashed
         repeated = colour in [line.get_color() for line in axes.lines]
         if numbers.ndim == 2:
-            axes.fill_between(
-                positions,
-                *numpy.quantile(numbers, (0.25, 0.75), axis=1),
-                color=colour,
-                alpha=0.15,
-                linewidth=0,
-            )
+            axes.fill_between(positions, *_band(numbers), color=colour, alpha=0.15, linewidth=0)
             numbers = numbers.mean(1)
         look: dict[str, Any] = {
             "linestyle": "--" if repeated else "-",
@@ -239,6 +236,16 @@ def curves(
     axes.set_ylim(min(0, low), high + 0.04 * (high - min(0, low)))
     _legend(axes)
     return figure
+
+
+def _band(values: numpy.ndarray) -> Any:
+    """Lower and upper ends, (2, m), of values (m, n)."""
+    if values.dtype != bool:
+        return numpy.quantile(values, (0.25, 0.75), axis=1)
+    shares = [mean_of(row) for row in values]
+    if any(one.low is None for one in shares):  # of a single value
+        return values.mean(1), values.mean(1)
+    return [one.low for one in shares], [one.high for one in shares]
 
 
 def _axes(title: str, xlabel: str, ylabel: str, label: str):

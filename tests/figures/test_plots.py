@@ -71,6 +71,19 @@ def test_curves_and_distributions_draw() -> None:
     ).std()
 
 
+def test_the_band_of_a_share_is_wilsons_interval() -> None:
+    shares = torch.tensor([[True] * 8, [True] * 2 + [False] * 6])
+    for given in (shares, shares[:, :1]):  # a single value has no interval
+        axes = nb.curves([0, 1], {"robust": given}, xlabel="x", ylabel="y").axes[0]
+        assert axes.lines[0].get_ydata() == pytest.approx(given.float().mean(1).tolist())
+    axes = nb.curves([0, 1], {"robust": shares}, xlabel="x", ylabel="y").axes[0]
+    ends = axes.collections[0].get_paths()[0].vertices[:, 1]
+    found = [nb.figures.results.mean_of(row) for row in shares]
+    assert {round(float(end), 6) for end in ends} == {
+        round(end, 6) for one in found for end in (one.low, one.high)
+    }
+
+
 def test_captions_of_no_row_are_an_error() -> None:
     with pytest.raises(ValueError, match="wanted captions of rows"):
         nb.image_grid({"a": torch.rand(1, 3, 8, 8)}, captions={"b": ["x"]})

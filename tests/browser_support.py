@@ -1,4 +1,4 @@
-"""A real JupyterLab and a real browser, for test_browser.py, benchmarks/ and tools/."""
+"""JupyterLab and Chromium for browser tests, benchmarks and tools."""
 
 import ast
 import base64
@@ -24,8 +24,8 @@ import pytest
 
 from nbhelpers import files
 
-NOTEBOOKS = files.notebooks()[1:]  # 0 has the demo over ε, which is tested beside them
-# Chromium calls home at every start unless told not to; the tests need no network but loopback.
+NOTEBOOKS = files.notebooks()[1:]  # 0 has the demo over ε, tested separately
+# Chromium calls home at every start by default; the tests use only loopback.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -36,12 +36,11 @@ FLAGS = [
     "--disable-sync",
 ]
 GRAPHICS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
-# When the picture of a live widget is next redrawn, and when its run has ended: seconds after the
-# click on an option, each taken as the browser puts it on the screen.
+# Seconds from the click on an option to the next redraw, and to the end of the run, on the screen.
 TIMED_CLICK = """([option, live, steps]) => new Promise((resolve) => {
   const began = performance.now();
   const seen = live.dataset.drawn;
-  const said = live.querySelector(".nb-status");
+  const step = live.querySelector(".nb-status");
   let first, reached, ending;
   const watch = new MutationObserver(() => {
     const drawn = live.dataset.drawn !== seen;
@@ -49,7 +48,7 @@ TIMED_CLICK = """([option, live, steps]) => new Promise((resolve) => {
     requestAnimationFrame(() => {
       const now = (performance.now() - began) / 1000;
       if (drawn) first ??= now;
-      if (drawn && Number(/step (\\d+)/.exec(said?.textContent)?.[1]) >= steps) reached ??= now;
+      if (drawn && Number(/step (\\d+)/.exec(step?.textContent)?.[1]) >= steps) reached ??= now;
       if (!ended || ending) return;
       ending = true;
       watch.disconnect();
@@ -59,7 +58,7 @@ TIMED_CLICK = """([option, live, steps]) => new Promise((resolve) => {
   watch.observe(live, { attributes: true });
   option.click();
 })"""
-# A command given before the kernel is connected is lost.
+# Commands before the kernel's connection are lost.
 READY = """async () => {
   await jupyterapp.restored;
   const { sessionContext, context } = jupyterapp.shell.currentWidget;
@@ -67,8 +66,7 @@ READY = """async () => {
   await sessionContext.ready;
   await sessionContext.session.kernel.info;
 }"""
-# Another notebook in place of the one that is open, on the same kernel: torch need not be imported
-# again.
+# Open another notebook on the same kernel, which spares the import of torch.
 OPEN = """async (path) => {
   const { shell, commands } = jupyterapp;
   const before = shell.currentWidget;
@@ -80,22 +78,20 @@ OPEN = """async (path) => {
 
 
 def pixels(canvases) -> np.ndarray:
-    """What canvases of one size show, (number, h, w, 3), integers. As PNG: lists of numbers take
-    seconds to cross.
-    """
+    """Pixels of equally large canvases, (n, h, w, 3), sent as PNG: lists of numbers take seconds."""
     urls = canvases.evaluate_all("(all) => all.map((canvas) => canvas.toDataURL())")
     files = [io.BytesIO(base64.b64decode(url.partition(",")[2])) for url in urls]
     return np.stack([np.asarray(PIL.Image.open(file).convert("RGB"), dtype=int) for file in files])
 
 
 def chromium() -> str | None:
-    """The system's browser, if any."""
+    """The system's Chromium, if any."""
     return next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
 
 
-# The marks of a file whose tests drive the system's Chromium.
+# marks of files with browser tests
 NEEDS_CHROMIUM = [
     pytest.mark.browser,
     pytest.mark.skipif(
@@ -108,9 +104,7 @@ NEEDS_CHROMIUM = [
 
 
 def axe(folder: Path) -> str:
-    """The script of axe-core, which finds faults of accessibility; the test is skipped where it
-    cannot be had.
-    """
+    """The script of axe-core, an accessibility checker; skips the test if npm cannot get it."""
     if shutil.which("npm") is None:
         pytest.skip("no npm to fetch axe-core with")
     packed = subprocess.run(
@@ -124,9 +118,7 @@ def axe(folder: Path) -> str:
 
 
 def serious(page) -> list[tuple[str, str]]:
-    """The serious faults that axe finds on a page that has it: what, and the first element's
-    text.
-    """
+    """Axe's serious violations on a page with its script, each with the first element's text."""
     violations = page.evaluate("async () => (await axe.run()).violations")
     return [
         (v["id"], v["nodes"][0]["html"])
@@ -137,9 +129,7 @@ def serious(page) -> list[tuple[str, str]]:
 
 @contextmanager
 def browser(*flags: str, graphics: bool = False) -> Iterator:
-    """A headless Chromium, with `graphics` one that has a graphics card in software. Playwright
-    allows one at a time in a process.
-    """
+    """A headless Chromium, `graphics` with WebGPU in software; Playwright allows one per process."""
     from playwright.sync_api import sync_playwright
 
     args = [flag for flag in FLAGS if not graphics or flag != "--disable-gpu"]
@@ -154,7 +144,7 @@ def browser(*flags: str, graphics: bool = False) -> Iterator:
 
 @contextmanager
 def jupyterlab(folder: Path) -> Iterator[str]:
-    """A JupyterLab on a free port of loopback, serving `folder`; yields its address."""
+    """A JupyterLab for `folder` on a free loopback port; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -186,7 +176,7 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         "--LabApp.news_url=",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
-    settings = {  # no dialogs, and every cell stays in the page
+    settings = {  # no dialogs, and no windowing of cells
         "notebook-extension/tracker": {"autoStartDefaultKernel": True, "windowingMode": "none"},
         "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     }
@@ -231,14 +221,14 @@ def write_notebook(path: Path, *cells: str) -> None:
 
 
 def write_demo(source: Path, target: Path, *, steps: int | None = None) -> None:
-    """A notebook with its demo and what this needs to run; other cells stand there as text.
+    """A notebook with its demo and the cells that it needs; the others become text.
 
     Args:
         source, target: the notebook and its copy.
-        steps: in place of the number among the notebook's parameters.
+        steps: replaces the notebook's parameter.
     """
     notebook = nbformat.read(source, 4)
-    wanted: set[str] = set()  # names that the cells below take from above
+    wanted: set[str] = set()  # names that later cells need
     for cell in notebook.cells[::-1]:
         if cell.cell_type != "code":
             continue
@@ -259,7 +249,7 @@ def write_demo(source: Path, target: Path, *, steps: int | None = None) -> None:
 
 
 class Notebook:
-    """A notebook open in JupyterLab; `faults` gathers the console's errors."""
+    """A notebook open in JupyterLab; `faults` has the console's errors."""
 
     def __init__(self, chrome, address: str, name: str):
         self.page = chrome.new_page(viewport={"width": 1280, "height": 1000})
@@ -275,14 +265,13 @@ class Notebook:
         self.page.evaluate(READY)
 
     def open(self, name: str) -> None:
-        """Another notebook on the same kernel, in place of this one."""
+        """Open another notebook on the same kernel."""
         self.page.evaluate(OPEN, name)
         self._wait()
         self.name = name
 
     def _on_console(self, message) -> None:
-        # The server knows nothing of some optional addresses, and Lab says so; that is not of our
-        # making.
+        # Lab requests optional addresses that the server lacks
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.faults.append(message.text)
 
@@ -292,7 +281,7 @@ class Notebook:
         self.page.evaluate("(name) => { jupyterapp.commands.execute(name); }", name)
 
     def run_all(self, *, widgets: int, seconds: float = 300) -> None:
-        """Run every cell and wait for so many live results."""
+        """Run every cell and wait for the live results."""
         self.command("notebook:run-all-cells")
         selector = (
             f"() => document.querySelectorAll('.nb-widget[data-state=done]').length >= {widgets}"
@@ -300,7 +289,7 @@ class Notebook:
         self.page.wait_for_function(selector, timeout=seconds * 1000)
 
     def cells(self) -> int:
-        """How many cells the notebook has."""
+        """Number of cells."""
         return self.page.evaluate("() => jupyterapp.shell.currentWidget.content.widgets.length")
 
     def close(self) -> None:

@@ -1,6 +1,4 @@
-"""One tiny random network for most tests, one thread, as many workers as the machine carries, and
-the files that take longest first.
-"""
+"""A tiny random network, one thread, workers by cores and memory, longest files first."""
 
 import contextlib
 import os
@@ -12,11 +10,11 @@ import torch
 from nbhelpers.networks.model import Model
 from nbhelpers.networks.resnets import resnet
 
-# A shell that starts the tests in the background has its children ignore Ctrl-C, which they test.
+# Children of a background shell ignore SIGINT, which tests need.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-torch.set_num_threads(1)  # many small tests: threads cost more than they bring
+torch.set_num_threads(1)  # faster for small tests
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +31,7 @@ def tiny_model() -> Model:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker for each core, as long as each has 3 GiB: a network, a kernel and a browser."""
+    """A worker per core and per 3 GiB: a network, a kernel and a browser."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
         gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -41,8 +39,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return max(1, count or 1)
 
 
-# Each takes half a minute or more: notebooks, browsers, other libraries' packages, training. What is
-# done first leaves no core idle at the end, beside the last long file; `make check` leaves all out.
+# Files of half a minute or more run first, so that no core is idle at the end; `make check` skips
+# them.
 LONG = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "page_live", "train"]
 LONG += ["sweep", "inversion", "browser_use", "browser_demos", "browser_paint"]
 LONG += ["page_paint", "notebooks_painting"]
@@ -52,7 +50,7 @@ FIRST = [*LONG, "types"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, then the notebooks, whose kernels may warn of things of their own."""
+    """Sort the longest files first; allow warnings in notebooks' kernels."""
     places = {f"test_{name}": place for place, name in enumerate(FIRST)}
     for item in items:
         if item.path.suffix == ".ipynb":

@@ -1,6 +1,4 @@
-"""The page's engine in a real browser, for tests: TensorFlow.js, engine.js and networks on an
-empty page.
-"""
+"""The page's engine in a browser: TensorFlow.js, engine.js and networks on an empty page."""
 
 import base64
 from collections.abc import Iterator
@@ -15,8 +13,8 @@ from nbhelpers.page.exporting import HERE, LIBRARY
 from nbhelpers.page.graphs import export_network
 from nbhelpers.page.tensorflow import library
 
-# An image batch (n, c, h, w) as the engine wants it, and one of its tensors as PyTorch's. Numbers
-# cross as letters: Playwright takes half a second for each list of some ten thousand.
+# Convert image batches (n, c, h, w) to the engine's tensors and back. Numbers are sent as base64:
+# Playwright takes half a second for a list of ten thousand.
 HELPERS = """
 const networks = {};
 const asSent = ({ shape, values }) => tf.tensor(new Float32Array(Engine.bytesOf(values).buffer), shape);
@@ -31,7 +29,7 @@ const given = (x) => {
 
 @contextmanager
 def engine(chrome) -> Iterator:
-    """A page with the engine, begun.
+    """A page with the engine, started.
 
     Raises:
         ValueError: the library cannot be had.
@@ -52,7 +50,7 @@ def engine(chrome) -> Iterator:
 
 
 def sent(page, name: str, model: Model) -> None:
-    """A network, exported to the page under a name."""
+    """Export a network to the page."""
     page.evaluate(
         "async ([name, about]) => { networks[name] = await Engine.Network.load(about); }",
         [name, export_network(model)],

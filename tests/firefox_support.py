@@ -1,4 +1,4 @@
-"""Firefox driven by its own WebDriver BiDi socket: no driver beside it is needed."""
+"""Firefox by its WebDriver BiDi socket, without a driver."""
 
 import itertools
 import json
@@ -53,7 +53,7 @@ class Firefox:
         )
 
     def run(self, script: str) -> Any:
-        """The JSON that an expression gives."""
+        """The JSON value of an expression."""
         expression = f"(async () => JSON.stringify(await ({script})))()"
         found = self.call(
             "script.evaluate",
@@ -66,7 +66,7 @@ class Firefox:
         return json.loads(found["result"].get("value", "null"))
 
     def wait(self, condition: str, seconds: float = 240) -> None:
-        """Until an expression is true."""
+        """Wait until an expression is true."""
         until = time.monotonic() + seconds
         while not self.run(condition):
             if time.monotonic() > until:
@@ -76,7 +76,7 @@ class Firefox:
 
 @contextmanager
 def firefox(folder: Path) -> Iterator[Firefox]:
-    """A headless Firefox with a profile of its own in `folder`."""
+    """A headless Firefox with its profile in `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -108,5 +108,5 @@ def firefox(folder: Path) -> Iterator[Firefox]:
         with closing(Firefox(f"ws://127.0.0.1:{port}/session")) as page:
             yield page
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # a session of its own: nothing but this Firefox
+        os.killpg(process.pid, signal.SIGTERM)  # the session has only this Firefox
         process.wait(30)

@@ -1,4 +1,4 @@
-"""A small page for tests: two random networks, and the page opened without a network."""
+"""A small exported page: two random networks, opened offline."""
 
 import base64
 import contextlib
@@ -21,14 +21,14 @@ from nbhelpers.page.pictures import read_sheet
 
 @dataclasses.dataclass
 class Made:
-    """A page and what it was made of."""
+    """A page with its networks and files."""
 
     path: Path
     models: dict[str, Model]
 
 
 def tiny(seed: int) -> Model:
-    """A random network whose weights are halves, of which the page loses nothing."""
+    """A random network with multiples of a half as weights, which the export does not round."""
     torch.manual_seed(seed)
     network = resnet("resnet18", width=4)
     for weight in network.parameters():
@@ -38,7 +38,7 @@ def tiny(seed: int) -> Model:
 
 
 def plain(seed: int) -> Model:
-    """Two convolutions only, for where each operation costs much."""
+    """A network of two convolutions, for slow backends."""
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
@@ -56,7 +56,7 @@ def plain(seed: int) -> Model:
 
 @contextlib.contextmanager
 def opened(chrome, path, demo="", *, script="", query="", **options):
-    """The page, offline; at the end its console was silent and nothing was asked for."""
+    """The page, offline; checks that it logs nothing and requests nothing."""
     context = chrome.new_context(offline=True, **options)
     page = context.new_page()
     faults, requests = [], []

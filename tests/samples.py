@@ -1,4 +1,4 @@
-"""What several tests make: a small network, and folders of small pictures."""
+"""A small network, and folders of small pictures."""
 
 from pathlib import Path
 

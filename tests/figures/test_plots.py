@@ -1,4 +1,4 @@
-"""Figures show every pixel as it is, and say the same thing every time."""
+"""Figures show exact pixels and are reproducible."""
 
 import functools
 import io
@@ -214,7 +214,7 @@ def test_figures_do_not_depend_on_the_users_matplotlib(settings):
         before = dict(matplotlib.rcParams)
         for one, other in zip(plain, draw_all(), strict=True):
             assert one.shape == other.shape and numpy.array_equal(one, other)
-        assert dict(matplotlib.rcParams) == before  # the user's own settings are left alone
+        assert dict(matplotlib.rcParams) == before  # the user's settings are unchanged
 
 
 @pytest.mark.filterwarnings("default")

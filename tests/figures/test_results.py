@@ -1,4 +1,4 @@
-"""A result is whole or not there."""
+"""Results are written completely or not at all."""
 
 import json
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_values_of_images_are_printed_and_kept_with_their_intervals(tmp_path, ca
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["numbers"]["distance"] == {"robust, averaged": 0.5, "random pairs": 1.5}
     assert result["intervals"]["distance"]["robust, averaged"]["n"] == 9
-    nb.print_numbers(numbers_in(result), note="seed 0")  # as `make demo` does
+    nb.print_numbers(numbers_in(result), note="seed 0")  # as in `make demo`
     assert capsys.readouterr().out == printed
     assert numbers_in({"numbers": NUMBERS})["null"] == {"robust": Mean(1.0)}  # an older file
 
@@ -133,7 +133,7 @@ def test_of_a_notebooks_globals_its_parameters_are_kept(kept, tmp_path) -> None:
     exec(cells[2], names)
     if kept == "In":  # Python 3.14 has no annotations there
         names.pop("__annotations__", None)
-    names["n"] = 5  # what papermill puts in
+    names["n"] = 5  # papermill's parameter
     nb.save_result(tmp_path, parameters=names, numbers={})
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["parameters"] == {"n": 5, "seed": 0, "out": ""} and result["seed"] == 0

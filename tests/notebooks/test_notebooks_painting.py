@@ -1,6 +1,4 @@
-"""Notebooks 7 and 8 run on a small folder without labels, on networks that trade places, and on
-any network.
-"""
+"""Notebooks 7 and 8 on a small folder without labels, swapped networks, and any network."""
 
 import json
 import shutil
@@ -42,7 +40,7 @@ def test_on_photographs_of_other_things(name, tmp_path, capsys):
 
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "test_convnext"])
 def test_random_weights_of_any_network_tell_images_apart(architecture, tmp_path):
-    """Scales of a normalisation at nought would leave nothing of any image."""
+    """Random normalisation scales, since zeros would erase the image."""
     torch.manual_seed(0)
     facts = checkpoints.dataset_facts("cifar10") | {"image_size": 160}
     known = checkpoints.Entry("", "", f"timm:{architecture}", **facts)

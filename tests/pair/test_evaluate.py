@@ -1,6 +1,4 @@
-"""Accuracy, attack and self-check: figures agree with the manifest and with foolbox, and faults
-are found.
-"""
+"""Accuracy, attack and self-check agree with the manifest and with foolbox; errors."""
 
 import dataclasses
 import json
@@ -146,16 +144,14 @@ def nameless(robust):
 
 
 def test_an_imported_network_is_checked_and_takes_the_names(robust, nameless, capsys):
-    """What it was given as counts, not the name of its file, which here is that of a network of
-    87 %.
-    """
+    """The given path counts, not the file's name, which belongs to a network of 87 %."""
     models = {"robust": nameless, "standard": robust}
     assert check_imported(
         models, ("x/cifar10-standard.pt", "cifar10-l2-0.5"), "cifar10-sample", size=32
     )
-    said = capsys.readouterr().out
-    assert said.startswith("x/cifar10-standard.pt: 7") and said.count("\n") == 1
-    assert said.endswith(" % of 100 images of cifar10-sample are right (chance 10 %)\n")
+    printed = capsys.readouterr().out
+    assert printed.startswith("x/cifar10-standard.pt: 7") and printed.count("\n") == 1
+    assert printed.endswith(" % of 100 images of cifar10-sample are right (chance 10 %)\n")
     assert nameless.classes == robust.classes
 
 
@@ -239,7 +235,7 @@ def test_the_command_line_measures_and_writes(tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_line_writes_into_the_manifest(tmp_path, monkeypatch, capsys):
-    """Into a copy: the entry gets its new accuracy, and all else says what it said."""
+    """In a copy: the entry has the new accuracy, everything else is unchanged."""
     name, ours = "cifar10-l2-0.5", files.CHECKPOINTS
     for file in ("manifest.toml", f"{name}.safetensors"):
         shutil.copy(ours / file, tmp_path)
@@ -271,7 +267,7 @@ def test_the_command_line_writes_into_the_manifest(tmp_path, monkeypatch, capsys
     new = (tmp_path / "manifest.toml").read_text()
     assert tomllib.loads(new)["datasets"] == tomllib.loads(text)["datasets"]
     capsys.readouterr()
-    # It still loads, checked by its sha256; the accuracy of 16 images may be off.
+    # it loads with its sha256; the accuracy of 16 images may differ
     assert main(["evaluate", name, "--quick", "--n", "64", "--device", "cpu"]) in (0, 2)
     assert "altered" not in capsys.readouterr().err
     assert (
@@ -327,7 +323,7 @@ def test_accuracy_takes_labels_of_any_kind(tiny_model, kind):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, sample):
-    """Sixty images of four of CIFAR-10's classes under other names, and three of none."""
+    """Sixty images of four CIFAR-10 classes under other names, and three of other classes."""
     names = {"Cats": 3, "dog": 5, "car": 1, "ship": 8}
     root = tmp_path_factory.mktemp("named")
     for name, label in names.items():
@@ -342,7 +338,7 @@ def folder(tmp_path_factory, sample):
 
 
 def test_every_score_of_a_folder_is_by_name(robust, folder, sample, capsys, tmp_path):
-    """The command, the functions and the check agree, whatever the order of the folders."""
+    """Command, functions and check agree for any order of folders."""
     rows = torch.cat([(sample[1] == label).nonzero()[:, 0] for label in (1, 3, 5, 8)])
     wanted = accuracy(robust, sample[0][rows], sample[1][rows])
     assert accuracy(robust, folder) == accuracy(robust, nb.open_images(folder)) == wanted > 50
@@ -354,9 +350,10 @@ def test_every_score_of_a_folder_is_by_name(robust, folder, sample, capsys, tmp_
     result = tmp_path / "result.json"
     assert main([*command, "--eps", "0.1", "--steps", "1", "--json", str(result)]) == 0
     assert json.loads(result.read_text())["clean"] == pytest.approx(wanted)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        "3 of " in said and "are left out: the network has none of their classes (monkey)" in said
+        "3 of " in printed
+        and "are left out: the network has none of their classes (monkey)" in printed
     )
 
 
@@ -370,13 +367,13 @@ def test_where_no_class_is_the_networks_the_refusal_lists_both(
         PIL.Image.new("RGB", (32, 32)).save(tmp_path / name / "0.png")
     if score == "command":
         assert main(["evaluate", "cifar10-l2-0.5", "--dataset", str(tmp_path)]) == 2
-        said = capsys.readouterr().err
+        printed = capsys.readouterr().err
     else:
         with pytest.raises(ValueError, match="class") as caught:
             score(robust, tmp_path)
-        said = str(caught.value)
+        printed = str(caught.value)
     both = ("has no labels",) if folders == [""] else (", ".join(folders[:6]), "airplane, automob")
-    assert all(part in said for part in both)
+    assert all(part in printed for part in both)
 
 
 def test_networks_whose_classes_are_in_another_order_are_not_set_side_by_side(robust, sample):
@@ -391,7 +388,7 @@ def test_networks_whose_classes_are_in_another_order_are_not_set_side_by_side(ro
             )
     spelled = ("plane", "car", *robust.classes[2:])
     same = nb.Model(resnet("resnet18", width=4), classes=spelled, image_size=32)
-    with pytest.raises(ValueError, match="near chance"):  # it is untrained, but of these classes
+    with pytest.raises(ValueError, match="near chance"):  # untrained, with the same classes
         check_imported({"robust": robust, "standard": same}, ["a", "b"], "cifar10-sample", size=32)
 
 

@@ -1,4 +1,4 @@
-"""What a pair says of its images: their own names, known labels, and predictions marked as such."""
+"""Captions of a pair: own names, known labels, and predictions."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_a_caption_is_the_name_of_the_picture(pair):
     names = pair.names(picked)
     assert names == [nb.data.image_names("pictures")[row] for row in picked]
     assert (labels < 0).any()
-    # Whatever the network takes it for, a picture's name does not depend on it.
+    # independent of the prediction
     assert pair.names([0]) == [nb.data.image_names("photographs")[0]]
 
 
@@ -45,7 +45,7 @@ def test_nothing_known_is_said(tmp_path):
 
 def test_predictions_are_marked(pair):
     _, images, _ = pair.draw(4, seed=1)
-    said = pair.predictions(images)
+    captions = pair.predictions(images)
     for name, network in pair.networks.items():
         classes = [network.classes[k] for k in nb.predict(network, images)]
-        assert said[name] == [f"{name}: {one}" for one in classes]
+        assert captions[name] == [f"{name}: {one}" for one in classes]

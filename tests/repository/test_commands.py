@@ -1,6 +1,4 @@
-"""The command line: answered without torch, in any encoding, and with one exit status for every way
-to stop it.
-"""
+"""The command line: help without torch, in any encoding; one exit status for interrupts."""
 
 import os
 import signal
@@ -42,14 +40,14 @@ def test_help_and_typing_errors_are_answered_without_torch() -> None:
 
 
 def test_what_parsers_write_out_is_what_the_modules_take() -> None:
-    """Parsers do without the modules that import torch, so they repeat their choices."""
+    """Parsers repeat the choices of modules that import torch."""
     assert settings.Norm == attack.Norm and settings.Downsample == resnets.Downsample
     assert model.Precision.__args__ == shard_commands.PRECISIONS
 
 
 @pytest.mark.parametrize("words", [[], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
 def test_help_is_ascii(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Files have Windows' encodings where the output is redirected there."""
+    """Redirected output has Windows' encodings."""
     if words:
         with pytest.raises(SystemExit):
             main(words)
@@ -76,7 +74,7 @@ def test_every_stop_is_status_130(name: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["cifar10-standard", "--json", "FOLDER"], "is a folder; name a file in it"),
         (["cifar10-standard", "--quick", "--json", "e.json"], "remove --json"),
@@ -86,13 +84,13 @@ def test_every_stop_is_status_130(name: str, capsys: pytest.CaptureFixture[str])
     ids=lambda one: one[1] if isinstance(one, list) else "",
 )
 def test_what_evaluate_cannot_follow_is_refused_before_the_work(
-    words: list[str], told: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nbhelpers.networks.loading.load_model", lambda *_, **__: 1 / 0)
     words = [word.replace("FOLDER", str(tmp_path)) for word in words]
     assert main(["evaluate", *words]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["sweep", "invert", "visualize"])

@@ -1,6 +1,4 @@
-"""The wheel, installed apart from the checkout: it brings its networks, images, widgets and the
-command.
-"""
+"""The installed wheel contains networks, images, widgets and the command."""
 
 import os
 import subprocess
@@ -29,11 +27,9 @@ assert len(files.notebooks()) == int(sys.argv[2])
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the wheel is installed into; nothing is downloaded, for what it needs is
-    in this environment.
-    """
+    """A folder with the installed wheel; its dependencies are this environment's."""
     wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
-    # Both without isolation: an isolated build would fetch hatchling.
+    # without isolation, which would fetch hatchling
     run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)], cwd=ROOT)
     (wheel,) = wheels.glob("*.whl")
     options = [
@@ -56,7 +52,7 @@ def run(command: list[str], **options) -> str:
 
 
 def apart(target: Path, tmp_path: Path) -> dict:
-    """Outside the checkout, with the installed copy before the editable one."""
+    """The environment with the installed copy before the editable one."""
     cache = str(tmp_path / "cache")
     return {
         "cwd": tmp_path,

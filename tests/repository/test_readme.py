@@ -1,4 +1,4 @@
-"""Every ```python block of the README and of docs/ runs, in order, in a folder like a reader's.
+"""Every ```python block of README and docs/ runs, in order, in a folder like a reader's.
 
 Blocks that need a cluster or many minutes are fenced ```py: they are compiled, and
 tests/runs/test_sweep.py runs what they call. Of shell blocks the commands and options are looked up.
@@ -26,13 +26,13 @@ TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 
 def blocks(text: str, *languages: str) -> list[str]:
-    """The fenced blocks in one of these languages, in order."""
+    """The fenced blocks in the given languages, in order."""
     return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, flags=re.M | re.S)
 
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """A folder with a few photographs and a checkpoint, which the README speaks of."""
+    """A folder with the README's example photographs and checkpoint."""
     random = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -54,10 +54,10 @@ def test_its_code_runs(page, reader, capsys):
         exec(compile(block, page.name, "exec"), names)
         printed = capsys.readouterr().out
         for line in block.splitlines():
-            said = line.partition("  # ")[2]
-            # `print(x)  # Model(…)` says what is printed
-            if line.startswith("print(") and said.endswith(")"):
-                assert said in printed
+            comment = line.partition("  # ")[2]
+            # `print(x)  # Model(…)` has the output as its comment
+            if line.startswith("print(") and comment.endswith(")"):
+                assert comment in printed
     plt.close("all")
 
 
@@ -95,8 +95,8 @@ def test_commands_and_their_options_exist(capsys):
                     seen.add(found[1])
                     with pytest.raises(SystemExit):
                         main([found[1], "--help"])
-                    told = re.findall(r"-{1,2}[a-z][a-z-]*", capsys.readouterr().out)
-                    assert {*re.findall(r"(?<!\S)-{1,2}[a-z][a-z-]*", found[2])} <= {*told}, line
+                    options = re.findall(r"-{1,2}[a-z][a-z-]*", capsys.readouterr().out)
+                    assert {*re.findall(r"(?<!\S)-{1,2}[a-z][a-z-]*", found[2])} <= {*options}, line
     assert {"train", "evaluate", "sweep", "report", "invert", "visualize", "demo"} <= seen
 
 

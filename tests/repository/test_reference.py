@@ -1,4 +1,4 @@
-"""The API reference is made from the docstrings without a warning, and has every public name."""
+"""The API reference builds without warnings and has every public name."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What a repository promises around its code: pinned versions, workflows, releases, one version everywhere."""
+"""Pinned versions, workflows, releases, one version everywhere."""
 
 import json
 import re
@@ -17,7 +17,7 @@ PINS = (ROOT / "constraints.txt").read_text().splitlines()
 
 
 def pinned(python: str, system: str = "linux") -> dict[str, str]:
-    """Package → version that constraints.txt has for this Python and system."""
+    """Package → version in constraints.txt for a Python and system."""
     here = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": system}
     lines = [Requirement(line) for line in PINS if not line.startswith("#")]
     found = [line for line in lines if line.marker is None or line.marker.evaluate(here)]
@@ -88,7 +88,7 @@ def test_a_workflow_may_do_little_and_ends(path: Path) -> None:
                 assert where.startswith("./") or re.fullmatch(r"v\d+|release/v\d+", at), step[
                     "uses"
                 ]
-            # What others can name, such as a branch, must reach a shell as a variable only.
+            # names from outside, such as branches, reach a shell only as variables
             assert "${{" not in step.get("run", ""), step["run"]
 
 

@@ -1,4 +1,4 @@
-"""The lists, layers and notebooks keep their promises."""
+"""Public names, layers of the package, and notebooks."""
 
 import ast
 import graphlib
@@ -25,9 +25,9 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 PACKAGE = ROOT / "nbhelpers"
 CORE = ["types", "optimize", "passes", "objectives", "attack", "representation"]
-BASE = [*CORE, "files", "bars", "commands", "names"]  # what every wing may import
+BASE = [*CORE, "files", "bars", "commands", "names"]  # importable by every wing
 WINGS = ["checkpoints", "networks", "data", "figures", "pair", "training", "runs", "widgets"]
-WINGS += ["page"]  # each may import those before it
+WINGS += ["page"]  # each may import the ones before it
 PUBLIC = """
     Model Result Step TopImages activate box class_names contributions count_images curves descend distance
     distributions image_grid interpolate iter_batches l2_ball Solver PUBLISHED pair page leave linf_ball load_images load_model match minimize
@@ -60,9 +60,7 @@ def test_the_image_copies_what_the_package_includes_before_it_installs_it() -> N
 
 
 def imports_of_each_module() -> dict[str, set[str]]:
-    """Module → the modules of the package that it imports, at its top or inside a function;
-    names without nbhelpers.
-    """
+    """Module → imported modules of the package, also inside functions; without the prefix."""
     paths = {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
         for path in PACKAGE.rglob("*.py")
@@ -105,7 +103,7 @@ def test_there_are_no_circles() -> None:
     faces = ("__init__", *(f"{wing}.__init__" for wing in WINGS))
     found = imports_of_each_module()
     graph = {module: others for module, others in found.items() if module not in faces}
-    order = [*graphlib.TopologicalSorter(graph).static_order()]  # CycleError names the circle
+    order = [*graphlib.TopologicalSorter(graph).static_order()]  # raises CycleError
     assert {*CORE} <= {*order}
 
 
@@ -117,7 +115,6 @@ def test_the_core_is_thin_and_needs_torch_alone() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             foreign = {found.partition(".")[0] for found in names} - sys.stdlib_module_names
-            # NumPy for its arrays, which torch takes; jaxtyping for shapes, where it is installed.
             assert foreign <= {"torch", "nbhelpers", "numpy", "jaxtyping"}, name
     script = """
         import sys, nbhelpers.optimize
@@ -225,8 +222,7 @@ def test_notebook_keeps_the_contract(path: Path) -> None:
         "an absolute path"
     )
     assert path.stat().st_size < 900_000
-    # As the kernel calls itself: JupyterLab would write its name and mark the notebook unsaved at
-    # every opening.
+    # the kernel's own name, else JupyterLab marks the notebook unsaved at every opening
     assert notebook.metadata.kernelspec.display_name == "Python 3 (ipykernel)"
     assert notebook.cells[0].cell_type == "markdown" and "**Claim.**" in notebook.cells[0].source
     for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):

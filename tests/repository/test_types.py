@@ -1,4 +1,4 @@
-"""mypy agrees with every annotation of the package, as pyproject.toml sets it."""
+"""mypy passes with pyproject.toml's settings."""
 
 import subprocess
 import sys

@@ -1,6 +1,4 @@
-"""The pickers in a real JupyterLab, in the system's
-Chromium.
-"""
+"""The pickers in JupyterLab, in the system's Chromium."""
 
 import functools
 
@@ -26,7 +24,7 @@ from nbhelpers.widgets.settings import INVERSION
 pytestmark = NEEDS_CHROMIUM
 
 STEPS = 100
-# the single reconstructions, then the sixteen starts; the start is computed too
+# single reconstructions, then means, and the start
 MOMENTS = STEPS + STEPS // 2 + 1
 LOAD = """
 import nbhelpers as nb
@@ -37,7 +35,7 @@ images, labels = nb.load_images("cifar10-sample", indices=range(200))
 from nbhelpers import widgets
 """
 EPSILON = """widgets.epsilon_series("cifar10-l2-0.5", images[:12], labels[:12], steps=3)"""
-# How many thumbnails stand beside each other.
+# number of thumbnails in the first row
 COLUMNS = """() => {
   const tops = [...document.querySelectorAll("[role=option]")].map((option) => option.getBoundingClientRect().top);
   return tops.filter((top) => top === tops[0]).length;
@@ -66,14 +64,14 @@ def lab(tmp_path_factory):
     write_notebook(folder / "inversion.ipynb", LOAD, SHOW, "print(demo.live.finished, steps)")
     write_notebook(folder / "epsilon.ipynb", LOAD, EPSILON)
     for path in NOTEBOOKS:
-        write_demo(path, folder / path.name, steps=3)  # the whole notebooks are run by nbval
+        write_demo(path, folder / path.name, steps=3)  # nbval runs the whole notebooks
     with jupyterlab(folder) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def desk(lab, chrome):
-    """One page and one kernel, for one notebook after the other."""
+    """One page and kernel for all notebooks."""
     desk = Notebook(chrome, lab, "inversion.ipynb")
     desk.run_all(widgets=1)
     yield desk
@@ -102,16 +100,14 @@ def wait(notebook, state):
 
 
 def pick(notebook, k):
-    """Click, and wait for the end of the run: when its first frame and its end came."""
+    """Click and wait for the end of the run; times of the first frame and the end."""
     return notebook.page.evaluate(
         TIMED_CLICK, [option(notebook, k).element_handle(), live(notebook).element_handle()]
     )
 
 
 def work(notebook):
-    """How many runs went to their end, and how many steps were computed in all: the kernel says
-    it in the last cell.
-    """
+    """Numbers of completed runs and computed steps, from the notebook's last cell."""
     page = notebook.page
     last = page.locator(".jp-Notebook .jp-Cell").last
     before = last.locator(".jp-InputPrompt").inner_text()
@@ -140,8 +136,7 @@ def test_a_click_streams_frames_and_ends_where_a_headless_run_ends(notebook):
     f = functools.partial(model.representation, positions=True)
     solver = nb.Solver(step_size=INVERSION.step(STEPS, target), keep="last")
     result = nb.minimize(f, nb.match(f(target)), nb.noise(1, seed=0), steps=STEPS, solver=solver)
-    # Two processes may sum in another order, and a hundred steps amplify that: nearly all pixels
-    # agree.
+    # processes may differ in rounding, which a hundred steps amplify
     assert numpy.quantile((shown - result.images[0]).abs().numpy(), 0.99) <= 3 / 255
 
 
@@ -153,7 +148,7 @@ def test_five_quick_picks_cost_one_run_and_a_second_look_none(notebook):
     assert pick(notebook, 8)["state"] == "done"
     after, steps_after = work(notebook)
     assert after == runs + 1
-    # one run, and what the others did until the next click came
+    # one run, and the others' steps before the next click
     assert steps_after - steps < 2 * MOMENTS
     assert pick(notebook, 8)["state"] == "done"
     assert work(notebook) == [after, steps_after]

@@ -1,6 +1,4 @@
-"""Layers, classes, inpainting and the test for people in a real JupyterLab, by mouse and by
-keyboard, in a wide and in a narrow window.
-"""
+"""Layers, classes, inpainting and recognition in JupyterLab, by mouse and keyboard."""
 
 import PIL.Image
 import pytest
@@ -23,14 +21,14 @@ DEMOS = {
     "inpainting": "nb.widgets.inpainting(models, pictures, steps=20)",
     "recognition": "nb.widgets.recognition(models, pictures, steps=8)",
 }
-# Of the demo's elements, those that reach beyond the window or their output.
+# elements of the demo outside the window or their output
 BEYOND = """() => {
   const output = document.querySelector(".jp-OutputArea-output:has(.nb-widget)");
   const right = Math.min(innerWidth, output.getBoundingClientRect().right) + 1;
   const all = [...output.querySelectorAll(".nb-widget, .nb-widget *")].filter((e) => !e.closest(".nb-names, .nb-list, .nb-end"));
   return all.filter((element) => element.getBoundingClientRect().right > right).map((element) => element.className);
 }"""
-# How much of the first large picture is in the window, pixels from top to bottom.
+# visible height of the first large picture, pixels
 IN_VIEW = """() => {
   const box = document.querySelector(".nb-widget[data-drawn] .nb-large canvas").getBoundingClientRect();
   return Math.min(innerHeight, box.bottom) - Math.max(0, box.top);
@@ -117,7 +115,7 @@ def test_layers_by_mouse_and_keyboard(desk, tmp_path):
     page.locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
     page.wait_for_selector("[role=option][aria-label=red][aria-selected=true]", timeout=30_000)
     page.wait_for_function("() => document.activeElement.getAttribute('aria-label') === 'red'")
-    page.keyboard.press("Escape")  # from where the focus went
+    page.keyboard.press("Escape")  # the focus is in the picker
     state(page, "stopped")
 
     narrow(desk)
@@ -164,7 +162,7 @@ def test_a_hole_by_mouse_and_keyboard(desk):
     page = open_demo(desk, "inpainting")
     wide(desk)
     assert beside(page)
-    says = page.locator(".nb-hole [role=status]")
+    status = page.locator(".nb-hole [role=status]")
     board = page.locator(".nb-board")
     board.scroll_into_view_if_needed()
     box = board.bounding_box()
@@ -172,16 +170,16 @@ def test_a_hole_by_mouse_and_keyboard(desk):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.1 * box["height"], steps=4)
     page.mouse.up()
-    page.wait_for_function("(e) => e.textContent === '1 stroke'", arg=says.element_handle())
+    page.wait_for_function("(e) => e.textContent === '1 stroke'", arg=status.element_handle())
     state(page, "done")
     board.focus()
     for key in ("Shift+ArrowDown", "Shift+ArrowDown", "+", "Enter"):
         page.keyboard.press(key)
-    page.wait_for_function("(e) => e.textContent === '2 strokes'", arg=says.element_handle())
+    page.wait_for_function("(e) => e.textContent === '2 strokes'", arg=status.element_handle())
     state(page, "done")
     shot(desk, "inpainting-wide")
     page.get_by_role("button", name="Undo").click()
-    page.wait_for_function("(e) => e.textContent === '1 stroke'", arg=says.element_handle())
+    page.wait_for_function("(e) => e.textContent === '1 stroke'", arg=status.element_handle())
     assert " dB in the hole\nstandard: " in page.locator(".nb-large figcaption").first.inner_text()
     narrow(desk)
     page.wait_for_timeout(300)
@@ -190,7 +188,7 @@ def test_a_hole_by_mouse_and_keyboard(desk):
 
 
 def the_plan():
-    """What the kernel planned, made here once more."""
+    """The kernel's plan, computed again."""
     opened = nb.open_images("photographs", size=64)
     conditions = [
         Condition(network, f"layer{k}", k)

@@ -1,4 +1,4 @@
-"""The canvas in a real JupyterLab, by mouse and by keyboard, in the system's Chromium."""
+"""The canvas in JupyterLab, by mouse and keyboard, in the system's Chromium."""
 
 import json
 import re
@@ -47,14 +47,14 @@ def canvas(notebook, k=0):
 
 
 def strokes(notebook, count):
-    """Wait until so many strokes are done, and drawn."""
-    said = (
+    """Wait until `count` strokes are done and drawn."""
+    ends = (
         f"() => document.querySelector('.nb-paint [role=status]').textContent.endsWith('{count} "
         "stroke"
     )
     ending = "s" if count != 1 else ""
     notebook.page.wait_for_function(
-        f"{said}{ending}') && document.querySelector('.nb-paint').dataset.state !== 'running'",
+        f"{ends}{ending}') && document.querySelector('.nb-paint').dataset.state !== 'running'",
         timeout=60_000,
     )
     notebook.page.wait_for_timeout(300)
@@ -145,7 +145,7 @@ def test_a_name_is_kept_and_a_saved_picture_is_painted_again(notebook):
     waiting.value.save_as(path)
     again = nb.widgets.replay(path, device="cpu")
     repainted = (again[0].permute(1, 2, 0) * 255).round().int().numpy()
-    # Two processes may sum in another order, and fifty steps amplify that: nearly all pixels agree.
+    # processes may differ in rounding, which fifty steps amplify
     assert np.quantile(np.abs(repainted - canvas(notebook)), 0.99) <= 3
     painted = canvas(notebook)
     notebook.page.get_by_role("button", name="Undo").click()
@@ -153,7 +153,7 @@ def test_a_name_is_kept_and_a_saved_picture_is_painted_again(notebook):
     assert np.abs(canvas(notebook) - painted).max() > 10
     open_file(notebook, path)
     strokes(notebook, 3)
-    assert np.abs(canvas(notebook) - painted).max() <= 3  # one process, one order of sums
+    assert np.abs(canvas(notebook) - painted).max() <= 3  # the same process, the same rounding
     shot(notebook, "opened")
     kept = json.loads((notebook.folder / "cache" / "component-names.json").read_text())
     assert "wheels" in kept.values() and all(
@@ -168,7 +168,7 @@ def open_file(notebook, path):
 
 
 def test_a_file_without_a_note_or_of_another_network_gets_one_line(notebook):
-    before, said = canvas(notebook), notebook.page.locator(".nb-paint [role=status]")
+    before, status = canvas(notebook), notebook.page.locator(".nb-paint [role=status]")
     plain, other = notebook.folder / "plain.png", notebook.folder / "other.png"
     PIL.Image.new("RGB", (32, 32)).save(plain)
     note = read_note((notebook.folder / "saved.png").read_bytes(), "saved.png")
@@ -189,7 +189,7 @@ def test_a_file_without_a_note_or_of_another_network_gets_one_line(notebook):
             ),
             arg=wanted,
         )
-        assert "\n" not in said.inner_text()
+        assert "\n" not in status.inner_text()
     shot(notebook, "refused")
     assert np.array_equal(canvas(notebook), before)
 

@@ -1,6 +1,4 @@
-"""What a user does around a pick in JupyterLab: a busy or new kernel, a large photograph,
-reopening, narrow windows.
-"""
+"""Demos in JupyterLab: busy or new kernel, large photograph, reopening, narrow windows."""
 
 import numpy
 import PIL.Image
@@ -19,7 +17,7 @@ nb.widgets.inversion(models, images, labels, steps=3)
 """
 WAITING = "waiting for the kernel…"
 NO_ANSWER = "No answer. Is another cell running? Otherwise run this cell again."
-# Of a widget's elements, those that reach beyond the window or their output.
+# elements of the widget outside the window or their output
 BEYOND = """() => {
   const output = document.querySelector(".jp-OutputArea-output:has(.nb-widget)");
   const right = Math.min(innerWidth, output.getBoundingClientRect().right) + 1;
@@ -39,8 +37,7 @@ def notebook(tmp_path_factory):
         notebook = Notebook(chrome, address, "demo.ipynb")
         run_demo(notebook)
         yield notebook
-        # The widgets' own extension tells the console, late, that a kernel's widget has gone; no
-        # reader sees it.
+        # the widgets' extension logs, late, that a kernel's widget has gone
         assert not [fault for fault in notebook.faults if "widget model not found" not in fault]
         notebook.close()
 
@@ -52,7 +49,7 @@ def run_demo(notebook):
 
 
 def says(notebook, text, seconds):
-    """Wait until the widget says so."""
+    """Wait until the widget shows `text`."""
     notebook.page.wait_for_function(
         "(text) => document.querySelector('.nb-widget[data-state]').innerText.includes(text)",
         arg=text,

@@ -1,4 +1,4 @@
-"""The demo of classes: what is drawn, who names it, and which classes there are."""
+"""The demo of classes: drawings, judges and common classes."""
 
 import pytest
 import torch

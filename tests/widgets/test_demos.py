@@ -1,6 +1,4 @@
-"""What the demos show: the notebooks' numbers, both representations, captions, own pictures, a
-still one.
-"""
+"""The demos: the notebooks' numbers, both representations, captions, own pictures, stills."""
 
 import ast
 import base64
@@ -87,7 +85,7 @@ def test_a_mistake_is_explained_inside_the_ball_and_says_who_sees_what(models, i
     labels = (nb.predict(models["robust"], images) + 1) % 10
     demo = widgets.misclassification(models, images, labels, steps=40, radius=0.5)
     pictures = shown(demo)
-    # 8 bits round
+    # 8-bit rounding
     assert torch.linalg.vector_norm(pictures[1:] - pictures[:1], dim=(2, 3, 4)).max() <= 0.5 + 0.2
     assert demo.live.buttons and demo.live.columns == ["top 1", "top 2", "top 3", "random"]
     name, seen = models["robust"].classes[labels[0]], nb.predict(models["robust"], images[:1])[0]
@@ -146,7 +144,7 @@ def test_changes_of_one_length_stand_in_the_order_of_each_networks_distance(mode
             assert name in ("0", OTHER, "occlusion") or length == pytest.approx(2, abs=0.1), name
         assert (row[names.index(OTHER)] - images[4]).abs().max() <= 1 / 255  # the next of its class
     assert "L2 length 2" in demo.live.note and repr(demo) == "Demo(Distance)"
-    # alone, and of no class
+    # a single image without a class
     assert widgets.distances(models, images[:1], steps=1).live.result["captions"]
 
 
@@ -372,7 +370,7 @@ def test_ones_own_picture_can_be_removed_and_its_result_is_forgotten(models, ima
 
 
 def packed(outputs):
-    """Outputs as a saved notebook holds them: pictures as text."""
+    """Outputs as in a saved notebook: pictures as text."""
     for bundle, metadata in outputs:
         files = {
             kind: base64.b64encode(c).decode() if isinstance(c, bytes) else c

@@ -1,4 +1,4 @@
-"""The demo of layers: what its pictures are, how it says it, and what it refuses."""
+"""The demo of layers: pictures, captions and errors."""
 
 import io
 

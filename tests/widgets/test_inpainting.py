@@ -1,4 +1,4 @@
-"""The demo of inpainting: what fills the hole, what stays, and the hole that grows."""
+"""The demo of inpainting: fills, fixed pixels, and the growing hole."""
 
 import pytest
 import torch

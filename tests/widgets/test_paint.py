@@ -1,6 +1,4 @@
-"""The canvas without a browser: strokes one after the other, undo, eraser, and notes that paint
-the same again.
-"""
+"""The canvas without a browser: strokes, undo, eraser, and replay of notes."""
 
 import io
 import json
@@ -158,7 +156,7 @@ def test_an_opened_note_paints_the_same_on_the_canvas_and_goes_on(demo, tiny_mod
     picker.selected = 2  # a source of the picker again
     settled(live)
     assert live.done == 0 and torch.equal(live.image, picker.pixels[2:3])
-    # the label is not the network
+    # the same network under another label
     renamed = face({"mine": tiny_model}, picker.pixels, components=[5], steps=1).live
     opened(renamed, file)
     assert renamed.done == 3 and (renamed.image - wanted).abs().max() <= 3 / 255
@@ -227,10 +225,10 @@ OPENED = {
 
 @pytest.mark.parametrize("kind", OPENED)
 def test_what_is_no_note_of_these_networks_is_told_in_one_line(demo, kind):
-    file, said = OPENED[kind]
+    file, message = OPENED[kind]
     before, content = demo.live.image, file(demo.live)
     opened(demo.live, content, "it")
-    assert demo.live.status["state"] == "error" and demo.live.status["text"].startswith(said)
+    assert demo.live.status["state"] == "error" and demo.live.status["text"].startswith(message)
     assert (
         "\n" not in demo.live.status["text"]
         and torch.equal(demo.live.image, before)
@@ -275,15 +273,15 @@ def test_another_image_starts_afresh_and_amounts_are_percentiles_of_the_region(d
 
 
 @pytest.mark.parametrize(
-    "arguments, kind, said",
+    "arguments, kind, message",
     [
         ((MASK * 0,), ValueError, "it is empty"),
         ((MASK[:8],), ValueError, r"got shape \(8, 32\), wanted \(32, 32\)"),
         ((MASK, 99), IndexError, "component: got 99, wanted 0 to"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(demo, arguments, kind, said):
-    with pytest.raises(kind, match=said) as raised:
+def test_what_does_not_fit_is_refused_in_one_line(demo, arguments, kind, message):
+    with pytest.raises(kind, match=message) as raised:
         demo.live.stroke(*arguments)
     assert "\n" not in str(raised.value)
 

@@ -1,6 +1,4 @@
-"""Demos of large images: the start is shown before any pass through a network, and fewer steps
-follow.
-"""
+"""Demos of large images: the start precedes any forward pass, and there are fewer steps."""
 
 import pytest
 import torch
@@ -20,7 +18,7 @@ KINDS = (
 
 @pytest.fixture
 def passes(monkeypatch):
-    """How many passes a model has made."""
+    """Count the passes of a model."""
     seen, whole = [], nb.Model._passed
     monkeypatch.setattr(nb.Model, "_passed", lambda *args: seen.append(1) or whole(*args))
     return seen
@@ -56,7 +54,7 @@ def test_the_first_frame_needs_no_pass(tiny_model, passes, kind):
 def test_small_images_need_none(tiny_model):
     demo = widgets.inversion({"robust": tiny_model}, torch.rand(2, 3, 32, 32), steps=2)
     steps = [frame.step for frame in demo.live._job(*demo.live._full(demo.pick))]
-    # no start without numbers before them; the third is that of the means
+    # no preview; the third step belongs to the means
     assert steps == [0, 1, 2, 3]
 
 

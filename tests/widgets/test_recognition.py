@@ -1,4 +1,4 @@
-"""The test for people: its plan, its pictures, its scoring and its files."""
+"""The recognition test: plan, pictures, scores and files."""
 
 import random
 import time
@@ -40,7 +40,7 @@ def answer(condition=INVERSION, right=True, **given) -> Answer:
 
 
 def session(right, originals=8, **given) -> list[Answer]:
-    """A session in which so many of ten inversions, and of the originals, are right."""
+    """A session with `right` of ten inversions and `originals` of eight originals recognised."""
     some = [answer(right=k < right, **given) for k in range(10)]
     return some + [answer(ORIGINAL, k < originals, **given) for k in range(8)]
 
@@ -179,9 +179,9 @@ def test_a_whole_session_ends_in_a_table_and_a_file(test_session, tmp_path):
         assert session.trial["number"] == number and "right" not in session.trial
         pictures.add(session.picture)
         right = session._plan[number].right
-        told = {"type": "answer", "number": number, "choice": right, "seconds": 0.5}
-        session._handle_custom_msg(told, [])
-        session._handle_custom_msg(told, [])  # a second press of the key counts for nothing
+        content = {"type": "answer", "number": number, "choice": right, "seconds": 0.5}
+        session._handle_custom_msg(content, [])
+        session._handle_custom_msg(content, [])  # a second press of the key is ignored
     wait(session, "ends")
     assert len(pictures) == 6 and len(session.answers) == 6
     assert session.result["file"]["name"] == "answers-4.csv"

@@ -1,6 +1,4 @@
-"""Pickers and live results without a browser: the newest pick wins, results are remembered,
-errors are shown.
-"""
+"""Pickers and live results without a browser: newest pick, cache, errors."""
 
 import functools
 import io
@@ -27,7 +25,7 @@ def pixels(file: bytes) -> numpy.ndarray:
 
 
 class Job:
-    """Three steps per run, each let through by the test; counts them, and what was begun."""
+    """A job of three steps, each released by the test, that counts steps and starts."""
 
     def __init__(self):
         self.steps = 0

@@ -28,7 +28,7 @@ class Made:
 
 
 def tiny(seed: int) -> Model:
-    """A random network with multiples of a half as weights, which the export does not round."""
+    """A random network with half-precision weights, which the export does not round."""
     torch.manual_seed(seed)
     network = resnet("resnet18", width=4)
     for weight in network.parameters():

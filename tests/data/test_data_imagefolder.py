@@ -1,6 +1,4 @@
-"""ImageNet and your own folders: labels, names, the standard resize and crop, and a key for what
-is cached.
-"""
+"""ImageNet and user folders: labels, names, standard resize and crop, cache keys."""
 
 import numpy as np
 import PIL.Image
@@ -11,12 +9,12 @@ from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 from nbhelpers.data.imagenet import RESTRICTED_IMAGENET
 from nbhelpers.data.images import class_names, count_images, identity, iter_batches, load_images
 
-PICTURES = {0: 2, 31: 1, 33: 1, 151: 2, 268: 1, 269: 1, 281: 1, 319: 1}  # class index → how many
+PICTURES = {0: 2, 31: 1, 33: 1, 151: 2, 268: 1, 269: 1, 281: 1, 319: 1}  # class index → count
 
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """An ImageNet folder of 1,000 classes, most of them empty, in the order of their names."""
+    """An ImageNet folder of 1,000 classes, most of them empty."""
     root, random = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
     for label in range(1000):
         folder = root / "val" / f"n{label * 7 + 1440764:08d}"
@@ -60,7 +58,7 @@ def test_imagenet_has_its_labels_and_names(here):
 def test_restricted_imagenet_has_nine_groups(here):
     _, labels = load_images("restricted-imagenet-val", size=32)
     names = class_names("restricted-imagenet-val")
-    # 0 (a fish of none) and 269 (a wolf) are out
+    # 0 (a fish) and 269 (a wolf) are in no group
     assert len(names) == 9 and count_images("restricted-imagenet-val") == 7
     assert [names[label] for label in labels] == [
         "frog",
@@ -94,7 +92,7 @@ def test_the_groups_are_the_published_ones():
 
 
 def test_preprocessing_is_the_standard_one(here):
-    """Short side to 256, then the centre of 224: as torchvision does it on the decoded file."""
+    """Short side to 256, then a 224 centre crop, by torchvision."""
     path = min((here / "val").glob("*/*.JPEG"))
     with PIL.Image.open(path) as image:
         wanted = Compose([Resize(256), CenterCrop(224), ToTensor()])(image)

@@ -1,6 +1,4 @@
-"""One decoder: the same file gives the same pixels, or the same line, whether it comes by path
-or as bytes.
-"""
+"""One decoder: a file gives the same pixels, or the same error, by path or as bytes."""
 
 import io
 import warnings
@@ -50,7 +48,7 @@ def test_too_many_pixels_are_one_line_with_the_name(
     for name, side in (("cat/a.png", 9), ("cat/b.png", 60), ("cat/c.png", 45)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         PIL.Image.new("1", (side, side)).save(tmp_path / name)
-    # beyond twice of it PIL raises, below it warns
+    # PIL warns above it, and raises above twice it
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1500)
     for name in ("b.png", "c.png"):
         with pytest.raises(

@@ -1,6 +1,4 @@
-"""Distortions grow with their strength and keep to a length; ranks with ties; published
-judgements are read.
-"""
+"""Distortions by strength and by norm; rank correlation with ties; published judgements."""
 
 import itertools
 
@@ -26,7 +24,7 @@ each = pytest.mark.parametrize("kind", DISTORTIONS)
 @each
 def test_a_distortion_grows_with_its_strength(kind):
     lengths = [(distort(IMAGES, kind, k / 4) - IMAGES).flatten(1).norm(dim=1) for k in range(5)]
-    # of which the mildest loses something
+    # even the mildest is lossy
     assert lengths[0].max() < (2.5 if kind == "JPEG" else 1e-3)
     assert all(
         (after > before).float().mean() > 0.8 for before, after in itertools.pairwise(lengths[1:])
@@ -84,7 +82,7 @@ def saved(path, image):
 
 @pytest.fixture(params=["KADID-10k", "TID2013"])
 def rated(request, tmp_path):
-    """Two originals, each with three levels of noise, as the set's authors lay them out."""
+    """Two originals with three levels of noise each, in the authors' layout."""
     lines = ["dist_img,ref_img,dmos,var"] if request.param == "KADID-10k" else []
     for i in range(2):
         for level in range(4):
@@ -117,7 +115,7 @@ def test_rated_pictures_are_read_and_compared(rated):
 
 
 def test_choices_between_two_are_read_and_scored(tmp_path):
-    # people's choice of the second, which is nearer in the first two
+    # votes for the second, which is nearer in the first two
     for k, share in enumerate((1.0, 0.8, 0.0)):
         strengths = (1.0, 0.25) if k < 2 else (0.25, 1.0)
         saved(tmp_path / "2afc/val/cnn/ref" / f"00000{k}.png", IMAGES[k])

@@ -1,6 +1,4 @@
-"""Folders as people have them: what systems leave behind is ignored, a layout that could mean
-two things is refused.
-"""
+"""User folders: leftovers of systems are ignored, ambiguous layouts refused."""
 
 from pathlib import Path
 
@@ -57,7 +55,7 @@ def test_other_files_and_folders_of_other_files_are_no_classes(folder: Path) -> 
     (folder / "README.md").write_text("cats and dogs")
     (folder / "annotations").mkdir()
     (folder / "annotations" / "0.xml").write_text("<a/>")
-    (folder / "bird").mkdir()  # a class of a partial copy keeps its number
+    (folder / "bird").mkdir()  # empty classes count
     (folder / "cat" / "2.png").mkdir()
     assert found(folder) == ([1, 1, 2, 2], ("bird", "cat", "dog"))
 

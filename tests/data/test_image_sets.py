@@ -1,4 +1,4 @@
-"""An opened data set: opened once, and taken wherever a name is."""
+"""An `ImageSet` is opened once, and accepted wherever a name is."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
-    """What was opened, parsed or walked through, call by call."""
+    """Records each open, parse and folder walk."""
     calls: list[str] = []
 
     def counted(what, whole):
@@ -63,7 +63,7 @@ def test_a_manifest_that_changes_is_parsed_again(tmp_path, monkeypatch):
         )
         assert entries.manifest()["a"].arguments == {"w": width}
     entries.manifest().clear()
-    assert "a" in entries.manifest()  # what a caller does with it stays with the caller
+    assert "a" in entries.manifest()  # the caller's changes do not reach the cache
 
 
 def test_an_opened_set_is_taken_where_a_name_is(folder, tiny_model):

@@ -1,4 +1,4 @@
-"""The pictures that data/ ships: every one has a label where it needs one, and a licence."""
+"""The shipped pictures have labels and licences."""
 
 import importlib.util
 import json
@@ -37,12 +37,12 @@ def test_size():
         with Image.open(file) as picture:
             width, height = picture.size
             picture.load()
-        # The originals with fewer pixels are all 320 wide and were kept as they are.
+        # Originals with fewer pixels are 320 wide and unchanged.
         assert min(width, height) == 256 or (width == 320 and min(width, height) >= 200), file.name
 
 
 def test_the_page_names_every_picture_and_its_licence():
-    """One table row for each; of the CIFAR-10 sample, which has no licence, that it has none."""
+    """One table row each; the CIFAR-10 sample's states that it has no licence."""
     for entry in INDEX:
         (row,) = (line for line in PAGE.splitlines() if line.startswith(f"| [{entry['file']}]("))
         assert entry["author"] in row and entry["licence"] in row and str(entry["index"]) in row
@@ -68,9 +68,7 @@ def script():
 
 
 def resource(flags: int) -> bytes:
-    """A Qt resource file of version 3: a folder "a" with the compressed file "b" and the file
-    "c" with these flags.
-    """
+    """A Qt resource file, version 3: folder "a", compressed file "b", file "c" with flags."""
     packed = struct.pack(">I", 5) + zlib.compress(b"hello")
     data = struct.pack(">I", len(packed)) + packed + struct.pack(">I", 3) + b"raw"
     names = b"".join(struct.pack(">HI", 1, 0) + name.encode("utf-16-be") for name in "abc")

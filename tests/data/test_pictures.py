@@ -1,4 +1,4 @@
-"""The objects that data/ ships, and how they are placed on a background."""
+"""The shipped objects, and their background."""
 
 import csv
 import importlib.util
@@ -82,7 +82,7 @@ def test_an_object_with_imagenets_class_has_its_label():
     categories = ResNet18_Weights.DEFAULT.meta["categories"]
     labels = {entry["name"]: entry["index"] for entry in INDEX}
     for name, label in labels.items():
-        if name in categories and name not in {"mouse"}:  # ImageNet's is a computer's
+        if name in categories and name not in {"mouse"}:  # ImageNet's mouse is a computer's
             assert categories[label] == name
     assert categories[labels["hot-air balloon"]] == "balloon"
     assert labels["giraffe"] == labels["Earth"] == labels["mouse"] == -1
@@ -97,7 +97,7 @@ def test_objects_are_padded_to_a_square_on_the_chosen_background():
         rim = torch.cat([images[..., [0, -1], :].mT, images[..., [0, -1]]], dim=3)
         level = 0.5 if chosen is None else chosen
         assert torch.allclose(rim, torch.tensor(level), atol=1e-3)
-        # Seen as a whole: the object nearly reaches from side to side, and no more.
+        # The object fills the image up to its border.
         away = (images - level).abs().amax(1) > 0.02
         spans = torch.maximum(away.any(1).sum(1), away.any(2).sum(1))
         assert spans.min() >= 45 and spans.max() <= 60

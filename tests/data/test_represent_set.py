@@ -1,6 +1,4 @@
-"""Representations kept on disk: the same numbers, computed once, and again when anything that
-matters changed.
-"""
+"""Cached representations: equal numbers, recomputed after any relevant change."""
 
 import numpy as np
 import PIL.Image
@@ -15,7 +13,7 @@ from nbhelpers.data.represented import represent_set
 
 @pytest.fixture
 def passes(monkeypatch, tmp_path):
-    """How often a data set was really gone through."""
+    """Counts real passes over a data set."""
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))
     seen, whole = [], represented.represent
     monkeypatch.setattr(represented, "represent", lambda *a, **k: seen.append(1) or whole(*a, **k))

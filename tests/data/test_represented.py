@@ -1,4 +1,4 @@
-"""Kept representations belong to one function of one selection of images."""
+"""Cached representations are specific to a function and a selection of images."""
 
 import numpy as np
 import pytest
@@ -18,9 +18,7 @@ def cache(tmp_path, monkeypatch):
 
 
 class Own(nn.Module):
-    """Two networks of equal weights and repr that differ in an attribute, or in control flow
-    that no trace follows.
-    """
+    """Equal weights and repr, but another attribute or untraced control flow."""
 
     def __init__(self, power=1.0, hooked=False, f=torch.tanh):
         super().__init__()
@@ -151,7 +149,7 @@ def test_identity_follows_content_and_labels_not_dates(tmp_path):
 @pytest.mark.parametrize("given", ["~/cache", "~nobody-of-this-name/cache", ""])
 def test_no_home_is_one_line_and_costs_no_result(tiny_model, monkeypatch, capsys, given):
     def homeless(path):
-        return path  # as os.path does where neither HOME nor the passwd file tells
+        return path  # as os.path without HOME and passwd entry
 
     monkeypatch.setattr("os.path.expanduser", homeless)
     monkeypatch.delenv("HOME", raising=False)

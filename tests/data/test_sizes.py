@@ -1,4 +1,4 @@
-"""Images that are no squares: read, augmented, trained on and stored with both sides."""
+"""Non-square images: read, augmented, trained on and stored."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_images_cover_the_size_and_keep_their_shape(given: tuple[int, int]) -> N
         assert images.shape == (1, 3, *size)
         scale = max(size[0] / given[0], size[1] / given[1])
         shown = float(images[0, 0, 0, -1] - images[0, 0, 0, 0])
-        # as much of the width as fits
+        # the widest crop that fits
         assert shown == pytest.approx(size[1] / scale / given[1], abs=0.05)
     assert torch.equal(nb.load_images(ramp, size=(20, 20))[0], nb.load_images(ramp, size=20)[0])
 
@@ -85,6 +85,6 @@ def test_an_augmentation_shifts_each_side_by_an_eighth() -> None:
     images = torch.rand(64, 3, 32, 8)
     moved = augment(images, torch.Generator().manual_seed(0))
     assert moved.shape == images.shape
-    # shifted sideways, by one pixel at most
+    # shifted horizontally by at most one pixel
     assert int((moved[:, :, :, 0].abs().sum((1, 2)) == 0).sum()) > 0
     assert int((moved[:, :, :, :2].abs().sum((1, 2, 3)) == 0).sum()) == 0

@@ -1,4 +1,4 @@
-"""Whatever is stopped leaves nothing partial, ends its processes and says so with status 130."""
+"""A stopped command leaves no partial files and no processes, and exits with status 130."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ VISUALIZE = ["visualize", "--checkpoint", "cifar10-l2-0.5", *SHARDS]
 
 
 def stopped(words: list[str], number: int, begun) -> int:
-    """The status of a command that gets a signal when it is under way; its processes are gone."""
+    """The exit status of a command after a signal; its processes must have ended."""
     command = [sys.executable, "-m", "nbhelpers", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

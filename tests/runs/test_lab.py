@@ -1,4 +1,4 @@
-"""`nbhelpers lab` and `nbhelpers notebooks`: a copy of the notebooks, and nobody's files lost."""
+"""`nbhelpers lab` and `nbhelpers notebooks` copy notebooks and overwrite nothing."""
 
 import io
 import sys
@@ -14,7 +14,7 @@ NAMES = sorted(path.name for path in files.notebooks())
 
 
 class Terminal(io.StringIO):
-    """Somebody who types."""
+    """A terminal with typed input."""
 
     def isatty(self) -> bool:
         return True
@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The options that JupyterLab was started with; it does not start."""
+    """Records JupyterLab's options without starting it."""
     calls: list[list[str]] = []
     monkeypatch.setattr(LabApp, "launch_instance", calls.append)
     return calls

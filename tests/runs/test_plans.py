@@ -1,4 +1,4 @@
-"""What a plan reads, once, and refuses before anything runs."""
+"""A plan reads each file once, and refuses errors before any run."""
 
 import datetime
 import json
@@ -76,7 +76,7 @@ def test_a_kernel_that_is_not_here_gives_way_to_this_environments(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["-p", "n_images=abc"], "n_images: got 'abc' in -p, wanted int"),
         (["-p", "n_images="], "wanted int"),
@@ -91,11 +91,11 @@ def test_a_kernel_that_is_not_here_gives_way_to_this_environments(tmp_path):
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else "",
 )
-def test_a_demo_refuses_before_it_runs(words, told, tmp_path, capsys):
+def test_a_demo_refuses_before_it_runs(words, message, tmp_path, capsys):
     only = [] if "--only" in words else ["--only", "2"]
     assert main(["demo", str(tmp_path / "out"), *only, *words, "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def finished(place: Path, seed: int, **files: str) -> None:

@@ -1,6 +1,4 @@
-"""Presets against a local server: what is said before, what is fetched, what is refused, and
-what a stop leaves.
-"""
+"""Presets with a local server: announcements, downloads, refusals and interrupts."""
 
 import json
 import re
@@ -28,7 +26,7 @@ PRESETS = sorted(path.stem for path in presets.FOLDER.glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The two files of the preset imagenet-small, as the real library writes them."""
+    """The two files of the preset imagenet-small, written by the real library."""
     if not (served.PEERS / "robustness").is_dir():
         pytest.skip("robustness is not in .peers; `make .peers/.installed` puts it there")
     folder = tmp_path_factory.mktemp("published")
@@ -39,7 +37,7 @@ def folder(tmp_path_factory):
     served.save_as_robustness("resnet18", states)
     yield folder
     for path in folder.iterdir():
-        path.unlink()  # a hundred megabytes, which pytest would keep for three runs
+        path.unlink()  # 100 MB that pytest would keep for three runs
 
 
 @pytest.fixture
@@ -136,12 +134,10 @@ def test_where_no_server_answers_the_weights_tell_the_size(home, monkeypatch):
     assert one.address == entry(one.name).urls[0]
 
 
-# papermill and jupyter_client warn about things of their own
+# papermill's and jupyter_client's own warnings
 @pytest.mark.filterwarnings("default")
 def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
-    """A broken download goes on where it broke; a stopped run does what is left; a third one has
-    nothing to do.
-    """
+    """A broken download and a stopped run resume; a third call does nothing."""
     whole = {path.name: path.stat().st_size for path in server.folder.iterdir()}
     server.cuts[:] = [whole["resnet18_l2_eps3.ckpt"] // 2]
     least = {
@@ -165,7 +161,7 @@ def test_a_preset_from_end_to_end(server, home, capsys, monkeypatch):
 
     monkeypatch.setattr(sweeps, "execute", stopped)
     assert main(command) == 130
-    # every byte once, but for the piece that broke
+    # every byte once, except the broken chunk
     assert server.sent < sum(whole.values()) + 2**15
     assert [asked for method, _, asked in server.asked if method == "GET" and asked]
     finished = next((home / "out" / "5_interpolation").glob("*/result.json"))
@@ -240,7 +236,7 @@ def test_torchvisions_weights_resume_and_are_checked(home, tmp_path, monkeypatch
             presets.survey({"baseline": "torchvision:shufflenet_v2_x0_5"}, "cpu")[0].address == url
         )
         model = nb.load_model("torchvision:shufflenet_v2_x0_5", device="cpu")
-        # every byte once, but for the broken piece
+        # every byte once, except the broken chunk
         assert server.sent < (folder / name).stat().st_size + 2**14
         assert torch.equal(model.head.bias, network.fc.bias)
         assert presets.survey({"baseline": "torchvision:shufflenet_v2_x0_5"}, "cpu")[0].size == 0

@@ -1,4 +1,4 @@
-"""The report of a sweep, whatever its runs recorded."""
+"""The report of a sweep, for any recorded runs."""
 
 import base64
 import csv
@@ -116,7 +116,7 @@ def test_networks_go_by_the_parameter_that_names_them(tmp_path: Path) -> None:
         other["other network sees it … in pairs · checkpoint"] == "0.2"
         and same["distance … of pairs · checkpoint"]
     )
-    assert not same["distance · baseline"]  # the same network again
+    assert not same["distance · baseline"]  # the same network
     assert (
         not same["other network sees it · checkpoint"]
         and not same["other network sees it … in pairs · checkpoint"]
@@ -156,7 +156,7 @@ def test_pictures_of_a_page_say_what_they_show(tmp_path: Path) -> None:
 def test_an_nbconvert_that_cannot_be_imported_ends_nothing(tmp_path, monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("read")])
     nbformat.write(notebook, tmp_path / "n.ipynb")
-    monkeypatch.setitem(sys.modules, "nbconvert", None)  # such as an old one beside a new lxml
+    monkeypatch.setitem(sys.modules, "nbconvert", None)  # as with an old version and a new lxml
     assert notebook_page(tmp_path / "n.ipynb") is None
 
 

@@ -1,6 +1,4 @@
-"""Shards: together the same as one, resumable, and made by any executor. A tiny random network,
-the shipped sample.
-"""
+"""Shards: equal to a single shard, resumable, on any executor (tiny random network)."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,4 @@
-"""Sweeps: checked before they run, and whole whatever is killed. Tiny notebooks, real kernels, a
-real cluster.
-"""
+"""Sweeps: checked before running, complete after kills (real kernels, a real cluster)."""
 
 import csv
 import errno
@@ -182,7 +180,7 @@ def wait_for(condition, seconds: float = 300) -> None:
 
 
 def check_finished(out: Path, seeds: set[int]) -> None:
-    """Every finished result is whole, and there are no others."""
+    """Every result is complete."""
     for place in out.glob("seed=*"):
         done, failed = (place / "result.json").exists(), (place / "error.txt").exists()
         assert done != failed
@@ -233,7 +231,7 @@ def test_nine_runs_two_failures_and_a_killed_driver(
     assert "7 done, 2 failed" in printed.out and "ValueError: on purpose" in printed.out
     check_finished(out, set(range(9)))
     after = {place.name: (place / "run.json").stat().st_mtime_ns for place in out.glob("seed=*")}
-    assert len(after) == 9 and before.items() <= after.items()  # nothing was done twice
+    assert len(after) == 9 and before.items() <= after.items()  # nothing was repeated
     assert len(list(out.glob("seed=*/result.json"))) == 7
     errors = [path.read_text().splitlines()[0] for path in sorted(out.glob("seed=*/error.txt"))]
     assert errors[0] == "ValueError: on purpose" and "DeadKernelError" in errors[1]
@@ -241,10 +239,10 @@ def test_nine_runs_two_failures_and_a_killed_driver(
     if "OMP_NUM_THREADS" not in os.environ:
         assert {line[3] for line in lines(log, "begin")} == {str(max(1, cores() // 2))}
 
-    # once more where the driver was killed before the run came to its place
+    # repeated if the driver was killed before the final rename
     ended = lines(log, "end")
     outcomes = sweep(notebook, {"seed": range(9), "flag": True, "log": str(log)}, out)
-    # failures stay until they are asked for
+    # failures are repeated only on request
     assert [outcome.fresh for outcome in outcomes] == [False] * 9
     assert len(ended) >= 7 and lines(log, "end") == ended
 
@@ -335,13 +333,13 @@ def test_a_dask_worker_dies_and_all_runs_finish(notebook: Path, tmp_path: Path) 
         killer.join()
     assert [outcome.state for outcome in outcomes] == ["done"] * 4
     check_finished(out, set(range(4)))
-    assert len(lines(log, "begin")) > 4  # the killed one began again
+    assert len(lines(log, "begin")) > 4  # the killed run was repeated
 
 
 def test_kernels_killed_on_the_way_leave_only_whole_results(notebook: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     fresh = {"seed": range(4), "pause": 0.3, "log": str(log)}
-    for wait in (0.0, 0.25):  # seconds after a kernel has begun
+    for wait in (0.0, 0.25):  # seconds after a kernel's start
         done = len(lines(log, "begin")) if log.exists() else 0
 
         def kill_a_kernel(seen: int = done, wait: float = wait) -> None:
@@ -398,7 +396,7 @@ def test_the_report_averages_over_seeds_links_and_escapes(tmp_path: Path) -> Non
             )
             index += 1
     page = report(tmp_path).read_text()
-    assert "0.1<small> ± 0.1</small>" in page  # mean and deviation of 0, 0.1, 0.2
+    assert "0.1<small> ± 0.1</small>" in page  # mean and standard deviation of 0, 0.1, 0.2
     assert (
         "distance &lt;x&gt; · checkpoint" in page
         and "ValueError: &lt;no&gt;" in page

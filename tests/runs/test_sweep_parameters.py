@@ -1,6 +1,4 @@
-"""A sweep's parameters: read from the cell's syntax, typed by it, and given to the kernel
-exactly as asked for.
-"""
+"""A sweep's parameters: parsed and typed by the cell's syntax, passed exactly to the kernel."""
 
 import json
 import os
@@ -260,7 +258,7 @@ def test_paths_count_from_here_or_else_from_the_notebook(
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         (
             "checkpoint=cifar10-l2-05",
@@ -273,7 +271,7 @@ def test_paths_count_from_here_or_else_from_the_notebook(
     ],
 )
 def test_a_dry_run_refuses_checkpoints_and_data_sets_that_are_not_there(
-    tmp_path: Path, word: str, told: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, word: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
     word = word.replace("EMPTY", str(tmp_path / "empty"))
@@ -287,7 +285,7 @@ def test_a_dry_run_refuses_checkpoints_and_data_sets_that_are_not_there(
     ]
     assert main(["sweep", *words]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 def test_a_dry_run_takes_what_is_there(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Networks to train: as their library builds them, for the size of the images, with all heads."""
+"""Networks to train equal the library's, for any image size, with auxiliary heads."""
 
 import dataclasses
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_library_networks_are_built_for_the_images(name, side, arguments) -> Non
     with torch.no_grad():
         assert network.eval()(torch.zeros(2, 3, side, side)).shape == (2, 4)
     same = build_network(name, 4, found).state_dict()
-    assert same.keys() == network.state_dict().keys()  # heads that only training uses included
+    assert same.keys() == network.state_dict().keys()  # auxiliary heads included
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_further_heads_count_a_part() -> None:
 
 
 def test_the_weights_of_a_build_are_those_of_the_seed() -> None:
-    """No matter that images were tried on it."""
+    """Trial passes do not change it."""
     config = dataclasses.replace(SMALL, architecture="torchvision:googlenet", seed=3)
     first, second = (build(config, 4, (3, 32, 32))[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -85,7 +85,7 @@ def test_googlenet_is_trained_and_loaded(tmp_path: Path) -> None:
     train(config, tmp_path / "out", device="cpu")
     model = nb.load_model(tmp_path / "out" / "weights.safetensors", device="cpu")
     assert model.classes == ("cat", "dog") and model.components == 1024
-    (tmp_path / "out" / "state.safetensors").unlink()  # 80 MB, which pytest would keep
+    (tmp_path / "out" / "state.safetensors").unlink()  # 80 MB that pytest would keep
     begun, _ = build(
         dataclasses.replace(config, start=str(tmp_path / "out" / "weights.safetensors")),
         5,

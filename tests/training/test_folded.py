@@ -1,4 +1,4 @@
-"""The copy that is attacked in training is the network, or is not used."""
+"""The copy attacked in training equals the network, or is not used."""
 
 import dataclasses
 from pathlib import Path
@@ -18,9 +18,7 @@ ZERO, ONE = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
 
 
 class Own(nn.Module):
-    """A norm that a trace goes through, as timm's do: its statistics are buffers that no leaf
-    module holds.
-    """
+    """A traced-through norm, as timm's: no leaf module has its statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +74,7 @@ def test_the_copy_follows_every_buffer(make) -> None:
     network, images = make().train(), torch.rand(4, 3, 64, 64)
     copy = FoldedCopy(network, ZERO, ONE, torch.float32)
     for _ in range(4):
-        network(images * 2 + 1)  # moves the running statistics alone
+        network(images * 2 + 1)  # changes only the running statistics
     if isinstance(network, Own):
         network.seen.fill_(0.5)
     copy.refresh()
@@ -87,7 +85,7 @@ def test_the_copy_follows_every_buffer(make) -> None:
 
 
 class Counting(nn.Module):
-    """Its trace holds a number as it was then."""
+    """Its trace contains a constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +133,7 @@ def test_modes_of_modules_are_kept() -> None:
 
 
 class Shared(nn.Module):
-    """A convolution used twice, each time with a norm of its own."""
+    """A convolution used twice, with different norms."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Going on with what was begun: only with the images, classes and weights it was begun with."""
+"""Resuming requires the same images, classes and weights."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def begun(tmp_path: Path) -> Training:
 
 
 def without_record(state: Path) -> None:
-    """As an earlier version has written it."""
+    """In an earlier version's format."""
     with safe_open(state, "pt") as file:
         note = json.loads(file.metadata()["nbhelpers"])
     save_tensors(state, load_file(state), {key: note[key] for key in ("config", "history")})
@@ -75,7 +75,7 @@ def test_training_goes_on_with_the_same_images_only(begun: Training, tmp_path: P
     ):
         resume(begun, tmp_path)
     without_record(tmp_path / "out" / "state.safetensors")
-    assert len(resume(begun, tmp_path)) == 1  # an earlier version's state does not tell
+    assert len(resume(begun, tmp_path)) == 1  # not recorded by earlier versions
 
 
 def test_a_class_added_before_resuming_is_one_clear_line(begun: Training, tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_shards_go_on_with_the_same_images_and_weights_only(
     with pytest.raises(ValueError, match=r"was made with other contents of .*set; choose"):
         made()
     (tmp_path / "set" / "cat" / "0.png").write_bytes(kept)
-    assert made()["count"] == 8  # the date alone is nothing
-    for path in (tmp_path / "out").glob("shard-*"):  # as an earlier version has written them
+    assert made()["count"] == 8  # only the date changed
+    for path in (tmp_path / "out").glob("shard-*"):  # in an earlier version's format
         save_tensors(path, load_file(path), {"settings": dataclasses.asdict(settings)})
     (tmp_path / "weights.pt").write_bytes(b"other weights")
     assert made()["count"] == 8

@@ -1,4 +1,4 @@
-"""Stopped trainings and evaluations: nothing partial passes for whole, one folder is for one."""
+"""Stopped trainings leave only complete files, and a folder has one training."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def words(tmp_path: Path) -> list[str]:
 
 
 def stopping(call, at: int, how: int):
-    """The function, but its call number `at` is stopped by a signal."""
+    """The function, interrupted by a signal in call number `at`."""
     calls = []
 
     def stopped(*given, **named):
@@ -42,8 +42,8 @@ def stopping(call, at: int, how: int):
     return stopped
 
 
-# In the attack of epoch 1 and 2 (five steps and a held-out batch each), between the two files of an
-# epoch, and between the weights and their curve.
+# In the attacks of epochs 1 and 2 (five steps and a held-out batch each), between an epoch's two
+# files, and between weights and curve.
 MOMENTS = [("perturb", 3), ("perturb", 9), ("write_text", 2), ("replacing", 1)]
 
 
@@ -58,7 +58,7 @@ def test_a_stopped_training_says_130_and_goes_on(
         assert main(words) == 130
     assert f"continue with --resume --output {out}" in capsys.readouterr().err
     left = {path.name for path in out.iterdir()}
-    # none under its final name that is not whole, no lock, no temporary file
+    # no partial file, lock or temporary file
     assert left <= {"state.safetensors", "metrics.jsonl", "weights.safetensors"}
     assert ("weights.safetensors" in left) == (name == "replacing")
     assert main([*words, "--resume"]) == 0
@@ -108,7 +108,7 @@ def test_one_folder_is_for_one_training(words, tmp_path, capsys) -> None:
         with FileLock(out / ".lock"):
             assert main([*words, *more]) == 2
         assert "another training is at work there" in capsys.readouterr().err
-    assert [path.name for path in out.iterdir()] == [".lock"]  # as a killed training leaves it
+    assert [path.name for path in out.iterdir()] == [".lock"]  # as after a kill
     assert main(words) == 0 and not (out / ".lock").exists()
     weights = (out / "weights.safetensors").read_bytes()
     for more, told in (
@@ -135,7 +135,7 @@ def test_a_name_of_another_network_is_not_published_over(
     assert not (tmp_path / "out" / "state.safetensors").exists()
     assert main([*words, "--publish", "mine"]) == 0
     first = load_file(shelf / "mine.safetensors")
-    assert main([*words, "--publish", "mine", "--resume"]) == 0  # the same again
+    assert main([*words, "--publish", "mine", "--resume"]) == 0  # the same training
     again = load_file(shelf / "mine.safetensors")
     assert all(torch.equal(again[key], tensor) for key, tensor in first.items())
     assert checkpoints.entry("mine").sha256 == checkpoints.sha256(shelf / "mine.safetensors")
@@ -166,7 +166,7 @@ def test_a_statistic_that_half_precision_cannot_hold_is_saved_as_it_is(
 
 
 def test_weights_that_are_not_finite_end_the_training(words, tmp_path, monkeypatch, capsys) -> None:
-    """After the last step of an epoch, when its loss was still a number."""
+    """After an epoch's last step, whose loss is finite."""
     rate = loop.one_cycle
     monkeypatch.setattr(loop, "one_cycle", lambda done: float("inf") if done == 1 else rate(done))
     assert main(words) == 2

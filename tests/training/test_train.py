@@ -1,6 +1,4 @@
-"""Training: the attack inside, resuming after a kill, several processes, a bare machine, and
-settings that are off.
-"""
+"""Training: attack, resuming, several processes, a bare machine, wrong settings."""
 
 import dataclasses
 import json
@@ -33,7 +31,7 @@ from nbhelpers.training.loop import Trainer, train
 from nbhelpers.training.settings import Training
 
 ROOT = Path(__file__).parents[2]
-# 384 images to learn from in three batches, eight channels: about a second per epoch.
+# 384 training images, three batches, eight channels: about a second per epoch.
 SMALL = Training(
     dataset="cifar10-sample", width=4, epochs=2, held_out=100, batch_size=128, precision="float32"
 )
@@ -57,7 +55,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same few images as a folder, for processes of their own."""
+    """The same images as a folder, for other processes."""
     folder = tmp_path_factory.mktemp("few")
     images, labels = nb.load_images("cifar10-sample", indices=range(484))
     for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
@@ -109,7 +107,7 @@ def test_the_attacked_twin_follows_the_network(name):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-        network((images - mean) / std)  # moves the running statistics
+        network((images - mean) / std)  # changes the running statistics
         attacked.refresh()
         network.eval()
         torch.testing.assert_close(
@@ -218,9 +216,7 @@ def test_two_processes_end_with_the_same_weights(tmp_path, folder):
 
 
 def test_it_runs_in_a_bare_pytorch_image(tmp_path, folder):
-    """torch, safetensors, tqdm and what torch and torchvision bring; everything else refuses to
-    be imported.
-    """
+    """Only torch, safetensors, tqdm and their dependencies can be imported."""
     allowed = (
         "torch torchvision safetensors tqdm numpy PIL filelock typing_extensions sympy "
         "mpmath networkx jinja2"
@@ -258,10 +254,10 @@ def test_publishing_writes_the_checkpoint_and_its_entry(tmp_path, monkeypatch):
     assert nb.load_model("mine", device="cpu").components == 32
 
 
-@pytest.mark.parametrize(("eps", "norm", "told"), [(3, "l2", "55.4"), (0.2, "linf", "8/255")])
-def test_an_eps_that_makes_no_sense_is_warned_of(tmp_path, eps, norm, told):
+@pytest.mark.parametrize(("eps", "norm", "message"), [(3, "l2", "55.4"), (0.2, "linf", "8/255")])
+def test_an_eps_that_makes_no_sense_is_warned_of(tmp_path, eps, norm, message):
     config = dataclasses.replace(SMALL, eps=eps, norm=norm)
-    with pytest.warns(UserWarning, match=told):
+    with pytest.warns(UserWarning, match=message):
         Trainer(config, tmp_path, False, "cpu", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -282,7 +278,7 @@ def test_images_without_labels_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"norm": "l1"}, "l2, linf"),
         ({"epochs": 0}, "at least 1"),
@@ -290,8 +286,8 @@ def test_images_without_labels_are_refused(tmp_path):
         ({"average": 1}, "1"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **settings)
 
 
@@ -323,7 +319,7 @@ def test_a_full_disk_leaves_the_last_good_files(tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def filling(self, index, total, bar):
-        if index == 1:  # from here on no file may grow beyond 10 kB
+        if index == 1:  # limits files to 10 kB
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         return epoch(self, index, total, bar)
 

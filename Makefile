@@ -4,9 +4,9 @@ BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/[0-9]_*.ipynb notebooks/[0-9][0-9]_*.ipynb)
 # Progress bars would differ between runs.
 QUIET := TQDM_DISABLE=1
-# The tests start hundreds of processes; without bytecode each compiles PyTorch anew, which doubles its start.
+# Without bytecode each of the tests' hundreds of processes compiles PyTorch anew, which doubles its start.
 unexport PYTHONDONTWRITEBYTECODE
-# A file on each core, a thread each: twice as fast on two cores as one after the other (tests/conftest.py counts them).
+# A file per core, one thread each: twice as fast on two cores (tests/conftest.py sets the number).
 ABREAST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo imagenet check test js lab gallery api site bench notebooks format pins clean
@@ -27,7 +27,7 @@ check: .venv/.installed js  ## between two edits: style, types and quick unit te
 	$(BIN)/ruff format --check .
 	$(ABREAST) -m "not (download or browser or long)" tests
 
-# No lock file, which would hold the registry's address: both packages are pinned, and each brings only itself.
+# No lock file, which would contain the registry's address: both packages are pinned and have no dependencies.
 js:  ## lint and types of the JavaScript, where npm is installed
 	@if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --no-package-lock && npm test --silent; \
 	else echo "no npm: lint and types of the JavaScript are skipped"; fi
@@ -38,7 +38,7 @@ lab: .venv/.installed  ## open JupyterLab on the notebooks
 gallery: .venv/.installed  ## write all demos into one page that needs no kernel and computes by itself
 	$(BIN)/nbhelpers gallery
 
-api: .venv/.installed  ## write the API reference, out of the docstrings, into build/api
+api: .venv/.installed  ## write the API reference into build/api
 	$(BIN)/python -m tools api
 
 site: gallery api  ## write README, docs, notebooks, demos and API reference as a web site into build/site
@@ -54,7 +54,7 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# `make … PINS=` sets up the newest versions that pyproject.toml allows in place of the pinned ones.
+# `make … PINS=` installs the newest versions that pyproject.toml allows, not the pinned ones.
 PINS ?= --constraint constraints.txt
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -63,8 +63,7 @@ PINS ?= --constraint constraints.txt
 	$(BIN)/uv pip install --python $(BIN)/python $(PINS) -e '.[dev]'
 	touch $@
 
-# One file for all systems and Pythons: markers say which line is for which. Without the index's address, or anything else
-# of this machine.
+# One file for all systems and Pythons, with markers, without the index's address or other traces of this machine.
 pins:  ## pin the newest versions that pyproject.toml allows, into constraints.txt
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
 	@echo "# Written by \`make pins\`: what make and the workflows install. \`pip install nbhelpers\` keeps to pyproject.toml." > .pins
@@ -72,13 +71,12 @@ pins:  ## pin the newest versions that pyproject.toml allows, into constraints.t
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml - >> .pins
 	@mv .pins constraints.txt
 
-# The peers' own old packages, for comparison in tests; apart, so that they cannot change ours.
+# The peers' old packages, for comparison in tests; separate from ours.
 .peers/.installed: tests/peers/requirements.txt .venv/.installed
 	$(BIN)/uv pip install --python $(BIN)/python --target .peers --no-deps --compile-bytecode -r tests/peers/requirements.txt
 	touch $@
 
-# For `python -m tools autoattack`, an independent attack on the shipped networks; apart, since it brings a robustbench
-# of its own.
+# For `python -m tools autoattack`, an independent attack; separate, since it needs another robustbench.
 .attacks/.installed: .venv/.installed
 	$(BIN)/uv pip install --python $(BIN)/python --target .attacks --no-deps torchattacks==3.5.1
 	touch $@

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from nbhelpers.figures.style import house_style
+from nbhelpers.files import replacing
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "runs" / "bench"
 COLOURS = {"ours": "#1769aa", "peer": "#d1571b", "floor": "#8a8a8a"}
@@ -137,7 +140,8 @@ def draw(figure: Figure, path: Path) -> None:
             legend.get_frame().set_alpha(0)
             for text in legend.get_texts():
                 text.set_color(GREY)
-    figure.savefig(path, dpi=160, transparent=True)
+    with house_style(), replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160, transparent=True, format="png")
     print(f"wrote {path.relative_to(ROOT)}")
 
 

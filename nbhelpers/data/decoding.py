@@ -1,6 +1,7 @@
 """One decoder for image files, and for files that arrive as bytes."""
 
 import io
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 _OPENING = threading.Lock()  # warnings are caught for the whole process, so by one thread at a time
+_TOLD: set[Path] = set()  # folders of which it was said that a file has several pictures
+# A photograph with its preview, and layers with their whole, which comes first.
+_ONE_PICTURE = {"MPO", "PSD"}
 _T = PIL.Image.Transpose
 # EXIF's orientations, but for 1, which is upright.
 _TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE}
@@ -20,7 +24,8 @@ _TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 
 def decode(path: str | Path, content: bytes | None = None, *, transparency: bool = False) -> Tensor:
     """An image file's pixels, uint8 (3, h, w). Grey becomes RGB, transparent becomes white, EXIF's
-    rotation is done.
+    rotation is done. Of several pictures in one file it is the first; that is said on standard
+    error, once for each folder.
 
     Args:
         path: of the file; with `content` any name, for messages.
@@ -36,6 +41,8 @@ def decode(path: str | Path, content: bytes | None = None, *, transparency: bool
             if image.mode[0] in "IF":  # PIL would clip these to white
                 raise _Refused(f"{path} has more than 8 bits per channel; save it with 8")
             image.load()
+            if content is None and getattr(image, "is_animated", False):
+                _tell_of_first(image, Path(path))
             colours = _coloured(image, transparency)
             turn = _turn(image)
             pixels = np.array(colours if turn is None else colours.transpose(turn))
@@ -50,6 +57,15 @@ def decode(path: str | Path, content: bytes | None = None, *, transparency: bool
 
 class _Refused(ValueError):
     """Of a message that is complete."""
+
+
+def _tell_of_first(image: PIL.Image.Image, path: Path) -> None:
+    if image.format in _ONE_PICTURE or path.parent in _TOLD:
+        return
+    _TOLD.add(path.parent)
+    count = getattr(image, "n_frames", "several")
+    image.seek(0)  # some formats are read through to be counted
+    print(f"{path} holds {count} pictures: of each file the first is used", file=sys.stderr)
 
 
 def _coloured(image: PIL.Image.Image, transparency: bool) -> PIL.Image.Image:

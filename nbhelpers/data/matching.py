@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,8 @@ BY_CASE = {"Cardigan", "cardigan"}
 PLURALS = ((r"(?<=[^s])s$", ""), (r"(?<=[hsxz])es$", ""), (r"ies$", "y"), (r"ves$", "f"))
 SYNSET = re.compile(r"n\d{8}")
 NUMBER = re.compile(r"(?:(?:class|label)[ _-]?)?([0-9]+)", re.IGNORECASE)  # "7", "class_7"
+# "0 - zero" of MNIST, "001.Black_footed_Albatross" of CUB-200, "03_bird".
+NUMBERED = re.compile(r"([0-9]+)[\W_]+([^\W\d_].*)")
 
 
 def class_places(names: Sequence[str], classes: Sequence[str]) -> Labels:
@@ -46,16 +49,23 @@ def class_places(names: Sequence[str], classes: Sequence[str]) -> Labels:
     Equal names are one class, whatever their order. Where a name has no equal: one that differs in
     case, spaces or punctuation, a known alias (car and automobile), one of ImageNet's synonyms
     ("tench, Tinca tinca"), a plural. Numbers count as names where both sides have nothing else.
-    WordNet's numbers (n01440764) are ImageNet's names. ImageNet's classes, and those of a part of
-    it, also fall into the groups of Restricted ImageNet and into CIFAR-10's classes.
+    A number before every name ("0 - zero", "001.Albatross") is left out where nothing else fits,
+    and stands for the name where the other side has just these numbers. WordNet's numbers
+    (n01440764) are ImageNet's names. ImageNet's classes, and those of a part of it, also fall into
+    the groups of Restricted ImageNet and into CIFAR-10's classes.
     """
     names, classes = tuple(names), tuple(classes)
     if names == classes:
         return torch.arange(len(names))
     if names and are_numbers(names) and are_numbers(classes):
         return _by_number(names, classes)
+    if (found := _by_number_before(names, classes)) is not None:
+        return found
     names, classes = _spelled_out(names), _spelled_out(classes)
     found = _by_name(names, classes)
+    if not bool((found >= 0).any()):
+        names, classes = _unnumbered(names), _unnumbered(classes)
+        found = _by_name(names, classes)
     if (group := _groups_of(classes)) is not None:
         within = group[class_places(names, imagenet_classes())]
         found = torch.where(found < 0, within, found)
@@ -75,9 +85,27 @@ def _by_number(names: tuple[str, ...], classes: tuple[str, ...]) -> Labels:
 
 
 def _number(name: str) -> int:
-    found = NUMBER.fullmatch(name)
+    found = NUMBER.fullmatch(name) or NUMBERED.fullmatch(name)
     assert found is not None
     return int(found[1])
+
+
+def _by_number_before(names: tuple[str, ...], classes: tuple[str, ...]) -> Labels | None:
+    """Where one side has bare numbers, and the other the same ones before its names."""
+    for bare, named in ((names, classes), (classes, names)):
+        if bare and named and are_numbers(bare) and all(map(NUMBERED.fullmatch, named)):
+            numbers = [sorted(map(_number, side)) for side in (bare, named)]
+            if numbers[0] == numbers[1] and len({*numbers[0]}) == len(bare):
+                return _by_number(names, classes)
+    return None
+
+
+def _unnumbered(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the number before each name, if all have another one."""
+    found = [NUMBERED.fullmatch(name) for name in names]
+    pairs = [(int(one[1]), one[2]) for one in found if one]
+    different = len({number for number, _ in pairs}) == len(names)
+    return tuple(name for _, name in pairs) if pairs and different else names
 
 
 def _by_name(names: tuple[str, ...], classes: tuple[str, ...]) -> Labels:
@@ -109,7 +137,8 @@ def _plain(name: str) -> set[str]:
 
 def _joined(name: str) -> str:
     """Without case, spaces and punctuation."""
-    return name.strip() if name.strip() in BY_CASE else re.sub(r"[\W_]+", "", name.casefold())
+    name = unicodedata.normalize("NFKC", name).strip()  # folders of macOS have accents apart
+    return name if name in BY_CASE else re.sub(r"[\W_]+", "", name.casefold())
 
 
 def _synonyms(name: str) -> set[str]:

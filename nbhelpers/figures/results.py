@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from typing import Any
 import numpy
 from matplotlib.figure import Figure
 
-from nbhelpers.files import write_text
+from nbhelpers.files import replacing, write_text
 from nbhelpers.types import pick_device
 
 RESAMPLES = 1000  # of the bootstrap
@@ -63,9 +64,7 @@ def mean_of(values: Any) -> Mean:
     """
     if isinstance(values, Mean):
         return values
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
-    found = numpy.asarray(values, dtype=numpy.float64)
+    found = _array(values)
     if found.ndim > 1 or not found.size:
         raise ValueError(
             f"numbers: got shape {found.shape}, wanted one number, or one for each image"
@@ -84,12 +83,32 @@ def mean_of(values: Any) -> Mean:
     return Mean(mean, low, high, n)
 
 
+def _array(values: Any) -> numpy.ndarray:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    return numpy.asarray(values, dtype=numpy.float64)
+
+
+def _not_finite(numbers: Numbers) -> str:
+    """Which values are NaN or infinite, in a line; "" where none is."""
+    told = []
+    for measure, row in numbers.items():
+        for column, values in row.items():
+            bad = ~numpy.isfinite(_array(values.mean if isinstance(values, Mean) else values))
+            if bad.any():
+                share = f" ({bad.sum()} of {bad.size} values)" if bad.size > 1 else ""
+                told.append(f"{measure} of {column}{share}")
+    return f"not finite: {', '.join(told)}" if told else ""
+
+
 def print_numbers(numbers: Numbers, *, note: str = "") -> None:
     """Print means with 95 % intervals, measures as rows, networks and nulls as columns.
 
     Args:
         numbers: measure → column → a number or one per image, as in `mean_of`.
         note: how they were measured: n, seed, device.
+
+    NaN and infinities are named in a line of their own.
     """
     names = list(dict.fromkeys(column for row in numbers.values() for column in row))
     means = {
@@ -118,6 +137,8 @@ def print_numbers(numbers: Numbers, *, note: str = "") -> None:
     about = "; ".join(filter(None, ["means with 95 % intervals" if intervals else "", note]))
     if about:
         print(f"({about})")
+    if spoilt := _not_finite(numbers):
+        print(spoilt)
 
 
 def numbers_in(result: Mapping[str, Any]) -> dict[str, dict[str, Mean]]:
@@ -143,7 +164,8 @@ def save_result(
     """Write `result.json` and figures as PNG into a folder; nothing if `out` is empty.
 
     The file is written atomically and last, so it marks a complete run. "numbers" has the means,
-    "intervals" their low, high and n.
+    "intervals" their low, high and n. NaN and infinities are reported on standard error, and
+    under "not_finite".
 
     Args:
         out: the folder, created if missing.
@@ -172,10 +194,13 @@ def save_result(
         }
         for measure, row in means.items()
     }
+    if spoilt := _not_finite(numbers):
+        print(f"result.json: {spoilt}", file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in (figures or {}).items():
-            figure.savefig(folder / f"{name}.png", dpi=figure.dpi)
+            with replacing(folder / f"{name}.png") as temporary:
+                figure.savefig(temporary, dpi=figure.dpi, format="png")
         text = json.dumps(
             {
                 "parameters": parameters,
@@ -188,6 +213,7 @@ def save_result(
                     for measure, row in means.items()
                 },
                 "intervals": {measure: row for measure, row in intervals.items() if row},
+                **({"not_finite": spoilt} if spoilt else {}),
                 "versions": {
                     name: version(name) for name in ("nbhelpers", "torch", "torchvision", "numpy")
                 },

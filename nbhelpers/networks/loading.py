@@ -1,11 +1,12 @@
 """Networks by the name of their checkpoint, from a file, or from torchvision and timm."""
 
+import contextlib
 import re
 import sys
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -21,7 +22,7 @@ from nbhelpers.networks.model import Model, Precision
 from nbhelpers.networks.normalising import normalises
 from nbhelpers.networks.resnets import BLOCKS, WideResNet, resnet
 from nbhelpers.networks.sites import copied
-from nbhelpers.types import Size, pick_device
+from nbhelpers.types import Size, pick_device, square, two_sides
 
 # Name: bottleneck blocks or not, and how many in each stage.
 _RESNETS = {
@@ -32,6 +33,13 @@ _RESNETS = {
 _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
 # torchvision's DenseNets were published with "norm.1" in place of "norm1".
 _DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+# Heads that only training uses, which files may lack.
+_FURTHER_HEADS = {
+    "torchvision:googlenet": ("aux1.", "aux2."),
+    "torchvision:inception_v3": ("AuxLogits.",),
+}
+_SIDES = (224, 384, 512, 448, 256, 288, 320, 336, 518, 560, 192, 160, 128, 96, 64, 32)
+_PROBE = 1009  # outputs of a network whose head is looked for; no layer is as long
 _FILLING = threading.Lock()
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
@@ -77,10 +85,11 @@ def load_model(
     if precision not in ("float32", "bfloat16", "auto"):
         raise ValueError(f"precision: got {precision!r}, wanted 'float32', 'bfloat16' or 'auto'")
     place = pick_device(device)
+    size = dataset.get("image_size") if isinstance(dataset, Mapping) else None
+    size = square(two_sides(size, "image_size")) if _told(size) else None
     if str(name).startswith(("torchvision:", "timm:")):
-        network, about = _published(str(name), pretrained)
+        network, about = _published(str(name), pretrained, size)
     else:
-        size = dataset.get("image_size") if isinstance(dataset, Mapping) else None
         network, about = _stored(name, architecture, size)
     file = about.pop("file", {})
     named, given = (
@@ -88,13 +97,7 @@ def load_model(
     )
     own = about.pop("own", {})
     tables = (about, named, file, given)  # later ones override earlier ones
-    # A length, as the truth of an array is not defined.
-    about = {
-        k: v
-        for table in tables
-        for k, v in table.items()
-        if (len(v) if hasattr(v, "__len__") else v)
-    } | own
+    about = {k: v for table in tables for k, v in table.items() if _told(v)} | own
     if not {"mean", "std"} <= set(about) <= {"mean", "std", "classes", "image_size", "name"}:
         raise ValueError(
             f"{name}: need mean and std of its training, know {', '.join(about) or 'nothing'}; "
@@ -108,6 +111,11 @@ def load_model(
         model = model.to(memory_format=torch.contiguous_format).to(place)
     model.precision = best_precision(place) if precision == "auto" else precision
     return model
+
+
+def _told(value: Any) -> bool:
+    # A length, as the truth of an array is not defined.
+    return bool(len(value) if hasattr(value, "__len__") else value)
 
 
 def _stored(
@@ -128,6 +136,7 @@ def _stored(
     if foreign and entry is None:
         print(weights.report)
     arguments: dict[str, Any] = {}
+    sides: Size | None = None  # that the file's own shapes tell
     if architecture is None and entry is not None:
         architecture, arguments = entry.architecture, dict(entry.arguments)
     elif architecture is None:
@@ -137,14 +146,21 @@ def _stored(
         state = _fitting(weights, network, f"{name} into {kind}")
     else:
         kind = architecture
-        state, count = _head(weights, architecture, arguments, f"{name} into {kind}")
+        state, count, arguments, sides = _head(
+            weights, architecture, arguments, size, f"{name} into {kind}"
+        )
         network = build_network(architecture, count, arguments)
     _fill(network, _versioned(state, weights.versions, network), f"{name} into {kind}")
     about = {key: getattr(entry, key, None) for key in ("mean", "std", "classes", "image_size")}
     if foreign:
         about["name"] = Path(plain).stem
-    about["file"] = {"mean": weights.mean, "std": weights.std}
-    if normalises(network, about["image_size"] if size is None else size):  # and once is enough
+    scales = {"mean": weights.mean, "std": weights.std}
+    own = network.state_dict()
+    if any(key == one or key.endswith(f".{one}") for key in weights.scales for one in own):
+        about |= {key: scale for key, scale in scales.items() if scale}  # the network's own numbers
+        scales = {}  # which tell less than what the user said
+    about["file"] = {**scales, "image_size": sides}
+    if normalises(network, sides or size or about["image_size"]):  # and once is enough
         about["own"] = {"mean": None, "std": None}
         print(f"{name}: {kind} normalises by itself, so it is given pixels as they are")
     return network, about
@@ -155,9 +171,7 @@ def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tenso
     not the network's.
     """
     wanted = network.state_dict()
-    needed = [
-        key for key in wanted if not key.endswith("num_batches_tracked") and not is_scale(key)
-    ]
+    needed = [key for key in wanted if _needed(key) and not is_scale(key)]
     try:
         state, aside = choose_prefix(weights.state, needed)
         # Keys of an older version; or a part is called as a wrapper is, `model` or `module`.
@@ -195,30 +209,83 @@ def _present_keys(weights: Weights, network: nn.Module) -> dict[str, Tensor]:
 
 
 def _head(
-    weights: Weights, architecture: str, arguments: dict[str, Any], what: str
-) -> tuple[dict[str, Tensor], int | None]:
-    """The weights under an architecture's keys, and how many classes they are for."""
-    probe = 1009  # no layer is as long, so this tells the head
+    weights: Weights, architecture: str, arguments: dict[str, Any], size: Size | None, what: str
+) -> tuple[dict[str, Tensor], int | None, dict[str, Any], Size | None]:
+    """The weights under an architecture's keys, how many classes they are for, what the builder
+    has to be told, and the pixels that the weights are for, where they are not the builder's own.
+    """
+    heads = _FURTHER_HEADS.get(architecture, ())
+    if heads and not any(part in f".{key}" for key in weights.raw for part in heads):
+        arguments = {**arguments, "aux_logits": False}
+    network = _probed(architecture, arguments)
+    state, sides = _fitting(weights, network, what), None
+    if not _same_shapes(state, network):
+        for side in filter(None, (size, *_SIDES)):
+            if found := _sized(architecture, arguments, side, state):
+                arguments, sides = found
+                break
+    elif size and (found := _sized(architecture, arguments, size, state)):
+        arguments = found[0]
+    found_heads = [
+        k
+        for k, t in network.state_dict().items()
+        if t.ndim and len(t) == _PROBE and k in state and state[k].ndim
+    ]
+    return state, len(state[found_heads[0]]) if found_heads else None, arguments, sides
+
+
+def _probed(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+    """A network without numbers, whose head can be told by its length."""
     try:
         with torch.device("meta"):
-            network = build_network(architecture, probe, arguments)
+            return build_network(architecture, _PROBE, arguments)
     except (ValueError, ImportError):
         raise
     except Exception:  # some networks compute while they are built
-        network = build_network(architecture, probe, arguments)
-    state = _fitting(weights, network, what)
-    heads = [
-        k
-        for k, t in network.state_dict().items()
-        if t.ndim and len(t) == probe and k in state and state[k].ndim
-    ]
-    return state, len(state[heads[0]]) if heads else None
+        return build_network(architecture, _PROBE, arguments)
 
 
-def _published(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _same_shapes(state: Mapping[str, Tensor], network: nn.Module) -> bool:
+    """Whether the weights have the network's shapes, but for the head's."""
+    return all(
+        state[key].shape == tensor.shape or len(tensor) == _PROBE
+        for key, tensor in network.state_dict().items()
+        if key in state and tensor.ndim
+    )
+
+
+def _sized(
+    architecture: str, arguments: dict[str, Any], size: Size, state: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], Size] | None:
+    """The arguments for a network of images of this size, where it fits the weights."""
+    for more in size_arguments(architecture, *two_sides(size)):
+        with contextlib.suppress(Exception):  # it knows no such size
+            if _same_shapes(state, _probed(architecture, {**arguments, **more})):
+                return {**arguments, **more}, size
+    return None
+
+
+def size_arguments(architecture: str, height: int, width: int) -> Iterator[dict[str, Any]]:
+    """The arguments that libraries have for the size of images, to be tried."""
+    if architecture.startswith("torchvision:"):
+        if height == width:
+            yield {"image_size": height}
+        yield {"input_size": (height, width)}
+    if architecture.startswith("timm:"):
+        yield {"img_size": (height, width)}
+
+
+def _published(name: str, pretrained: bool, size: Size | None) -> tuple[nn.Module, dict[str, Any]]:
     """A network of torchvision or timm, and what the library knows of its training."""
     if name.startswith("timm:"):
-        network = build_network(name, None, {"pretrained": pretrained})
+        sized = [] if size is None else [*size_arguments(name, *two_sides(size))]
+        for more in (*sized, {}):
+            try:
+                network = build_network(name, None, {"pretrained": pretrained, **more})
+                break
+            except TypeError:  # it takes images of any size
+                if not more:
+                    raise
         config: Any = network.pretrained_cfg
         about = {key: config.get(key) for key in ("mean", "std")} | {
             "image_size": tuple(config["input_size"][1:])
@@ -348,7 +415,7 @@ def _versioned(
     state: Mapping[str, Tensor], found: Mapping[str, int], network: nn.Module
 ) -> dict[str, Tensor]:
     """The state with the versions of its file, by which modules read older layouts; where the
-    file has none, with the modules' own.
+    file has none, with the modules' own, or, where its keys are others than theirs, with none.
     """
     modules = {name: getattr(module, "_version", None) for name, module in network.named_modules()}
     named = ((key, name) for key in found for name in modules if name)
@@ -356,21 +423,26 @@ def _versioned(
     prefix = inner[0].removesuffix(inner[1])
     if found:
         modules = {name: found.get(f"{prefix}{name}".removesuffix(".")) for name in modules}
+    elif any(key not in state and _needed(key) for key in network.state_dict()):
+        modules = {}  # modules take what has no version for their oldest layout
     versioned = OrderedDict(state)
     notes = {name: {"version": version} for name, version in modules.items() if version is not None}
     versioned._metadata = notes  # type: ignore[attr-defined]  # where torch looks for them
     return versioned
 
 
+def _needed(key: str) -> bool:
+    return not key.endswith("num_batches_tracked")  # which only training uses, and old files lack
+
+
 def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    # Old files lack the counters, which only training uses.
     try:
         missing, extra = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise ValueError(
             f"{what}: {'; '.join(line.strip() for line in str(error).splitlines()[1:4])}"
         ) from None
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    missing = [key for key in missing if _needed(key)]
     passing = {key for key, _ in network.named_buffers()}  # which TorchScript keeps too
     extra = [key for key in extra if key not in passing]
     if missing or extra:

@@ -135,6 +135,19 @@ class Model(nn.Module):
         """Stay in evaluation mode, whatever an enclosing module does."""
         return super().train(False)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        freeze(self)  # a pickle holds plain parameters
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """Call `fn` on each part; weights that it changes are put back."""
+        kept = [(one, one.detach().clone()) for one in (*self.parameters(), *self.buffers())]
+        super().apply(fn)
+        with torch.no_grad():
+            for tensor, before in kept:
+                tensor.copy_(before)
+        return self.train(False)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Rounding to half precision is irreversible, so weights keep at least their precision.
         def moved(tensor: Tensor) -> Tensor:

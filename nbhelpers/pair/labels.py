@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -114,6 +115,8 @@ def labelled(
 
 
 def _places(model: Model, labels: Labels | Indices | Sequence[str]) -> Labels:
+    if isinstance(labels, numpy.ndarray) and labels.dtype.kind in "UO":
+        labels = labels.tolist()
     texts = labels if isinstance(labels, list | tuple) else []
     if not texts or not all(isinstance(text, str) for text in texts):
         return indices(labels, "labels")  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""Many runs, locally or on a cluster: notebook sweeps, sharded data sets, reports."""
+"""Many runs: sweeps of a notebook, whole data sets in shards, reports; here, on many cores, or
+on a cluster.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from nbhelpers.runs.sweeps import plan, sweep
     from nbhelpers.runs.workers import dask_executor
 
-# Imported at first use: shards need no papermill, sweeps no matplotlib.
+# Loaded at their first use: shards do without papermill, and a sweep without matplotlib.
 _WHERE = {
     "dask_executor": "nbhelpers.runs.workers",
     "make_shards": "nbhelpers.runs.shards",

@@ -1,4 +1,4 @@
-"""Parameter injection into a notebook, and the kernel that runs it."""
+"""A notebook with values of its parameters, and the kernel that runs it."""
 
 import contextlib
 import contextvars
@@ -17,11 +17,13 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-LONGEST_SOCKET = 90  # bytes of a socket's path; systems allow 104 or 108, a suffix is added
+LONGEST_SOCKET = (
+    90  # bytes of a socket's path; systems take 104 or 108, and the kernel's number follows
+)
 
 
 class Kernels:
-    """The running kernels of a sweep, for a joint stop."""
+    """The kernels that a sweep has running here, to be ended all together."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -29,35 +31,39 @@ class Kernels:
         self._lock = threading.Lock()
 
     def begin(self, process: int) -> None:
-        """Register a started kernel; kill it if all were stopped meanwhile."""
+        """A kernel has started; it ends at once where all were stopped meanwhile."""
         with self._lock:
             self._running.add(process)
         if self.stopped:
             self.stop()
 
     def end(self, process: int) -> None:
-        """Remove a kernel that ends by itself."""
+        """A kernel has ended by itself, or soon will have."""
         with self._lock:
             self._running.discard(process)
 
     def stop(self) -> None:
-        """Kill all kernels and their child processes, also those that start later."""
+        """Kill those that run, with the processes that they started, and those that are to come."""
         self.stopped = True
         with self._lock:
             for process in self._running:
                 with contextlib.suppress(OSError):
-                    if os.name == "posix":  # a kernel leads its own process group
+                    if os.name == "posix":  # a kernel leads a group of its own
                         os.killpg(process, signal.SIGKILL)
                     else:
                         os.kill(process, signal.SIGTERM)
 
 
-# The kernels of the current thread's sweep.
+# Those of the sweep that a thread works for.
 KERNELS: contextvars.ContextVar[Kernels] = contextvars.ContextVar("KERNELS")
 
 
 def injected(notebook: NotebookNode, values: Mapping[str, Any]) -> NotebookNode:
-    """A copy with papermill's cell that assigns `values`; papermill itself turns tuples to text."""
+    """A copy with a cell behind the parameters cell that assigns `values`, as papermill would name
+    it.
+
+    Not papermill's own: that writes tuples as text.
+    """
     done = copy.deepcopy(notebook)
     done.cells = [
         cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])
@@ -69,7 +75,7 @@ def injected(notebook: NotebookNode, values: Mapping[str, Any]) -> NotebookNode:
         ["# Parameters", *(f"{name} = {_literal(value)}" for name, value in values.items())]
     )
     cell = new_code_cell(source, metadata={"tags": ["injected-parameters"]})
-    if (done.nbformat, done.nbformat_minor) < (4, 5):  # cells without ids
+    if (done.nbformat, done.nbformat_minor) < (4, 5):  # cells had no names yet
         cell.pop("id", None)
     done.cells.insert(place + 1, cell)
     return done
@@ -95,12 +101,12 @@ def _literal(value: Any) -> str:
 def kernel_manager(
     environment: Mapping[str, str], log: BinaryIO, record: dict[str, Any]
 ) -> Iterator[type[AsyncKernelManager]]:
-    """A kernel manager class for a single run.
+    """A class of kernel managers for a single run.
 
     Args:
-        environment: variables of the kernel, besides this process's.
-        log: receives the kernel process's output.
-        record: receives "peak_memory_mib" at the end.
+        environment: of the kernel, on top of this process's.
+        log: takes what the kernel itself prints.
+        record: gets the kernel's "peak_memory_mib" when it ends.
     """
     kernels = KERNELS.get(Kernels())
     with _socket_folder() as sockets:
@@ -108,7 +114,8 @@ def kernel_manager(
         class Kernel(AsyncKernelManager):
             async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
                 if sockets:
-                    # Not TCP: kernels that start at once may draw the same port.
+                    # Sockets rather than TCP ports: of many kernels that start at once, two may
+                    # draw the same port.
                     self.transport, self.ip = "ipc", f"{sockets}/k"
                 await super().start_kernel(
                     env={**os.environ, **environment}, stdout=log, stderr=log, **options
@@ -128,7 +135,9 @@ def kernel_manager(
 
 @contextlib.contextmanager
 def _socket_folder() -> Iterator[str]:
-    """A folder for a kernel's sockets; "" without a short enough path."""
+    """A folder for a kernel's sockets; "" where the system has none, or only some with too long
+    a path.
+    """
     for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if os.name == "posix" else ():
         if len(os.fsencode(place)) <= LONGEST_SOCKET - 20 and os.access(place, os.W_OK | os.X_OK):
             with tempfile.TemporaryDirectory(prefix="nb", dir=place) as folder:

@@ -1,10 +1,12 @@
-"""Invert a data set, or visualize all components, in resumable shards on any executor.
+"""A whole data set inverted, or all components visualized, in shards that any executor makes and a
+crash keeps.
 
     nbhelpers invert --dataset cifar10-test --checkpoint cifar10-l2-0.5 -o runs/inverted
     nbhelpers visualize --checkpoint cifar10-l2-0.5 --starts 4 -o runs/components
 
-Start images depend only on the seed and the item's index, and batches start at multiples of the
-batch size, so the shard size does not change the result.
+An item's start image depends on the seed and on its own index alone, and batches are cut at
+multiples of the batch size, so the shards hold, together, exactly what one shard of all items
+would.
 """
 
 import functools
@@ -23,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nbhelpers.checkpoints.downloads import weights_sha256
+from nbhelpers.checkpoints.finite import not_finite
 from nbhelpers.data.images import count_images, identity, load_images
 from nbhelpers.files import check_writable, save_tensors, write_text
 from nbhelpers.networks.loading import load_model
@@ -34,19 +37,19 @@ from nbhelpers.training.settings import as_python
 from nbhelpers.types import two_sides
 
 Kind = Literal["invert", "visualize"]
-Sources = Mapping[str, str]  # "checkpoint" and "dataset" → a digest of the content
+Sources = Mapping[str, str]  # "checkpoint" and "dataset" → a digest of what that name stands for
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that determine the shards' content."""
+    """What decides the content of the shards."""
 
     kind: Kind
     checkpoint: str  # name in checkpoints/manifest.toml, or a file
-    dataset: str = ""  # for "invert": a name, or a folder of images
-    starts: int = 1  # for "visualize": noise images per component
+    dataset: str = ""  # to invert: a name, or a folder of images
+    starts: int = 1  # noise images per component to visualize
     steps: int = 200
-    step_size: float | None = None  # as in `Solver`
+    step_size: float | None = None  # None as in `minimize`
     seed: int = 0
     batch_size: int = 64  # images per pass
     precision: Precision = "float32"  # of gradient passes, as in `load_model`
@@ -64,26 +67,27 @@ def make_shards(
     limit: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Make the missing shards, then the index.
+    """Make all shards that are missing, then the index.
 
-    A shard is a safetensors file with `images` (uint8, n × 3 × h × w), `indices`, `loss`,
-    `start_loss`, and `labels` (inversions) or `components` (visualizations, loss = minus the
-    activation).
+    A shard is a safetensors file with `images` (uint8, n × 3 × h × w), `indices`, `loss` and
+    `start_loss`, and `labels` for inversions or `components` for visualizations (whose loss is
+    minus the activation).
 
     Args:
-        settings: of the content.
+        settings: what to make.
         out: folder for the shards and `index.json`, shared by all workers.
         executor: any `concurrent.futures.Executor` of processes; None for this process.
         shard_size: items per file, a multiple of the batch size.
-        limit: number of items; None for all.
+        limit: items to make, the first ones; None for all.
         device: auto, cpu, cuda or mps.
 
     Returns:
         The index: settings, totals, and the shards in order.
 
     Raises:
-        ValueError: wrong settings, or a folder with shards of other settings.
-        RuntimeError: some shards failed; the same call makes the missing ones.
+        ValueError: wrong settings, or a folder that holds shards of others.
+        RuntimeError: some shards failed; the rest is done, and the same call makes those that are
+            missing.
     """
     if settings.batch_size < 1 or shard_size < 1 or shard_size % settings.batch_size:
         raise ValueError(
@@ -103,7 +107,7 @@ def make_shards(
         for span, future in _submit(executor, (settings, made_from, out), missing, device):
             try:
                 future.result()
-            except Exception as error:  # of the shard, or of a dead worker
+            except Exception as error:  # of the shard, or a worker that died
                 failures.append(
                     f"images {span[0]} to {span[1] - 1}: {type(error).__name__}: {error}"
                 )
@@ -120,9 +124,10 @@ def make_shards(
 def make_shard(
     settings: Settings, made_from: Sources, out: Path, span: tuple[int, int], device: str = "auto"
 ) -> None:
-    """Make the shard of items [first, end) unless it exists; picklable, for executors.
+    """Make the shard of the items of a span, the last one excluded, unless it is there.
 
-    The file records the digests of images and weights.
+    Submitted to executors, hence picklable. What the driver found the images and weights to be goes
+    into the file.
     """
     first, end = span
     with FileLock(out / ".locks" / _file(first, end)):
@@ -138,15 +143,17 @@ def make_shard(
             for i in range(first, end, settings.batch_size)
         ]
         tensors = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        if spoilt := not_finite({"loss": tensors["loss"]}):
+            raise ValueError(f"not finite: {spoilt}; look at the weights of {settings.checkpoint}")
         note = {"settings": asdict(settings), "made_from": dict(made_from)}
         save_tensors(out / _file(first, end), tensors, note)
 
 
 def read_shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each shard, in order, one in memory at a time.
+    """The tensors of each shard in order, one shard in memory at a time.
 
     Raises:
-        ValueError: no index: the shards are incomplete.
+        ValueError: no index in the folder: the shards are not complete.
     """
     folder = Path(folder)
     try:
@@ -214,7 +221,7 @@ def _count(settings: Settings) -> int:
 
 
 def _sources(settings: Settings) -> Sources:
-    """Digests of the checkpoint and the data set."""
+    """What the names of the checkpoint and the data set stand for now."""
     images = identity(settings.dataset) if settings.kind == "invert" else ""
     return {"checkpoint": weights_sha256(settings.checkpoint), "dataset": images}
 
@@ -226,7 +233,7 @@ def _is_made(settings: Settings, made_from: Sources, out: Path, first: int, end:
     try:
         with safe_open(path, "pt") as file:
             note = json.loads(file.metadata()["nbhelpers"])
-        # earlier versions recorded no digests
+        # earlier versions did not tell
         made, sources = (note["settings"], note.get("made_from", made_from))
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
@@ -279,7 +286,7 @@ def _model(checkpoint: str, device: str, precision: Precision) -> Model:
     return _loaded(checkpoint, weights_sha256(checkpoint), device, precision)
 
 
-# Cached, as a worker makes many shards; a replaced file has another digest.
+# a worker makes many shards; a file that was replaced meanwhile is loaded anew
 @functools.lru_cache(maxsize=1)
 def _loaded(checkpoint: str, digest: str, device: str, precision: Precision) -> Model:
     return load_model(checkpoint, device=device, precision=precision)

@@ -63,12 +63,13 @@ def train_command(argv: Sequence[str]) -> int:
     if given.publish and int(os.environ.get("RANK", 0)) == 0:
         weights = read_weights(output / "weights.safetensors")
         assert weights.entry is not None
+        _check_name(given.publish, config)  # another training may have taken it meanwhile
         save_checkpoint(given.publish, halved(weights.state), weights.entry)
     return 0
 
 
 def _check_name(name: str, config: Training) -> None:
-    """Refuse an invalid name, or another network's, before training."""
+    """Refuse, before the training, a name that is none or another network's."""
     from nbhelpers.checkpoints.entries import manifest
 
     if "/" in name or name.endswith(".safetensors"):

@@ -75,6 +75,7 @@ def test_a_part_of_imagenet_falls_into_the_groups_too():
 
 
 STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+MNIST = ("0 - zero", "1 - one", "10 - ten", "2 - two")
 TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -117,6 +118,19 @@ TUTORIAL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship
         (("class_3", "class_1"), ("LABEL_0", "LABEL_1", "LABEL_3"), ("LABEL_3", "LABEL_1")),
         (("1", "2", "3"), ("0", "1", "2"), ("", "", "")),
         (("0", "1"), ("cat", "dog"), ("", "")),
+        # numbers before names
+        (MNIST, ("0", "1", "2", "10"), ("0", "1", "10", "2")),
+        (("0", "1", "10", "2"), MNIST, MNIST),
+        (("two", "zero"), MNIST, ("2 - two", "0 - zero")),
+        (("002.Laysan_Albatross",), ("Laysan Albatross", "Rook"), ("Laysan Albatross",)),
+        (("001.cat", "002.dog"), ("0", "1", "2"), ("", "")),
+        (("8 ball", "9 ball"), ("9 ball", "8 ball"), ("8 ball", "9 ball")),
+        # accents as folders of macOS have them, capitals and hyphens
+        (
+            ("Mu\u0308ll", "AfricanElephant"),
+            ("müll", "african-elephant"),
+            ("müll", "african-elephant"),
+        ),
         # nothing in common
         (("lamp", "chair"), CIFAR10, ("", "")),
         ((), CIFAR10, ()),

@@ -42,6 +42,27 @@ def test_more_than_eight_bits_are_refused_by_path_and_as_bytes(
             decode(*what)
 
 
+@pytest.mark.parametrize("ending", ["gif", "tif", "TIFF", "webp", "png"])
+def test_of_several_pictures_in_a_file_the_first_is_used_and_it_says_so(
+    tmp_path: Path, capsys, ending: str
+) -> None:
+    frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    for name in "ab":
+        frames[0].save(tmp_path / f"{name}.{ending}", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "c.png")
+    red = torch.tensor([1.0, 0, 0])[:, None, None]
+    assert (nb.load_images(tmp_path)[0] - red).abs().max() < 0.05
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"{tmp_path / 'a'}.{ending} holds 3 pictures: of each file the first is used"]
+    assert (nb.load_images(tmp_path / "c.png")[0] == red).all() and not capsys.readouterr().err
+
+
+def test_a_photograph_with_its_preview_is_one_picture(tmp_path: Path, capsys) -> None:
+    frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert nb.load_images(tmp_path)[0][0, 0].mean() > 0.9 and not capsys.readouterr().err
+
+
 def test_too_many_pixels_are_one_line_with_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

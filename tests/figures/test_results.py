@@ -122,6 +122,39 @@ def test_values_of_images_are_printed_and_kept_with_their_intervals(tmp_path, ca
     assert numbers_in({"numbers": NUMBERS})["null"] == {"robust": Mean(1.0)}  # an older file
 
 
+def test_what_is_not_finite_is_named_where_it_is_printed_and_kept(tmp_path, capsys) -> None:
+    spoilt = torch.tensor([1.0, float("nan"), float("inf")])
+    given = {
+        "distance": {"robust": spoilt, "standard": 1.0},
+        "loss": {"robust": Mean(float("nan"))},
+    }
+    wanted = "not finite: distance of robust (2 of 3 values), loss of robust"
+    nb.print_numbers(given)
+    assert capsys.readouterr().out.splitlines()[-1] == wanted
+    nb.save_result(tmp_path, parameters={}, numbers=given)
+    assert wanted in capsys.readouterr().err
+    assert json.loads((tmp_path / "result.json").read_text())["not_finite"] == wanted
+    nb.save_result(tmp_path, parameters={}, numbers=NUMBERS)
+    nb.print_numbers(NUMBERS)
+    told = capsys.readouterr()
+    assert "finite" not in told.out + told.err + (tmp_path / "result.json").read_text()
+
+
+def test_a_stopped_figure_leaves_the_one_before(tmp_path, monkeypatch) -> None:
+    figure = nb.image_grid({"a": torch.rand(1, 3, 8, 8)})
+    (tmp_path / "grid.png").write_bytes(b"before")
+
+    def stopped(path, **_) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        nb.save_result(tmp_path, parameters={}, numbers=NUMBERS, figures={"grid": figure})
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+    assert (tmp_path / "grid.png").read_bytes() == b"before"
+
+
 @pytest.mark.parametrize("kept", ["__annotations__", "In"])
 def test_of_a_notebooks_globals_its_parameters_are_kept(kept, tmp_path) -> None:
     cells = [

@@ -1,6 +1,7 @@
 """A model stays frozen inside any module, and works with other tools."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -34,6 +35,11 @@ def each(student, do):
         do(module)
 
 
+def initialised(module):
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        nn.init.constant_(tensor, 0.5)
+
+
 def every_parameter_takes_gradients(student):
     for parameter in student.parameters():
         parameter.requires_grad = True
@@ -54,6 +60,7 @@ def model(request):
         lambda s: s.train(),
         lambda s: each(s, lambda module: module.train()),
         lambda s: s.apply(lambda module: setattr(module, "training", True)),
+        lambda s: s.apply(initialised),
         lambda s: s.requires_grad_(),
         lambda s: each(s, lambda module: module.requires_grad_(True)),
         every_parameter_takes_gradients,
@@ -78,10 +85,11 @@ def test_nothing_around_it_changes_a_model(model, do):
     assert not any(part.training for part in model.modules())
 
 
-def test_a_copy_is_frozen_too(model):
-    twin = copy.deepcopy(model)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_is_frozen_too(model, copied):
+    twin = copied(copied(model))
     torch.testing.assert_close(twin(IMAGES), model(IMAGES))
-    every_parameter_takes_gradients(twin)
+    every_parameter_takes_gradients(twin.requires_grad_())
     assert not any(parameter.requires_grad for parameter in twin.parameters())
 
 

@@ -117,6 +117,14 @@ def test_a_name_is_no_proof(use, tmp_path, capsys):
     assert "normalises by itself" not in capsys.readouterr().out
 
 
+def test_what_the_user_says_is_above_a_network_s_own_numbers(tmp_path):
+    network = Named(lambda s, x: x * s.std + s.mean)
+    network.net[-1] = nn.Linear(network.net[-1].in_features, 10)
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    model = load_model(tmp_path / "m.pt", architecture=network, dataset="cifar10", device="cpu")
+    assert model.mean[0].item() == pytest.approx(0.4914)
+
+
 def test_a_normaliser_may_count_to_255(tmp_path):
     class Bytes(Scaled):
         def forward(self, x):

@@ -319,6 +319,8 @@ def test_accuracy_takes_labels_of_any_kind(tiny_model, kind):
     assert accuracy(tiny_model, images, kind(found)) == 100
     with pytest.raises(ValueError, match="one per image"):
         accuracy(tiny_model, images, kind(found[:2]))
+    names = np.array([tiny_model.classes[k] for k in found])
+    assert accuracy(tiny_model, images, names) == 100
 
 
 @pytest.fixture(scope="module")

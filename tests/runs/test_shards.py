@@ -51,6 +51,13 @@ def test_shards_are_together_the_single_run(settings: Settings, tmp_path: Path) 
     assert one["indices"].tolist() == list(range(18)) and (one["loss"] <= one["start_loss"]).all()
 
 
+def test_losses_that_are_not_finite_make_no_shard(tmp_path, tiny_network, capsys) -> None:
+    next(tiny_network.parameters()).data[:] = torch.nan
+    with pytest.raises(RuntimeError, match=r"not finite: loss \(4 NaN of 4\); look at the weights"):
+        make_shards(VISUALIZE, tmp_path, shard_size=4, limit=4)
+    assert not list(tmp_path.glob("*.safetensors")) and not (tmp_path / "index.json").exists()
+
+
 def test_all_components_are_visualized_from_different_starts(tmp_path: Path) -> None:
     make_shards(VISUALIZE, tmp_path, shard_size=16)
     made = whole(tmp_path)

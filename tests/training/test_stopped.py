@@ -140,6 +140,16 @@ def test_a_name_of_another_network_is_not_published_over(
     assert all(torch.equal(again[key], tensor) for key, tensor in first.items())
     assert checkpoints.entry("mine").sha256 == checkpoints.sha256(shelf / "mine.safetensors")
     assert main([*words, "--publish", "mine", "--seed", "1"]) == 2
+    other = [*words[:4], str(tmp_path / "other"), *words[5:], "--publish", "late", "--seed", "1"]
+
+    def taken_meanwhile(*given) -> None:
+        checkpoints.save_checkpoint(*given)
+        manifest = (shelf / "manifest.toml").read_text()
+        (shelf / "manifest.toml").write_text(manifest.replace("[mine", "[late"))
+
+    monkeypatch.setattr(loop, "save_checkpoint", taken_meanwhile)
+    assert main(other) == 2 and not (shelf / "late.safetensors").exists()
+    assert (tmp_path / "other" / "weights.safetensors").exists()
 
 
 def test_a_statistic_that_half_precision_cannot_hold_is_saved_as_it_is(

@@ -85,8 +85,8 @@ def load_model(
     if precision not in ("float32", "bfloat16", "auto"):
         raise ValueError(f"precision: got {precision!r}, wanted 'float32', 'bfloat16' or 'auto'")
     place = pick_device(device)
-    size = dataset.get("image_size") if isinstance(dataset, Mapping) else None
-    size = square(two_sides(size, "image_size")) if _told(size) else None
+    sides: Any = dataset.get("image_size") if isinstance(dataset, Mapping) else None
+    size = square(two_sides(sides, "image_size")) if _told(sides) else None
     if str(name).startswith(("torchvision:", "timm:")):
         network, about = _published(str(name), pretrained, size)
     else:
@@ -220,7 +220,7 @@ def _head(
     network = _probed(architecture, arguments)
     state, sides = _fitting(weights, network, what), None
     if not _same_shapes(state, network):
-        for side in filter(None, (size, *_SIDES)):
+        for side in (*([size] if size else []), *_SIDES):
             if found := _sized(architecture, arguments, side, state):
                 arguments, sides = found
                 break

@@ -2,13 +2,14 @@
 
 Inverts every image from noise, fills a hole in it, and draws every class, with a robust and a
 standard network. A held-out network judges: the other one, or `--judge`. Saves shards, from which a
-stopped run resumes. Prints means with 95 % intervals.
+stopped run resumes. Prints means with 95 % intervals, and how robust compares with standard.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    _same_settings(given.out / "settings.json", vars(given))
     pair = nb.load_pair(given.checkpoint, given.baseline, given.dataset, device=given.device)
     robust, standard = pair.networks["robust"], pair.networks["standard"]
     judge = given.judge and nb.load_model(given.judge, device=given.device)
@@ -55,7 +57,25 @@ def main() -> None:
         )
         print(f"{first + len(images)} of {len(order)} images", flush=True)
     drawn = _kept(given.out / "classes.json", lambda: _classes(pair, judges, 40, given.seed))
-    print(_table([*shards, drawn]))
+    every = _joined([*shards, drawn])
+    print(_table(every))
+    print(_comparisons(every))
+
+
+def _same_settings(path: Path, given: dict[str, object]) -> None:
+    """Refuse a folder whose shards have other settings.
+
+    Raises:
+        ValueError: they differ.
+    """
+    settings = {k: v for k, v in given.items() if k not in ("out", "device")}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    if kept != settings:
+        other = [f"{k}={kept.get(k)!r}" for k in settings if kept.get(k) != settings[k]]
+        raise ValueError(
+            f"--out: {path.parent} has shards of {', '.join(other)}; give a new folder"
+        )
+    write_text(path, json.dumps(settings))
 
 
 def _kept(path: Path, make) -> Scores:
@@ -120,13 +140,32 @@ def _classes(pair, judges, steps: int, seed: int) -> Scores:
     return {"judge names the class drawn, %": {k: (100 * v).tolist() for k, v in named.items()}}
 
 
-def _table(shards: list[Scores]) -> str:
-    """A Markdown table: pictures as rows, measures as columns."""
-    every: dict[str, dict[str, list[float]]] = {}
+def _joined(shards: list[Scores]) -> Scores:
+    every: Scores = {}
     for shard in shards:
         for measure, row in shard.items():
             for name, values in row.items():
                 every.setdefault(measure, {}).setdefault(name, []).extend(values)
+    return every
+
+
+def _comparisons(every: Scores) -> str:
+    """Robust against standard and null, image by image, with 95 % bootstrap intervals."""
+    similar = {k: numpy.array(v) for k, v in every["SSIM"].items()}
+    robust, standard = similar["robust, with positions"], similar["standard, with positions"]
+    drawn = numpy.random.default_rng(0).integers(0, len(robust), (1000, len(robust)))
+    ratios = robust[drawn].mean(1) / standard[drawn].mean(1)
+    low, high = numpy.quantile(ratios, (0.025, 0.975))
+    filled = {k: numpy.array(v) for k, v in every["hole: PSNR, dB"].items()}
+    gain = mean_of(filled["robust, with positions"] - filled["mean colour of the rim"])
+    return (
+        f"SSIM, robust / standard: {robust.mean() / standard.mean():.2f} ({low:.2f}–{high:.2f})\n"
+        f"hole, robust above the rim's mean colour: {gain} dB"
+    )
+
+
+def _table(every: Scores) -> str:
+    """Markdown: a row for each kind of picture, a column for each measure."""
     names = list(dict.fromkeys(name for row in every.values() for name in row))
     lines = [f"| | {' | '.join(every)} |", "|---" * (1 + len(every)) + "|"]
     for name in names:

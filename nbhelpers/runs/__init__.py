@@ -1,6 +1,4 @@
-"""Many runs: sweeps of a notebook, whole data sets in shards, reports; here, on many cores, or
-on a cluster.
-"""
+"""Many runs, locally or on a cluster: notebook sweeps, sharded data sets, reports."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     from nbhelpers.runs.sweeps import plan, sweep
     from nbhelpers.runs.workers import dask_executor
 
-# Loaded at their first use: shards do without papermill, and a sweep without matplotlib.
+# Imported at first use: shards need no papermill, sweeps no matplotlib.
 _WHERE = {
     "dask_executor": "nbhelpers.runs.workers",
     "make_shards": "nbhelpers.runs.shards",

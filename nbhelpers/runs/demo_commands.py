@@ -7,7 +7,7 @@ from nbhelpers.commands import command_parser
 
 
 def demo_command(argv: Sequence[str]) -> int:
-    """Run every notebook, with its defaults or with a preset; returns 1 where one failed."""
+    """Run every notebook, with defaults or a preset; returns 1 if one failed."""
     parser = command_parser("demo", "Run the notebooks, then show their numbers and their pages.")
     parser.add_argument(
         "out", nargs="?", type=Path, help="folder (default: runs/demo and the time, or runs/PRESET)"

@@ -1,6 +1,4 @@
-"""`make demo`: run the notebooks, one on each core, then show their numbers and where their
-pages are.
-"""
+"""`make demo`: run the notebooks in parallel, then show their numbers and pages."""
 
 import argparse
 import json
@@ -23,14 +21,14 @@ from nbhelpers.types import pick_device
 
 
 def run_demo(given: argparse.Namespace) -> int:
-    """What `nbhelpers demo` does; returns 1 where a notebook failed."""
+    """Run `nbhelpers demo`; returns 1 if a notebook failed."""
     known = [read_notebook(path) for path in files.notebooks()]
     notebooks = _chosen(known, given.only)
     words = dict(map(_pair, given.set))
     preset = read_preset(given.preset) if given.preset else {}
     _check_names(preset | words, words, known, notebooks)
     changed = bool(given.preset or given.set)
-    if changed:  # a folder that the same command finds again
+    if changed:  # the same folder for the same command, to resume
         folder = given.out or Path("runs") / Path(given.preset or "demo").stem
     else:
         folder = (given.out or Path("runs/demo")) / time.strftime("%Y-%m-%d-%H%M%S")
@@ -51,7 +49,7 @@ def run_demo(given: argparse.Namespace) -> int:
 
 
 def _show(outcomes: Sequence[Outcome]) -> int:
-    """Print the numbers and the pages; 1 where a notebook failed."""
+    """Print numbers and pages; returns 1 if a notebook failed."""
     done = [outcome.run for outcome in outcomes if outcome.state == "done"]
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     executed = [run.folder / run.notebook.name for run in done]
@@ -67,7 +65,7 @@ def _show(outcomes: Sequence[Outcome]) -> int:
 
 
 def _chosen(known: Sequence[Notebook], numbers: Sequence[str]) -> list[Notebook]:
-    """The notebooks of those numbers; all where none is given."""
+    """The notebooks with the given numbers, or all."""
     there = {notebook.path.stem.partition("_")[0]: notebook for notebook in known}
     if strange := [number for number in numbers if number not in there]:
         raise ValueError(
@@ -91,14 +89,14 @@ def _check_names(
     known: Sequence[Notebook],
     chosen: Sequence[Notebook],
 ) -> None:
-    """Refuse parameters that no notebook has, and words that none of those chosen has."""
+    """Refuse parameters that no notebook has, and words that no chosen notebook has."""
     there = {name for notebook in known for name in notebook.parameters}
     if strange := sorted(values.keys() - there):
         raise ValueError(
             f"no notebook has the parameter {', '.join(strange)}; there are "
             f"{', '.join(sorted(there - {'out'}))}"
         )
-    # What a notebook of `checkpoints` makes of a checkpoint and a baseline counts.
+    # `checkpoints` is filled from checkpoint and baseline.
     used = {name for notebook in chosen for name in parts_of(values, notebook.parameters)}
     used |= {"checkpoint", "baseline"} if "checkpoints" in used else set()
     if unused := sorted(words.keys() - used):
@@ -113,9 +111,7 @@ def _planned(
     folder: Path,
     changed: bool,
 ) -> Run:
-    """A run with those of the values that the notebook has parameters for; what an earlier call
-    has done stays done.
-    """
+    """A run with the values that are parameters of the notebook."""
     values = {
         name: one_value(value, notebook.parameters[name]) if name in words else value
         for name, value in parts_of({**preset, **words}, notebook.parameters).items()
@@ -134,7 +130,7 @@ def _device(runs: Sequence[Run]) -> str:
 
 
 def _tell(found: Sequence[Any], todo: Sequence[Run], folder: Path) -> None:
-    """What is downloaded, how large, from where; and how long the notebooks take at least."""
+    """Print the downloads (size, address) and the minimal duration."""
     for one in found:
         size = f"{'' if one.exact else 'at least '}{one.size / 1e6:.0f} MB"
         where = f"to download, {size}, from {one.address}" if one.address else "here already"

@@ -1,4 +1,4 @@
-"""What a sweep runs over: values checked and typed by the notebook's own parameters cell."""
+"""A sweep's values, typed by the notebook's parameters cell."""
 
 import ast
 import contextlib
@@ -19,7 +19,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML where 2020-01-02 and 12:30 are texts and 1e-3 is a number."""
+    """YAML with 2020-01-02 and 12:30 as strings, and 1e-3 as a number."""
 
 
 _Plain.yaml_constructors = {
@@ -43,9 +43,7 @@ for _name, _pattern in (
 
 
 class Values(list):
-    """Several values of one parameter; a plain list may also be the single value of a list
-    parameter.
-    """
+    """Several values of a parameter; a plain list may be one value of a list parameter."""
 
 
 def axes(
@@ -53,12 +51,12 @@ def axes(
     grid: Mapping[str, Any],
     presets: Sequence[str | Path | Mapping[str, Any]],
 ) -> dict[str, list[Any]]:
-    """The values of every parameter that is given, those of the grid last and in its order.
+    """Parameter → values, from presets, then the grid in its order.
 
     Args:
-        notebook: whose parameters they are.
+        notebook: defines the parameters.
         grid: parameter → value or values.
-        presets: the same, as YAML files or read already; the grid overrides them.
+        presets: the same, as YAML files or mappings; the grid overrides them.
 
     Raises:
         ValueError: an unknown parameter or file, or a value of the wrong type.
@@ -67,7 +65,7 @@ def axes(
     found: dict[str, list[Any]] = {}
     for preset in presets:
         given, where = preset, "the preset"
-        if not isinstance(given, Mapping):  # a path counts from here, or else from the notebook
+        if not isinstance(given, Mapping):  # a path relative to here, or else to the notebook
             places = [Path(given).expanduser(), notebook.path.parent / given]
             place = next((place for place in places if place.is_file()), None)
             if place is None:
@@ -87,7 +85,7 @@ def read_values(path: Path) -> dict[str, Any]:
     """Parameters from a YAML file.
 
     Raises:
-        ValueError: it cannot be read, or has other than lines of `parameter: value`.
+        ValueError: unreadable, or not lines of `parameter: value`.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Plain)
@@ -101,9 +99,7 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def run_name(parameters: Mapping[str, Any]) -> str:
-    """A folder name: readable, safe on any file system, the same every time, and different for
-    different values.
-    """
+    """A readable, portable, deterministic and unique folder name."""
     exact = ",".join(f"{key}={value}" for key, value in parameters.items()) or "defaults"
     name = re.sub(r"[^\w.,=+-]", "_", exact, flags=re.ASCII)
     if name != exact or len(name) > 120:
@@ -112,7 +108,7 @@ def run_name(parameters: Mapping[str, Any]) -> str:
 
 
 def from_words(words: Iterable[str], notebook: str | Path | Notebook) -> dict[str, Any]:
-    """A grid from `NAME=VALUES` of the command line; a name given again adds its values.
+    """A grid from `NAME=VALUES` of the command line; repeated names add values.
 
     Raises:
         ValueError: no `=`, or a list or dictionary that is neither YAML nor Python.
@@ -122,11 +118,11 @@ def from_words(words: Iterable[str], notebook: str | Path | Notebook) -> dict[st
         name, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"-p {word}: wanted NAME=VALUES")
-        # `plan` tells the nearest name
+        # an unknown name is reported by `plan`
         kinds = _scalars(known[name].kind if name in known else str)
         if len(kinds) == 1:
             values = split_values(text, kinds[0])
-        else:  # int | str, say; a list or a dictionary is a single value
+        else:  # such as int | str; a list or dictionary is a single value
             parts = text.split(",") if kinds else [text]
             values = [loaded(part, word) for part in parts]
         grid[name] = Values([*grid.get(name, ()), *values])
@@ -134,17 +130,17 @@ def from_words(words: Iterable[str], notebook: str | Path | Notebook) -> dict[st
 
 
 def split_values(text: str, kind: type) -> list[Any]:
-    """Plain values from the command line: `a,b`, for integers also `0:5` and `0:10:2`."""
+    """Scalars from the command line: `a,b`, for integers also `0:5` and `0:10:2`."""
     if kind is int and re.fullmatch(r"-?\d+:-?\d+(:-?\d+)?", text):
         return list(range(*map(int, text.split(":"))))
     return text.split(",")
 
 
 def loaded(text: str, word: str) -> Any:
-    """A value written in Python or YAML, as it stands in a word after -p.
+    """A Python or YAML value of a word after -p.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: neither.
     """
     try:
         return ast.literal_eval(text.strip())
@@ -159,10 +155,10 @@ def loaded(text: str, word: str) -> Any:
 
 
 def one_value(text: str, parameter: Parameter) -> Any:
-    """The single value of a parameter that a text of the command line stands for.
+    """A parameter's single value from command-line text.
 
     Raises:
-        ValueError: it is of the wrong type.
+        ValueError: wrong type.
     """
     one = len(_scalars(parameter.kind)) == 1
     value = text if one else loaded(text, f"{parameter.name}={text}")
@@ -170,7 +166,7 @@ def one_value(text: str, parameter: Parameter) -> Any:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """Which name was meant, and which there are."""
+    """A suggestion, and the known names."""
     meant = "".join(f"did you mean {one}? " for one in near(name, known, most=1))
     return f"{meant}The notebook has {', '.join(known)}"
 
@@ -191,7 +187,7 @@ def _axis(name: str, values: Any, known: Mapping[str, Parameter], where: str) ->
     if not several and not (many and _holds_several(values, parameter)):
         try:
             return [_value(values, parameter, where)]
-        except ValueError:  # what is no value of the parameter may be several
+        except ValueError:  # no single value: maybe several
             if not many:
                 raise
             with contextlib.suppress(ValueError):
@@ -208,9 +204,7 @@ def _checked(values: list[Any], name: str = "", where: str = "") -> list[Any]:
 
 
 def _holds_several(values: Any, parameter: Parameter) -> bool:
-    """Whether a list of lists holds several values of a list parameter whose annotation does not
-    tell of what: its default does.
-    """
+    """Whether a list of lists is several values of a bare `list` parameter, by its default."""
     containers = list | tuple | set | frozenset
     bare = parameter.kind in (list, tuple, set) and isinstance(parameter.value, containers)
     return bool(
@@ -222,10 +216,10 @@ def _holds_several(values: Any, parameter: Parameter) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's and torch's numbers and arrays, ranges, iterators and paths as Python's own values.
+    """NumPy, torch, ranges, iterators and paths as plain Python values.
 
     Raises:
-        TypeError: a value that a notebook could not be given as text.
+        TypeError: a value that cannot be written into a notebook.
     """
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -255,9 +249,7 @@ def _value(value: Any, parameter: Parameter, where: str) -> Any:
 
 
 def _converted(value: Any, kind: Any) -> Any:
-    """A value as the parameter's kind wants it; raises one of ValueError, TypeError, KeyError
-    where it cannot be.
-    """
+    """A value converted to a type; ValueError, TypeError or KeyError if impossible."""
     outer, inside = get_origin(kind) or kind, get_args(kind)
     if kind is Any:
         return value
@@ -301,7 +293,7 @@ def _scalar(value: Any, kind: type) -> Any:
 
 
 def _scalars(kind: Any) -> tuple[type, ...]:
-    """The plain types that a kind takes, besides None; () where it takes others too."""
+    """The scalar types that a type allows besides None; () if it allows others."""
     outer, inside = get_origin(kind) or kind, get_args(kind)
     if outer in (Union, UnionType):
         parts = [_scalars(one) for one in inside if one is not NoneType]

@@ -1,4 +1,4 @@
-"""A notebook with values of its parameters, and the kernel that runs it."""
+"""Parameter injection into a notebook, and the kernel that runs it."""
 
 import contextlib
 import contextvars
@@ -17,13 +17,11 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-LONGEST_SOCKET = (
-    90  # bytes of a socket's path; systems take 104 or 108, and the kernel's number follows
-)
+LONGEST_SOCKET = 90  # bytes of a socket's path; systems allow 104 or 108, a suffix is added
 
 
 class Kernels:
-    """The kernels that a sweep has running here, to be ended all together."""
+    """The running kernels of a sweep, for a joint stop."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -31,39 +29,35 @@ class Kernels:
         self._lock = threading.Lock()
 
     def begin(self, process: int) -> None:
-        """A kernel has started; it ends at once where all were stopped meanwhile."""
+        """Register a started kernel; kill it if all were stopped meanwhile."""
         with self._lock:
             self._running.add(process)
         if self.stopped:
             self.stop()
 
     def end(self, process: int) -> None:
-        """A kernel has ended by itself, or soon will have."""
+        """Remove a kernel that ends by itself."""
         with self._lock:
             self._running.discard(process)
 
     def stop(self) -> None:
-        """Kill those that run, with the processes that they started, and those that are to come."""
+        """Kill all kernels and their child processes, also those that start later."""
         self.stopped = True
         with self._lock:
             for process in self._running:
                 with contextlib.suppress(OSError):
-                    if os.name == "posix":  # a kernel leads a group of its own
+                    if os.name == "posix":  # a kernel leads its own process group
                         os.killpg(process, signal.SIGKILL)
                     else:
                         os.kill(process, signal.SIGTERM)
 
 
-# Those of the sweep that a thread works for.
+# The kernels of the current thread's sweep.
 KERNELS: contextvars.ContextVar[Kernels] = contextvars.ContextVar("KERNELS")
 
 
 def injected(notebook: NotebookNode, values: Mapping[str, Any]) -> NotebookNode:
-    """A copy with a cell behind the parameters cell that assigns `values`, as papermill would name
-    it.
-
-    Not papermill's own: that writes tuples as text.
-    """
+    """A copy with papermill's cell that assigns `values`; papermill itself turns tuples to text."""
     done = copy.deepcopy(notebook)
     done.cells = [
         cell for cell in done.cells if "injected-parameters" not in cell.metadata.get("tags", [])
@@ -75,7 +69,7 @@ def injected(notebook: NotebookNode, values: Mapping[str, Any]) -> NotebookNode:
         ["# Parameters", *(f"{name} = {_literal(value)}" for name, value in values.items())]
     )
     cell = new_code_cell(source, metadata={"tags": ["injected-parameters"]})
-    if (done.nbformat, done.nbformat_minor) < (4, 5):  # cells had no names yet
+    if (done.nbformat, done.nbformat_minor) < (4, 5):  # cells without ids
         cell.pop("id", None)
     done.cells.insert(place + 1, cell)
     return done
@@ -101,12 +95,12 @@ def _literal(value: Any) -> str:
 def kernel_manager(
     environment: Mapping[str, str], log: BinaryIO, record: dict[str, Any]
 ) -> Iterator[type[AsyncKernelManager]]:
-    """A class of kernel managers for a single run.
+    """A kernel manager class for a single run.
 
     Args:
-        environment: of the kernel, on top of this process's.
-        log: takes what the kernel itself prints.
-        record: gets the kernel's "peak_memory_mib" when it ends.
+        environment: variables of the kernel, besides this process's.
+        log: receives the kernel process's output.
+        record: receives "peak_memory_mib" at the end.
     """
     kernels = KERNELS.get(Kernels())
     with _socket_folder() as sockets:
@@ -114,8 +108,7 @@ def kernel_manager(
         class Kernel(AsyncKernelManager):
             async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
                 if sockets:
-                    # Sockets rather than TCP ports: of many kernels that start at once, two may
-                    # draw the same port.
+                    # Not TCP: kernels that start at once may draw the same port.
                     self.transport, self.ip = "ipc", f"{sockets}/k"
                 await super().start_kernel(
                     env={**os.environ, **environment}, stdout=log, stderr=log, **options
@@ -135,9 +128,7 @@ def kernel_manager(
 
 @contextlib.contextmanager
 def _socket_folder() -> Iterator[str]:
-    """A folder for a kernel's sockets; "" where the system has none, or only some with too long
-    a path.
-    """
+    """A folder for a kernel's sockets; "" without a short enough path."""
     for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if os.name == "posix" else ():
         if len(os.fsencode(place)) <= LONGEST_SOCKET - 20 and os.access(place, os.W_OK | os.X_OK):
             with tempfile.TemporaryDirectory(prefix="nb", dir=place) as folder:

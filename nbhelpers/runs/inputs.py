@@ -1,6 +1,4 @@
-"""Parameters that name files: from where their paths count, and whether a checkpoint or a data
-set is there.
-"""
+"""Parameters that name files: resolve paths, check checkpoints and data sets."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +14,9 @@ DOWNLOADED = ("cifar10-train", "cifar10-test", "tiny-imagenet-train", "tiny-imag
 
 
 def located(name: str, value: Any, notebook: Path) -> Any:
-    """A parameter's value with its paths made whole: they count from here, or else from the
-    notebook's folder.
+    """A value with absolute paths, relative to here or else to the notebook's folder.
 
-    A kernel works in the notebook's folder, so that a path typed here would be looked for there.
+    Needed because the kernel runs in the notebook's folder.
     """
     if isinstance(value, list | tuple):
         return type(value)(located(name, one, notebook) for one in value)
@@ -38,17 +35,13 @@ def located(name: str, value: Any, notebook: Path) -> Any:
         return value
     here = Path(value).expanduser().absolute()
     there = notebook.parent / value
-    # A file still to be written has its folder here already.
+    # The folder of an output file exists already.
     found = here.exists() or (not there.exists() and name not in CHECKS and here.parent.is_dir())
     return str(here) if found else value
 
 
 def content(name: str, value: Any, notebook: Path) -> str:
-    """A digest of the files that a parameter names, checkpoints or data sets; "" where it names
-    none.
-
-    Nothing is downloaded.
-    """
+    """A digest of the checkpoints or data sets that a parameter names, or ""; no downloads."""
     if name not in CHECKS:
         return ""
     if isinstance(value, list | tuple):
@@ -59,23 +52,21 @@ def content(name: str, value: Any, notebook: Path) -> str:
             return identity(place) if value not in SETS and place.exists() else ""
         return manifest()[value].sha256 if value in manifest() else weights_sha256(place)
     except (ValueError, OSError, RuntimeError):
-        # it names something else, or whoever opens it tells
-        return ""
+        return ""  # names something else; errors show when it is opened
 
 
 def check_named(
     values: Mapping[str, Sequence[Any]], own: Mapping[str, Any], notebook: Path
 ) -> None:
-    """Refuse checkpoints and data sets that are not there, before anything is run.
+    """Refuse missing checkpoints and data sets before any run.
 
     Args:
-        values: parameter → all its values that were asked for, their paths made whole.
-        own: the notebook's defaults. A parameter whose default is none of ours names something
-            else, and is left alone.
-        notebook: in whose folder other relative paths are looked for.
+        values: parameter → all its given values, with absolute paths.
+        own: the notebook's defaults; a parameter is skipped if its default is no valid name.
+        notebook: its folder resolves other relative paths.
 
     Raises:
-        ValueError: an unknown name, no such file, or a folder that holds no images to be used.
+        ValueError: an unknown name, a missing file, or a folder without usable images.
     """
     for name in [name for name in values if name in CHECKS]:
         try:
@@ -101,7 +92,7 @@ def _check_checkpoint(value: str, folder: Path) -> None:
         return
     library, _, network = value.partition(":")
     if f"{library}:" not in LIBRARIES:
-        entry(value)  # tells the nearest names
+        entry(value)  # raises, with similar names
     elif library == "timm":
         import timm
 
@@ -115,7 +106,7 @@ def _check_checkpoint(value: str, folder: Path) -> None:
 
 
 def _check_dataset(value: str, folder: Path) -> None:
-    if value in DOWNLOADED:  # to open them would fetch them
+    if value in DOWNLOADED:  # opening would download them
         return
     place = folder / Path(value).expanduser()
     count_images(place if value not in SETS and place.exists() else value)

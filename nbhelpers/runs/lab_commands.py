@@ -1,4 +1,4 @@
-"""The commands `nbhelpers notebooks` and `nbhelpers lab`: the notebooks without git."""
+"""The commands `nbhelpers notebooks` and `nbhelpers lab`."""
 
 import filecmp
 import shutil
@@ -38,12 +38,12 @@ def lab_command(argv: Sequence[str]) -> int:
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
     parser.add_argument("--yes", action="store_true", help="also into a folder with other files")
     given, further = parser.parse_known_args(argv)
-    late = [word for word in further if not word.startswith("-")]  # a value, or a folder too late
+    late = [word for word in further if not word.startswith("-")]  # a value, or a misplaced folder
     if late or (further and str(given.folder) in argv[argv.index(further[0]) :]):
         raise ValueError("first FOLDER, then JupyterLab's options, each as --NAME=VALUE")
     if not copy_notebooks(given.folder, given.yes):
         return 1
-    from jupyterlab.labapp import LabApp  # here, as it takes a second
+    from jupyterlab.labapp import LabApp  # late: the import takes a second
 
     options = ["--no-browser"] if given.no_browser else []
     LabApp.launch_instance([f"--ServerApp.root_dir={given.folder.resolve()}", *options, *further])
@@ -51,17 +51,17 @@ def lab_command(argv: Sequence[str]) -> int:
 
 
 def copy_notebooks(folder: Path, agreed: bool = False) -> bool:
-    """Copy the notebooks that a folder lacks; none that it has is overwritten.
+    """Copy the notebooks that a folder lacks, overwriting none.
 
     Args:
-        folder: made where missing.
-        agreed: do not ask before files are added to a folder that has others.
+        folder: created if missing.
+        agreed: no confirmation for a folder with other files.
 
     Returns:
-        Whether the folder has all notebooks now; False where the answer was no.
+        Whether the folder has all notebooks; False if the user declined.
 
     Raises:
-        ValueError: the folder has files and nobody can be asked, or it cannot be written.
+        ValueError: a folder with files and no terminal for the question; an unwritable folder.
     """
     sources = files.notebooks()
     missing = [path for path in sources if not (folder / path.name).exists()]

@@ -1,12 +1,11 @@
-"""An executed notebook as a page to read."""
+"""Executed notebooks as HTML."""
 
 import warnings
 from pathlib import Path
 
 from nbhelpers.files import write_text
 
-# nbconvert's own page leaves pictures without a description; theirs is what they are called as
-# text.
+# Gives images an alt text, which nbconvert's template lacks.
 _TEMPLATE = """
 {%- extends "index.html.j2" -%}
 {%- block data_png -%}
@@ -21,7 +20,7 @@ _TEMPLATE = """
 
 
 def notebook_page(notebook: Path) -> Path | None:
-    """The notebook as HTML beside it, made where it is not there or older; None where it cannot be.
+    """The notebook's up-to-date HTML beside it; None if conversion fails.
 
     Raises:
         OSError: the folder cannot be written.
@@ -30,15 +29,15 @@ def notebook_page(notebook: Path) -> Path | None:
     if page.exists() and page.stat().st_mtime_ns >= notebook.stat().st_mtime_ns:
         return page
     try:
-        import nbformat  # here and below, as they take a second
+        import nbformat  # late: the imports take a second
         from nbconvert import HTMLExporter
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what no reader of the page sees
+            warnings.simplefilter("ignore")  # irrelevant to the page
             text, _ = HTMLExporter(raw_template=_TEMPLATE).from_notebook_node(
                 nbformat.read(notebook, as_version=4)
             )
-    except Exception:  # what JSON, nbformat or the template find, or an old nbconvert's ImportError
+    except Exception:  # of JSON, nbformat or the template, or an old nbconvert's ImportError
         return None
     write_text(page, text)
     return page

@@ -1,6 +1,4 @@
-"""A notebook, read once: its code, its kernel, and its parameters cell understood from its syntax;
-nothing is run.
-"""
+"""Read a notebook's code, kernel and parameters cell, without executing it."""
 
 import ast
 import functools
@@ -21,7 +19,7 @@ from nbformat import NotebookNode
 from nbhelpers.names import near
 
 SCALARS = (int, float, bool, str)
-# A parameter's annotation by the last part of its name; others say nothing.
+# Known annotations, by the last part of the name.
 _NAMES: dict[str, Any] = {
     **{kind.__name__: kind for kind in (*SCALARS, list, tuple, set, dict)},
     **dict.fromkeys(("List", "Sequence", "Iterable", "Collection"), list),
@@ -37,12 +35,12 @@ class Parameter:
     name: str
     annotation: str  # as written; "" for none
     default: str  # as written
-    kind: Any  # as of typing: int, list[float], str | None; Any where nothing tells
+    kind: Any  # a type: int, list[float], str | None; Any if unknown
     help: str = ""
 
     @property
     def value(self) -> Any:
-        """The default, where it is a literal; else its text, for the record only."""
+        """The default if a literal, else its text."""
         try:
             return ast.literal_eval(self.default)
         except (ValueError, SyntaxError):
@@ -51,28 +49,28 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Notebook:
-    """What a sweep needs of a notebook."""
+    """A notebook's content for a sweep."""
 
     path: Path  # absolute
     parameters: dict[str, Parameter]  # in order
-    kernel: str  # to run it in, installed here
-    code: str  # a digest of the code alone: new outputs make no new version
+    kernel: str  # an installed one
+    code: str  # a digest of the code without outputs
     source: str = field(repr=False)  # JSON, without outputs
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Its own values, without `out`; an expression's text, for the record."""
+        """The parameters' defaults, without `out`; expressions as text."""
         return {
             name: parameter.value for name, parameter in self.parameters.items() if name != "out"
         }
 
 
 def read_notebook(notebook: "str | Path | Notebook") -> Notebook:
-    """Read a notebook, unless it is read already.
+    """Read a notebook; a `Notebook` is returned unchanged.
 
     Raises:
-        ValueError: no such notebook, not a notebook, no tagged cell, no parameter `out`, or a
-            kernel of another language that is not installed.
+        ValueError: missing, no notebook, no tagged cell, no parameter `out`, or a missing kernel of
+            another language.
     """
     if isinstance(notebook, Notebook):
         return notebook
@@ -92,7 +90,7 @@ def read_notebook(notebook: "str | Path | Notebook") -> Notebook:
             cell.outputs, cell.execution_count = [], None
         node.metadata.pop("widgets", None)
         digest = hashlib.sha256("\n\n".join(cell.source for cell in code).encode())
-    except Exception as error:  # whatever JSON, nbformat or the parser find wrong with it
+    except Exception as error:  # of JSON, nbformat or the parser
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} cannot be read as a notebook: {reason}") from error
     if "out" not in parameters:
@@ -105,7 +103,7 @@ def read_notebook(notebook: "str | Path | Notebook") -> Notebook:
 
 
 def _kernel(notebook: str, name: str, language: str) -> str:
-    """The kernel that a notebook names, or this environment's where it names none that is here."""
+    """The notebook's kernel if installed, else this environment's Python kernel."""
     installed = KernelSpecManager().find_kernel_specs()
     if name in installed:
         return name
@@ -118,7 +116,7 @@ def _kernel(notebook: str, name: str, language: str) -> str:
 
 
 def with_kernel(notebook: NotebookNode, kernel: str) -> NotebookNode:
-    """The notebook, made one of that kernel; a kernel of the same name stays as described."""
+    """The notebook with its kernel set; metadata of the same kernel is kept."""
     spec = notebook.metadata.get("kernelspec", {})
     if spec.get("name") != kernel:
         about = {"name": kernel, "display_name": kernel, "language": "python"}
@@ -127,13 +125,12 @@ def with_kernel(notebook: NotebookNode, kernel: str) -> NotebookNode:
 
 
 def parse(source: str) -> dict[str, Parameter]:
-    """The parameters that a cell's source assigns, one name a statement, IPython's commands left
-    out.
+    """Parameters assigned in a cell's source; IPython commands are ignored.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: not Python.
     """
-    # A command's place is kept, so that comments stay beside their lines.
+    # Blank lines replace commands, so comments keep their line numbers.
     plain = "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in source.splitlines())
     tokens = tokenize.generate_tokens(io.StringIO(plain + "\n").readline)
     comments = {
@@ -163,7 +160,7 @@ def parse(source: str) -> dict[str, Parameter]:
 
 
 def _kind(annotation: ast.expr | None, default: ast.expr) -> Any:
-    """A parameter's kind by its annotation; where that says nothing, by its default."""
+    """A parameter's type by its annotation, else by its default."""
     try:
         value = ast.literal_eval(default)
     except (ValueError, TypeError, SyntaxError):
@@ -175,11 +172,11 @@ def _kind(annotation: ast.expr | None, default: ast.expr) -> Any:
 
 
 def _annotated(node: ast.expr) -> Any:
-    """An annotation as an object of typing; Any for names that are not known."""
+    """An annotation as a type; Any for unknown names."""
     match node:
         case ast.Constant(value=None):
             return type(None)
-        case ast.Constant(value=str(text)):  # an annotation in quotes
+        case ast.Constant(value=str(text)):  # a quoted annotation
             try:
                 return _annotated(ast.parse(text, mode="eval").body)
             except SyntaxError:

@@ -1,6 +1,4 @@
-"""Presets: parameters for all notebooks together, what has to be downloaded for them, and how
-long they take at least.
-"""
+"""Presets of parameters for all notebooks, their downloads and minimal duration."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -31,10 +29,10 @@ FOLDER = files.NOTEBOOKS / "presets"
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """A preset's parameters, by its name in notebooks/presets or by the path of a YAML file.
+    """A preset's parameters, by name in notebooks/presets or by YAML path.
 
     Raises:
-        ValueError: no such preset, or not lines of `parameter: value`.
+        ValueError: unknown preset, or not lines of `parameter: value`.
     """
     places = (FOLDER / f"{name}.yaml", Path(name).expanduser())
     for place in places:
@@ -45,10 +43,9 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def parts_of(preset: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a preset's values that a notebook has parameters for.
+    """The preset's values that are parameters of a notebook.
 
-    A notebook of several `checkpoints` gets the baseline and the checkpoint, where the preset names
-    none for it.
+    `checkpoints` defaults to the baseline and the checkpoint.
     """
     given = dict(preset)
     if {"checkpoint", "baseline"} <= given.keys():
@@ -63,14 +60,14 @@ class Weights:
     """A network that a preset needs."""
 
     name: str
-    size: int  # bytes to download; 0: it is here
-    exact: bool  # the server told the size; else it is that of the weights alone
-    address: str  # where it comes from; "" where it is here
-    seconds: float  # of one image and step: there and back through the network, and the step
+    size: int  # bytes to download; 0 if local
+    exact: bool  # the size is the server's; else the weights' alone
+    address: str  # "" if local
+    seconds: float  # per image and gradient step
 
 
 def networks_of(parameters: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The networks that runs name, those of `checkpoint` first, as `survey` takes them."""
+    """The networks of some runs, `checkpoint` first, as a preset for `survey`."""
     runs = list(parameters)
     names = [run[key] for key in ("checkpoint", "baseline") for run in runs if run.get(key)]
     several = [name for run in runs for name in run.get("checkpoints") or []]
@@ -78,13 +75,12 @@ def networks_of(parameters: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def survey(preset: Mapping[str, Any], device: str = "auto") -> list[Weights]:
-    """The networks of a preset: what is to be downloaded, and how fast such a network is on this
-    device.
+    """The networks of a preset: downloads, and speed on this device.
 
-    Nothing is downloaded: servers are asked for sizes, and two steps are timed on random weights.
+    Downloads nothing: sizes come from servers, times from two steps with random weights.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: unknown name.
     """
     names = [preset.get("checkpoint"), preset.get("baseline"), *preset.get("checkpoints", [])]
     found, timed = [], dict[str, tuple[float, int]]()
@@ -105,9 +101,7 @@ def survey(preset: Mapping[str, Any], device: str = "auto") -> list[Weights]:
 
 
 def obtain(name: str) -> None:
-    """Download a network of `survey` with a bar: size, time left, going on where an earlier call
-    broke off.
-    """
+    """Download a network of `survey`, with progress; resumes a broken download."""
     if name in manifest():
         fetch(name)
     elif name.startswith("torchvision:"):
@@ -115,15 +109,13 @@ def obtain(name: str) -> None:
 
 
 def _torchvision(name: str) -> str:
-    import torchvision.models  # here, as it takes seconds
+    import torchvision.models  # late: the import takes seconds
 
     return torchvision.models.get_model_weights(name.partition(":")[2]).DEFAULT.url
 
 
 def _source(name: str) -> tuple[str, list[str], str]:
-    """A network's file, where it is published ([] where it is here already), and its
-    architecture.
-    """
+    """A network's file, addresses ([] if local) and architecture."""
     known = manifest()
     if name in known:
         about, cache = known[name], files.cache_folder()
@@ -141,9 +133,7 @@ def _source(name: str) -> tuple[str, list[str], str]:
 
 
 def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
-    """Seconds for one image and step, over two steps of a network with random weights, and the
-    weights' bytes.
-    """
+    """Seconds per image and step, measured with random weights, and the weights' bytes."""
     place = pick_device(device)
     if name in manifest():
         known = entry(name)
@@ -155,7 +145,7 @@ def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
     elif name.startswith("torchvision:"):
         size = dataset_facts("imagenet")["image_size"]
         model = Model(build_network(name, None, {}), image_size=size)
-    else:  # a file of the user's own: what it is only loading tells; timm's are not downloaded yet
+    else:  # a user's file, which must be loaded; timm's without its download
         model = load_model(name, device="cpu", pretrained=not name.startswith("timm:"))
         size = model.image_size or 32
     weight = sum(4 * tensor.numel() for tensor in model.parameters())
@@ -167,22 +157,21 @@ def _timed(name: str, kind: str, device: str) -> tuple[float, int]:
             noise(few, size=size, channels=model.channels, seed=1).to(place)
         ).detach()
     )
-    minimize(model.representation, goal, images, steps=1)  # the first one sets things up
+    minimize(model.representation, goal, images, steps=1)  # warm-up
     began = time.perf_counter()
     minimize(model.representation, goal, images, steps=2, solver=Solver(keep="last"))
     if place.type == "cuda":
         torch.cuda.synchronize()
-    # Two steps there and back, and a pass that scores the last image.
+    # Two forward and backward passes, and a forward pass for the last loss.
     return (time.perf_counter() - began) / (2 + 1 / 3) / few, weight
 
 
 def least_seconds(values: Mapping[str, Any], seconds: Mapping[str, float]) -> float:
-    """Seconds that a notebook takes at least: its images, each with all steps, once through each
-    network.
+    """A notebook's minimal duration, seconds: images × steps × networks.
 
     Args:
         values: all its parameters.
-        seconds: of one image and step, by network, as `survey` finds them.
+        seconds: network → seconds per image and step, from `survey`.
     """
     names = values.get("checkpoints") or [values.get("checkpoint"), values.get("baseline")]
     work = float(values.get("n_images", 1)) * float(values.get("steps", 1))

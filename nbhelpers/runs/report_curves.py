@@ -1,4 +1,4 @@
-"""The curves of a report: measures over one of the swept parameters."""
+"""A report's curves: measures over a swept parameter."""
 
 import io
 import itertools
@@ -14,15 +14,15 @@ from matplotlib.ticker import MaxNLocator
 from nbhelpers.figures.plots import PALETTE
 from nbhelpers.figures.style import house_style
 
-INK = "#010203"  # stands for the page's own text colour until the figure is in the page
+INK = "#010203"  # placeholder, replaced by the page's text colour
 
 
 @dataclass(frozen=True)
 class Line:
-    """The values of one network, or of one combination of the other parameters."""
+    """The values of one network and combination of the other parameters."""
 
     label: str
-    values: Mapping[float, Sequence[float]]  # place on the axis → its runs' values
+    values: Mapping[float, Sequence[float]]  # position on the axis → values of the runs
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,16 @@ class Panel:
     title: str
     lines: Sequence[Line]
     ticks: Sequence[Any]  # the parameter's values
-    numeric: bool  # whether they are places on the axis by themselves; else 0, 1, …
+    numeric: bool  # ticks are positions on the axis; else positions are 0, 1, …
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value has a place on an axis."""
-    # false for NaN too
+    """Whether a value can be plotted; False for NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def draw_panels(panels: Sequence[Panel], axis: str) -> str:
-    """The panels as one SVG in the colours of the page; "" where there are none."""
+    """The panels as one SVG in the page's colours; "" without panels."""
     if not panels:
         return ""
     columns = min(3, len(panels))
@@ -86,4 +85,4 @@ def _draw(place: Axes, panel: Panel, axis: str) -> None:
 
 
 def _verbatim(text: str) -> str:
-    return text.replace("$", r"\$")  # else matplotlib takes it for mathematics
+    return text.replace("$", r"\$")  # no mathematics in matplotlib

@@ -22,30 +22,30 @@ from nbhelpers.runs.pages import notebook_page
 from nbhelpers.runs.report_curves import Line, Panel, draw_panels, is_finite
 
 PAGE = Path(__file__).with_name("report.html")
-# What the notebooks call the networks that their parameters name.
+# The notebooks' names of networks → parameters.
 ROLES = {"robust": "checkpoint", "standard": "baseline"}
-MISSING = "–"  # a parameter that a notebook did not have yet
+MISSING = "–"  # a parameter missing in an earlier notebook
 
-Number = tuple[str, str]  # measure, network (or null, or nothing)
+Number = tuple[str, str]  # measure, network (or null, or "")
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run as its folder tells it."""
+    """A run, read from its folder."""
 
     name: str
-    index: int  # place in the sweep's plan
+    index: int  # position in the plan
     parameters: Mapping[str, Any]
     numbers: Mapping[Number, float] = field(default_factory=dict)
     duration_s: float | None = None
     peak_memory_mib: float | None = None
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    notebook: str = ""  # relative to the sweep's folder, as the pictures
-    page: str = ""  # the same to read in a browser, or the notebook where it cannot be made
+    notebook: str = ""  # relative to the sweep's folder, as are the pictures
+    page: str = ""  # the notebook as HTML, or itself without conversion
     pictures: tuple[str, ...] = ()
     error: str = ""
-    done: bool = False  # it has a result; neither done nor an error: a sweep runs it once more
+    done: bool = False  # has a result; without result and error, a sweep repeats it
 
 
 def report(folder: str | Path, *, over: str = "seed") -> Path:
@@ -53,13 +53,13 @@ def report(folder: str | Path, *, over: str = "seed") -> Path:
 
     Args:
         folder: of the sweep.
-        over: the parameter to average over; runs without a seed are averaged all the same.
+        over: the parameter to average over; "seed" may be missing.
 
     Returns:
         The page's path.
 
     Raises:
-        ValueError: there is no run in the folder, none has the parameter, or it cannot be written.
+        ValueError: no run in the folder, no run with the parameter, or an unwritable folder.
     """
     folder = Path(folder)
     records = read_runs(folder)
@@ -87,7 +87,7 @@ def report(folder: str | Path, *, over: str = "seed") -> Path:
 
 
 def read_runs(folder: str | Path) -> list[Record]:
-    """What is done or has failed in a sweep's folder, in the order of its plan."""
+    """The done and failed runs of a sweep's folder, in plan order."""
     records = [_read(path.parent) for path in Path(folder).glob("[!.]*/run.json")]
     return sorted(records, key=lambda record: (record.index, record.name))
 
@@ -130,10 +130,9 @@ def _read(place: Path) -> Record:
 
 
 def _flat(numbers: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Number, float]:
-    """Numbers by measure and network; a network that a parameter names goes by that parameter, to
-    compare runs.
+    """Numbers by measure and network; networks are named by their parameter, to compare runs.
 
-    Where checkpoint and baseline are the same network, what compares it with itself is left out.
+    If checkpoint and baseline are equal, their comparison is left out.
     """
     names = {
         value: key
@@ -146,7 +145,7 @@ def _flat(numbers: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[Num
     )
     flat, subject = {}, ""
     for measure, value in numbers.items():
-        if measure.startswith("…"):  # goes on from the measure above it
+        if measure.startswith("…"):  # continues the previous measure's name
             measure = f"{subject} {measure}".strip()
         else:
             subject = measure
@@ -223,7 +222,7 @@ def _facts(records: Sequence[Record], varied: Sequence[str]) -> dict[str, str | 
 
 
 def _summary(done: Sequence[Record], axes: Sequence[str], over: str) -> list[list[str | Markup]]:
-    """Mean and spread of every number, for every combination of the other parameters."""
+    """Mean and standard deviation of each number, per combination of the other parameters."""
     numbers, groups = _keys(r.numbers for r in done), _groups(done, axes)
     links_by = f"notebooks, by {over}" if over else "notebooks"
     table: list[list[str | Markup]] = [
@@ -233,7 +232,7 @@ def _summary(done: Sequence[Record], axes: Sequence[str], over: str) -> list[lis
         links = Markup(" ").join(_link(r.page, r.parameters.get(over, r.name)) for r in group)
         means = (_mean([r.numbers[key] for r in group if key in r.numbers]) for key in numbers)
         table.append([", ".join(values) or "all", *means, str(len(group)), links])
-    if len(groups) < len(numbers):  # the longer side goes down the page
+    if len(groups) < len(numbers):  # the longer side as rows
         table = [list(column) for column in zip(*table, strict=True)]
     return table
 
@@ -266,7 +265,7 @@ def _runs(done: Sequence[Record], varied: Sequence[str]) -> list[list[str | Mark
 
 
 def _panels(done: Sequence[Record], axis: str, axes: Sequence[str]) -> list[Panel]:
-    """One panel per measure; a line per network and per combination of the other parameters."""
+    """One panel per measure; a line per network and combination of the other parameters."""
     others = [key for key in axes if key != axis]
     ticks = [group[0].parameters.get(axis, MISSING) for group in _groups(done, [axis]).values()]
     numeric = all(map(is_finite, ticks))
@@ -291,7 +290,7 @@ def _panels(done: Sequence[Record], axis: str, axes: Sequence[str]) -> list[Pane
 def _contact_sheets(
     folder: Path, done: Sequence[Record], varied: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The runs' pictures, made small, by name."""
+    """Thumbnails of the runs' pictures, by name."""
     sheets: dict[str, list[dict[str, Any]]] = {}
     for record in done:
         caption = ", ".join(f"{key}={_shown(record, key)}" for key in varied) or record.name
@@ -300,8 +299,7 @@ def _contact_sheets(
                 with PIL.Image.open(folder / picture) as image:
                     small = image.convert("RGB")
             except Exception:
-                # whatever damaged files make Pillow raise; the run's numbers count all the same
-                continue
+                continue  # a damaged picture; the run's numbers still count
             small.thumbnail((640, 640), PIL.Image.Resampling.LANCZOS)
             encoded = io.BytesIO()
             small.save(encoded, "WEBP", quality=80)
@@ -313,9 +311,7 @@ def _contact_sheets(
 
 
 def _groups(records: Iterable[Record], keys: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
-    """The records by their values of some parameters, as shown; 1 and 1.0 are one value, and so
-    are two NaN.
-    """
+    """The records by values of some parameters, as shown; 1 equals 1.0, NaN equals NaN."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         frozen = tuple(_frozen(record.parameters.get(key, MISSING)) for key in keys)

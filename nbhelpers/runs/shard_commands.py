@@ -12,12 +12,12 @@ PRECISIONS = ("float32", "bfloat16")  # of nbhelpers.networks.model
 
 
 def invert_command(argv: Sequence[str]) -> int:
-    """Invert a data set; returns 0: complete, 1: some shards failed."""
+    """Invert a data set; returns 0 complete, 1 some shards failed."""
     return _command("invert", argv)
 
 
 def visualize_command(argv: Sequence[str]) -> int:
-    """Visualize every component; returns 0: complete, 1: some shards failed."""
+    """Visualize every component; returns 0 complete, 1 some shards failed."""
     return _command("visualize", argv)
 
 
@@ -73,9 +73,7 @@ def _command(kind: Literal["invert", "visualize"], argv: Sequence[str]) -> int:
     )
     jobs = max(1, torch.cuda.device_count()) if given.jobs is None else given.jobs
     if given.dask or jobs != 1:
-        os.environ["TQDM_DISABLE"] = (
-            "1"  # for the workers, whose bars would overwrite each other in one terminal
-        )
+        os.environ["TQDM_DISABLE"] = "1"  # bars of several workers overwrite each other
     try:
         with dask_executor(given.dask, given.jobs) if given.dask else processes(jobs) as executor:
             index = make_shards(

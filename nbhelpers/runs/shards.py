@@ -1,12 +1,10 @@
-"""A whole data set inverted, or all components visualized, in shards that any executor makes and a
-crash keeps.
+"""Invert a data set, or visualize all components, in resumable shards on any executor.
 
     nbhelpers invert --dataset cifar10-test --checkpoint cifar10-l2-0.5 -o runs/inverted
     nbhelpers visualize --checkpoint cifar10-l2-0.5 --starts 4 -o runs/components
 
-An item's start image depends on the seed and on its own index alone, and batches are cut at
-multiples of the batch size, so the shards hold, together, exactly what one shard of all items
-would.
+Start images depend only on the seed and the item's index, and batches start at multiples of the
+batch size, so the shard size does not change the result.
 """
 
 import functools
@@ -37,19 +35,19 @@ from nbhelpers.training.settings import as_python
 from nbhelpers.types import two_sides
 
 Kind = Literal["invert", "visualize"]
-Sources = Mapping[str, str]  # "checkpoint" and "dataset" → a digest of what that name stands for
+Sources = Mapping[str, str]  # "checkpoint" and "dataset" → a digest of the content
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the content of the shards."""
+    """The settings that determine the shards' content."""
 
     kind: Kind
     checkpoint: str  # name in checkpoints/manifest.toml, or a file
-    dataset: str = ""  # to invert: a name, or a folder of images
-    starts: int = 1  # noise images per component to visualize
+    dataset: str = ""  # for "invert": a name, or a folder of images
+    starts: int = 1  # for "visualize": noise images per component
     steps: int = 200
-    step_size: float | None = None  # None as in `minimize`
+    step_size: float | None = None  # as in `Solver`
     seed: int = 0
     batch_size: int = 64  # images per pass
     precision: Precision = "float32"  # of gradient passes, as in `load_model`
@@ -67,27 +65,26 @@ def make_shards(
     limit: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Make all shards that are missing, then the index.
+    """Make the missing shards, then the index.
 
-    A shard is a safetensors file with `images` (uint8, n × 3 × h × w), `indices`, `loss` and
-    `start_loss`, and `labels` for inversions or `components` for visualizations (whose loss is
-    minus the activation).
+    A shard is a safetensors file with `images` (uint8, n × 3 × h × w), `indices`, `loss`,
+    `start_loss`, and `labels` (inversions) or `components` (visualizations, loss = minus the
+    activation).
 
     Args:
-        settings: what to make.
+        settings: of the content.
         out: folder for the shards and `index.json`, shared by all workers.
         executor: any `concurrent.futures.Executor` of processes; None for this process.
         shard_size: items per file, a multiple of the batch size.
-        limit: items to make, the first ones; None for all.
+        limit: number of items; None for all.
         device: auto, cpu, cuda or mps.
 
     Returns:
         The index: settings, totals, and the shards in order.
 
     Raises:
-        ValueError: wrong settings, or a folder that holds shards of others.
-        RuntimeError: some shards failed; the rest is done, and the same call makes those that are
-            missing.
+        ValueError: wrong settings, or a folder with shards of other settings.
+        RuntimeError: some shards failed; the same call makes the missing ones.
     """
     if settings.batch_size < 1 or shard_size < 1 or shard_size % settings.batch_size:
         raise ValueError(
@@ -107,7 +104,7 @@ def make_shards(
         for span, future in _submit(executor, (settings, made_from, out), missing, device):
             try:
                 future.result()
-            except Exception as error:  # of the shard, or a worker that died
+            except Exception as error:  # of the shard, or of a dead worker
                 failures.append(
                     f"images {span[0]} to {span[1] - 1}: {type(error).__name__}: {error}"
                 )
@@ -124,10 +121,9 @@ def make_shards(
 def make_shard(
     settings: Settings, made_from: Sources, out: Path, span: tuple[int, int], device: str = "auto"
 ) -> None:
-    """Make the shard of the items of a span, the last one excluded, unless it is there.
+    """Make the shard of items [first, end) unless it exists; picklable, for executors.
 
-    Submitted to executors, hence picklable. What the driver found the images and weights to be goes
-    into the file.
+    The file records the digests of images and weights.
     """
     first, end = span
     with FileLock(out / ".locks" / _file(first, end)):
@@ -150,10 +146,10 @@ def make_shard(
 
 
 def read_shards(folder: str | Path) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each shard in order, one shard in memory at a time.
+    """The tensors of each shard, in order, one in memory at a time.
 
     Raises:
-        ValueError: no index in the folder: the shards are not complete.
+        ValueError: no index: the shards are incomplete.
     """
     folder = Path(folder)
     try:
@@ -221,7 +217,7 @@ def _count(settings: Settings) -> int:
 
 
 def _sources(settings: Settings) -> Sources:
-    """What the names of the checkpoint and the data set stand for now."""
+    """Digests of the checkpoint and the data set."""
     images = identity(settings.dataset) if settings.kind == "invert" else ""
     return {"checkpoint": weights_sha256(settings.checkpoint), "dataset": images}
 
@@ -233,7 +229,7 @@ def _is_made(settings: Settings, made_from: Sources, out: Path, first: int, end:
     try:
         with safe_open(path, "pt") as file:
             note = json.loads(file.metadata()["nbhelpers"])
-        # earlier versions did not tell
+        # earlier versions recorded no digests
         made, sources = (note["settings"], note.get("made_from", made_from))
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
@@ -286,7 +282,7 @@ def _model(checkpoint: str, device: str, precision: Precision) -> Model:
     return _loaded(checkpoint, weights_sha256(checkpoint), device, precision)
 
 
-# a worker makes many shards; a file that was replaced meanwhile is loaded anew
+# Cached, as a worker makes many shards; a replaced file has another digest.
 @functools.lru_cache(maxsize=1)
 def _loaded(checkpoint: str, digest: str, device: str, precision: Precision) -> Model:
     return load_model(checkpoint, device=device, precision=precision)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def sweep_command(argv: Sequence[str]) -> int:
-    """Run a sweep; returns 0: all runs are done, 1: some failed."""
+    """Run a sweep; returns 0 all runs done, 1 some failed."""
     parser = command_parser(
         "sweep", "Run a notebook once per parameter set. The same command again resumes."
     )

@@ -1,11 +1,11 @@
-"""One notebook, many parameter sets, on one machine or a cluster; what is done stays done.
+"""Resumable sweeps: one notebook, many parameter sets, on one machine or a cluster.
 
     nbhelpers sweep notebooks/2_inversion.ipynb -p seed=0:5 -o runs/inversion
     nbhelpers report runs/inversion
 
-Files are the only state. A run works in `.running/`; its whole folder is then renamed to its place,
-so a kill at any moment leaves a run either absent or whole. A lock per run keeps two sweeps into
-one folder from doing a run twice.
+Files are the only state. A run works in `.running/`, and its finished folder is renamed to its
+place, so a kill leaves no partial run. A lock per run keeps two sweeps in one folder from repeating
+it.
 """
 
 import contextlib
@@ -41,24 +41,19 @@ from nbhelpers.runs.workers import Environment, shares
 
 @dataclass(frozen=True)
 class Run:
-    """One parameter set of a notebook; picklable, so that any executor can carry it.
-
-    It brings the notebook's code along, so that all runs of a sweep are of the same.
-    """
+    """One parameter set and the notebook's code; picklable, for executors."""
 
     notebook: Path
     out: Path  # of the sweep, shared by all workers
     name: str  # of the run's folder
-    index: int  # place in the plan
-    parameters: Mapping[str, Any]  # complete, the notebook's defaults included
-    retry: bool = False  # once more if it failed before
-    environment: Environment = field(default_factory=dict)  # of the kernel, on top of the worker's
-    # parameters that the kernel is given; the others it has from the notebook
-    asked: tuple[str, ...] = ()
-    # digests of what checkpoints and data sets hold
-    made_from: Mapping[str, str] = field(default_factory=dict)
+    index: int  # position in the plan
+    parameters: Mapping[str, Any]  # complete, with the notebook's defaults
+    retry: bool = False  # repeat if it failed before
+    environment: Environment = field(default_factory=dict)  # of the kernel, besides the worker's
+    asked: tuple[str, ...] = ()  # parameters to inject; others have the notebook's defaults
+    made_from: Mapping[str, str] = field(default_factory=dict)  # digests of named files
     source: str = field(default="", repr=False)  # the notebook as JSON, without outputs
-    kernel: str = ""  # by its name, installed here
+    kernel: str = ""  # an installed kernel's name
     code: str = ""  # the notebook's digest
 
     @property
@@ -67,7 +62,7 @@ class Run:
 
     @property
     def state(self) -> Literal["done", "failed", "open"]:
-        """What the files say."""
+        """The state by the run's files."""
         if (self.folder / "result.json").exists():
             return "done"
         return "failed" if (self.folder / "error.txt").exists() else "open"
@@ -75,12 +70,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """The result of a run."""
 
     run: Run
-    state: Literal["done", "failed", "busy"]  # busy: another sweep is at it
-    message: str = ""  # the error, in a line
-    fresh: bool = True  # False: it had ended before
+    state: Literal["done", "failed", "busy"]  # busy: locked by another sweep
+    message: str = ""  # the error, one line
+    fresh: bool = True  # False: of an earlier sweep
 
 
 def sweep(
@@ -93,32 +88,28 @@ def sweep(
     jobs: int | None = None,
     retry_failed: bool = False,
 ) -> list[Outcome]:
-    """Run a notebook once per parameter set and keep each run in a folder of its own.
+    """Run a notebook once per parameter set, each in its own folder.
 
-    A run that is done is skipped, so the same call again completes what a crash has left. Ctrl-C
-    ends the runs in flight, of which nothing is kept.
+    Finished runs are skipped, so the same call resumes a sweep. Ctrl-C discards unfinished runs.
 
     Args:
-        notebook: has a cell tagged `parameters`, `out` among them, and saves with `save_result(out,
-            …)`.
-        grid: parameter → value or values (list, tuple, range); all combinations are run, the last
-            one fastest.
+        notebook: has a cell tagged `parameters` with `out`, and calls `save_result(out, …)`.
+        grid: parameter → value or values (list, tuple, range); all combinations, the last parameter
+            fastest.
         out: folder for the runs, shared by all workers.
         executor: any `concurrent.futures.Executor`, such as Dask's `Client.get_executor()`; None
-            for threads here, each of which drives one kernel process.
-        presets: YAML files of parameters, or such parameters; later ones override earlier ones,
-            and `grid` overrides them all.
-        jobs: runs at a time without `executor`; None for one per GPU, or else per core and 2 GiB of
-            memory. Cores and GPUs are shared out among them.
-        retry_failed: run again what failed before.
+            for local kernel processes.
+        presets: YAML files or mappings of parameters; later ones and `grid` override.
+        jobs: concurrent local runs; None for one per GPU, else per core and 2 GiB of memory. They
+            divide the cores and GPUs.
+        retry_failed: repeat failed runs.
 
     Returns:
         One outcome per run, in the order of the grid.
 
     Raises:
-        ValueError: an unknown parameter, a value of the wrong type, no such notebook or kernel, a
-            folder that cannot be written, or one that holds runs with other parameters. Nothing has
-            been run then.
+        ValueError: before any run: unknown parameter, value of the wrong type, missing notebook or
+            kernel, an unwritable folder, or one with runs of other parameters.
         KeyboardInterrupt: Ctrl-C.
     """
     runs = plan(notebook, grid, out, presets=presets, retry_failed=retry_failed)
@@ -128,7 +119,7 @@ def sweep(
 def run_all(
     runs: Sequence[Run], executor: Executor | None = None, *, jobs: int | None = None
 ) -> list[Outcome]:
-    """Do planned runs, of one notebook or of several, and skip those that are done.
+    """Execute the unfinished of planned runs, of one or several notebooks.
 
     Args, Returns, Raises: as in `sweep`.
     """
@@ -161,15 +152,13 @@ def plan(
     presets: Sequence[str | Path | Mapping[str, Any]] = (),
     retry_failed: bool = False,
 ) -> list[Run]:
-    """The runs of a sweep, checked against the notebook's parameters and against what is in the
-    folder.
+    """The runs of a sweep, checked against the notebook's parameters and the folder.
 
     Args, Raises: as in `sweep`.
     """
     source, out = read_notebook(notebook), Path(out).resolve()
     values = axes(source, grid, presets)
-    # Every name of the grid is part of a run's name even if it has one value, so that a grid can
-    # grow later.
+    # Run names include every name of the grid, so a grid can get more values later.
     named = [name for name in values if name in grid or len(values[name]) > 1]
     notebook, own = source.path, source.defaults
     runs: dict[str, Run] = {}
@@ -190,7 +179,7 @@ def plan(
         )
         name = run_name({key: chosen[key] for key in named})
         parameters = {**own, **whole}
-        held = {
+        made_from = {
             key: digest for key, value in parameters.items() if (digest := digest_of(key, value))
         }
         run = Run(
@@ -201,7 +190,7 @@ def plan(
             parameters,
             retry_failed,
             asked=tuple(whole),
-            made_from=held,
+            made_from=made_from,
             source=source.source,
             kernel=source.kernel,
             code=source.code,
@@ -212,13 +201,11 @@ def plan(
 
 
 def execute(run: Run, wait: bool = False) -> Outcome:
-    """Do one run, unless it is done. Never raises for what happens in the run.
-
-    Submitted to executors, hence picklable.
+    """Execute one run unless it is done; errors of the run are in the outcome.
 
     Args:
-        run: what to do.
-        wait: until another sweep is through with it, rather than coming back with "busy".
+        run: picklable, for executors.
+        wait: for another sweep's lock, instead of returning "busy".
     """
     try:
         (run.out / ".locks").mkdir(parents=True, exist_ok=True)
@@ -226,9 +213,9 @@ def execute(run: Run, wait: bool = False) -> Outcome:
             if run.state == "done" or (run.state == "failed" and not run.retry):
                 return known_outcome(run)
             working = run.out / ".running" / run.name
-            # of a killed attempt: whoever holds the lock is alone
+            # of a killed attempt, as the lock is ours
             shutil.rmtree(working, ignore_errors=True)
-            # its own, for the kernel of a killed driver lives on for a second
+            # unique, as the kernel of a killed driver lives on for a second
             folder = working / uuid.uuid4().hex[:8]
             folder.mkdir(parents=True)
             try:
@@ -242,13 +229,13 @@ def execute(run: Run, wait: bool = False) -> Outcome:
     except Timeout:
         return Outcome(run, "busy")
     except (OSError, ValueError) as error:
-        # the disk is full, say, so that not even the error could be kept
+        # such as a full disk, which prevents error.txt too
         return Outcome(run, "failed", f"not recorded, {type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
 def _lock(run: Run, wait: bool) -> Iterator[None]:
-    """The run's lock; raises Timeout where another sweep has it, or where this one was stopped."""
+    """The run's lock; Timeout if another sweep has it, or if this one was stopped."""
     lock, kernels = FileLock(run.out / ".locks" / run.name), KERNELS.get(Kernels())
     while not lock.is_locked:
         try:
@@ -263,7 +250,7 @@ def _lock(run: Run, wait: bool) -> Iterator[None]:
 
 
 def known_outcome(run: Run) -> Outcome:
-    """The outcome that an earlier sweep has left in the run's folder."""
+    """The outcome recorded in the run's folder."""
     if run.state == "done":
         return Outcome(run, "done", fresh=False)
     lines = (run.folder / "error.txt").read_text(encoding="utf-8").splitlines()
@@ -273,7 +260,7 @@ def known_outcome(run: Run) -> Outcome:
 def _gather(
     executor: Executor, job: Callable[[Run, bool], Outcome], runs: Sequence[Run], kernels: Kernels
 ) -> list[Outcome]:
-    """Submit what is open, show failures as they come, then wait for what other sweeps are at."""
+    """Submit unfinished runs, print failures, then wait for runs of other sweeps."""
     outcomes = {
         run.folder: known_outcome(run)
         if run.state == "done" or (run.state == "failed" and not run.retry)
@@ -291,7 +278,7 @@ def _gather(
                     try:
                         outcome = future.result()
                     except Exception as error:
-                        # the executor's own: a worker that died too often, a broken pool
+                        # of the executor: a dead worker, a broken pool
                         outcome = Outcome(
                             run, "failed", f"not recorded, {type(error).__name__}: {error}"
                         )
@@ -311,9 +298,7 @@ def _gather(
 
 
 def _attempt(run: Run, folder: Path) -> str:
-    """Run the notebook in `folder` and complete the records there; the error in a line, or
-    nothing.
-    """
+    """Run the notebook in `folder` and write its records; returns a one-line error or ""."""
     record: dict[str, Any] = {
         "notebook": run.notebook.name,
         "code": run.code,
@@ -322,7 +307,7 @@ def _attempt(run: Run, folder: Path) -> str:
         "made_from": dict(run.made_from),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
-        "peak_memory_mib": None,  # resident, of the kernel; None where the system does not tell
+        "peak_memory_mib": None,  # of the kernel, resident; None if unknown
     }
     began, message, details, result = time.monotonic(), "", "", {}
     executed, saved = folder / run.notebook.name, folder / "result.json"
@@ -337,13 +322,13 @@ def _attempt(run: Run, folder: Path) -> str:
             )
     except papermill.PapermillExecutionError as error:
         message, details = f"{error.ename}: {error.evalue}", str(error)
-    except Exception as error:  # a dead kernel, a full disk, a kernel that is not installed
+    except Exception as error:  # such as a dead or missing kernel, or a full disk
         message = f"{type(error).__name__}: {error}"
     message = " ".join(_plain(message).split())
     record["duration_s"] = round(time.monotonic() - began, 3)
     if not (folder / "kernel.log").stat().st_size:
         (folder / "kernel.log").unlink()
-    if executed.exists():  # its parameters should name the place where the files will be
+    if executed.exists():  # `out` should name the final folder
         text = executed.read_text(encoding="utf-8").replace(str(folder), str(run.folder))
         _write(executed, text)
     if message:
@@ -358,13 +343,11 @@ def _attempt(run: Run, folder: Path) -> str:
 
 
 def _papermill(run: Run, folder: Path, executed: Path, record: dict[str, Any]) -> None:
-    """Execute the notebook in a kernel with its own environment, and record the kernel's peak
-    memory.
-    """
+    """Execute the notebook in its own kernel, and record the peak memory."""
     given = {name: run.parameters[name] for name in run.asked}
     notebook = with_kernel(nbformat.from_dict(json.loads(run.source)), run.kernel)
     nbformat.write(injected(notebook, {**given, "out": str(folder)}), executed)
-    path = str(executed).replace("{", "{{").replace("}", "}}")  # papermill fills in braces
+    path = str(executed).replace("{", "{{").replace("}", "}}")  # papermill formats paths
     with (
         open(folder / "kernel.log", "wb") as log,
         kernel_manager(run.environment, log, record) as manager,
@@ -379,24 +362,20 @@ def _papermill(run: Run, folder: Path, executed: Path, record: dict[str, Any]) -
                 resources={"metadata": {"path": str(run.notebook.parent)}},
             )
         finally:
-            loop = ensure_event_loop()  # of this thread, made by nbclient, which leaves it open
+            loop = ensure_event_loop()  # this thread's loop, which nbclient leaves open
             if not loop.is_running():
                 loop.close()
 
 
 def _publish(folder: Path, place: Path) -> None:
-    """Put a complete folder in its place in one move; a failed attempt that stood there gives
-    way.
-    """
+    """Move a finished folder to its place, replacing a failed attempt."""
     if place.exists():
         os.rename(place, folder.with_suffix(".old"))
     os.rename(folder, place)
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file of a folder that is not in its place yet; flushed, so that a full disk is
-    noticed here.
-    """
+    """Write and flush a file, so a full disk raises here."""
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -404,7 +383,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\x1b\[[\d;]*m", "", text)  # IPython's tracebacks are coloured
+    return re.sub(r"\x1b\[[\d;]*m", "", text)  # colours of IPython's tracebacks
 
 
 def _check_folder(out: Path) -> None:
@@ -421,9 +400,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
-    """Refuse a folder of that name with other parameters: a preset or a default has changed
-    since.
-    """
+    """Refuse a finished run with other parameters, as after a change of a preset or default."""
     if run.state == "open":
         return
     try:
@@ -432,7 +409,7 @@ def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
     except (OSError, ValueError, KeyError):
         return
     wanted = json.loads(json.dumps(run.parameters, default=str))
-    typed = json.loads(json.dumps({**typed}, default=str))  # as earlier versions recorded a path
+    typed = json.loads(json.dumps({**typed}, default=str))  # earlier versions kept relative paths
     if changed := [
         n for n in wanted if n in before and before[n] != wanted[n] and before[n] != typed.get(n)
     ]:
@@ -441,8 +418,8 @@ def _check_same(run: Run, typed: Mapping[str, Any]) -> None:
             f"{run.folder} was run with {name}={before[name]!r}, now wanted with "
             f"{wanted[name]!r}; choose another folder, or sweep over {name} with -p"
         )
-    held = record.get("made_from", {})  # which runs of earlier versions do not tell
-    if other := [key for key, digest in run.made_from.items() if held.get(key, digest) != digest]:
+    was = record.get("made_from", {})  # missing in runs of earlier versions
+    if other := [key for key, digest in run.made_from.items() if was.get(key, digest) != digest]:
         raise ValueError(
             f"{run.folder} was run with other contents of {run.parameters[other[0]]}; choose "
             "another folder"

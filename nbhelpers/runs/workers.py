@@ -1,4 +1,4 @@
-"""Who does the work: cores, GPUs and Dask, shared out among jobs."""
+"""Executors and shares of cores and GPUs for jobs."""
 
 import contextlib
 import logging
@@ -18,9 +18,7 @@ Environment = Mapping[str, str]
 
 
 def shares(jobs: int | None, runs: int | None = None) -> list[Environment]:
-    """An environment per job, which among themselves share out the cores and the GPUs; no more
-    jobs than `runs`.
-    """
+    """Environments of at most `runs` jobs, which divide the cores and GPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
     jobs = default_jobs(len(gpus)) if jobs is None else jobs
@@ -35,7 +33,7 @@ def shares(jobs: int | None, runs: int | None = None) -> list[Environment]:
 
 
 def default_jobs(gpus: int = 0) -> int:
-    """A job per GPU, or else per core, as far as memory allows (2 GiB each)."""
+    """One job per GPU, else per core and 2 GiB of memory."""
     if gpus:
         return gpus
     gib = (
@@ -47,7 +45,7 @@ def default_jobs(gpus: int = 0) -> int:
 
 
 def cores() -> int:
-    """Cores this process may use, a container's quota included."""
+    """Cores available to this process, within a container's quota."""
     count = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -58,20 +56,19 @@ def cores() -> int:
 
 
 def thread_environment(jobs: int) -> Environment:
-    """Cores over jobs; an OMP_NUM_THREADS that is set already stands."""
+    """Threads per job, cores / jobs; a user's OMP_NUM_THREADS is kept."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    # Waiting threads would spin on the cores of other jobs. GNU's OpenMP goes by GOMP_SPINCOUNT,
-    # which jobs inherit.
+    # Waiting threads would spin on other jobs' cores. GNU OpenMP uses the inherited GOMP_SPINCOUNT.
     return {"OMP_WAIT_POLICY": "PASSIVE", **counts}
 
 
 @contextlib.contextmanager
 def dask_executor(address: str, jobs: int | None = None) -> Iterator[Executor]:
-    """Dask's executor: of the scheduler at `address`, or of a cluster on this machine for "local".
+    """A Dask executor, of the scheduler at `address`, or of a new cluster here for "local".
 
     Raises:
-        ValueError: Dask is not installed, or there is no scheduler at the address.
+        ValueError: Dask is not installed, or no scheduler at the address.
     """
     try:
         from distributed import Client, LocalCluster
@@ -82,7 +79,7 @@ def dask_executor(address: str, jobs: int | None = None) -> Iterator[Executor]:
         if address == "local":
             jobs = jobs or default_jobs()
             threads = dict(thread_environment(jobs))
-            quiet = logging.ERROR  # a worker that is slow to end is no news
+            quiet = logging.ERROR  # no warnings about slow shutdown
             cluster = LocalCluster(
                 n_workers=jobs,
                 threads_per_worker=1,
@@ -100,9 +97,7 @@ def dask_executor(address: str, jobs: int | None = None) -> Iterator[Executor]:
 
 @contextlib.contextmanager
 def processes(jobs: int) -> Iterator[Executor | None]:
-    """A process per job, each with its share of cores and GPUs; None for one job, which this
-    process does itself.
-    """
+    """A process pool that divides the cores and GPUs; None for one job, in this process."""
     if jobs == 1:
         yield None
         return
@@ -113,19 +108,19 @@ def processes(jobs: int) -> Iterator[Executor | None]:
     with ProcessPoolExecutor(jobs, context, _enter, (environments,)) as pool:
         try:
             yield pool
-        except BaseException:  # Ctrl-C among them: nothing is begun any more, nothing goes on
+        except BaseException:  # Ctrl-C included: stop all work
             pool.shutdown(wait=False, cancel_futures=True)
             _end_children()
             raise
 
 
 def _end_children(patience: float = 10.0) -> None:
-    """End this process's workers; each has time to take its half-written file away."""
+    """Terminate the workers, with time to delete partial files."""
     end = time.monotonic() + patience
     while children := multiprocessing.active_children():
         for child in children:
             if time.monotonic() < end:
-                child.terminate()  # again where it has begun another shard meanwhile
+                child.terminate()  # repeatedly, as it may have begun another shard
             else:
                 child.kill()
         for child in children:
@@ -133,10 +128,10 @@ def _end_children(patience: float = 10.0) -> None:
 
 
 def _enter(environments: Any) -> None:
-    # Ctrl-C in a terminal reaches all processes of the group; who decides is the one that started
-    # them. SystemExit, unlike a kill, lets a shard's temporary file be removed.
+    # Ctrl-C reaches the whole process group; only the parent reacts. SystemExit, unlike a kill,
+    # removes a shard's temporary file.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     environment = environments.get()
-    os.environ.update(environment)  # no CUDA call was made yet, so its visible devices still count
+    os.environ.update(environment)  # before any CUDA call, so its visible devices count
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))

@@ -1,4 +1,4 @@
-"""Robust training, and how good and how robust a network is."""
+"""Robust training and evaluation of networks."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nbhelpers.training.loop import train
     from nbhelpers.training.settings import Training
 
-# Loaded at their first use, so that `nbhelpers train --help` does without torch.
+# Imported at first use, so `nbhelpers train --help` needs no torch.
 _WHERE = {
     "Pair": "nbhelpers.pair.pairs",
     "Training": "nbhelpers.training.settings",

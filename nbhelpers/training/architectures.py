@@ -1,4 +1,4 @@
-"""Networks to train: built for the images they get; their loss, further heads included."""
+"""Networks to train, built for the image size, and their loss with auxiliary heads."""
 
 import copy
 from collections.abc import Sequence
@@ -15,19 +15,17 @@ from nbhelpers.networks.loading import build_network, size_arguments
 from nbhelpers.training.settings import Training, arguments_of
 from nbhelpers.types import Labels, PerImage
 
-# Weight of the loss of each further head: Szegedy et al., arXiv:1409.4842, section 5.
+# Loss weight of an auxiliary head: Szegedy et al., arXiv:1409.4842, section 5.
 AUXILIARY = 0.3
 
 
 def build(config: Training, classes: int, shape: Sequence[int]) -> tuple[nn.Module, dict[str, Any]]:
-    """A network for images of `shape` (c, h, w), and what its architecture takes besides its name.
+    """A network for images of `shape` (c, h, w), and its keyword arguments.
 
-    It is as its library builds it, with the heads that only training uses. Networks of a fixed
-    size, such as ViT, are built for the images' own.
+    Includes auxiliary heads. Fixed-size networks, such as ViT, are built for the images' size.
 
     Raises:
-        ValueError: an unknown architecture, one that takes no such images, or a start that does not
-            fit.
+        ValueError: unknown architecture; images it refuses; a start that does not fit.
     """
     refused = ""
     for size in ({}, *size_arguments(config.architecture, *shape[1:])):
@@ -52,9 +50,9 @@ def build(config: Training, classes: int, shape: Sequence[int]) -> tuple[nn.Modu
 
 
 def _refusal(network: nn.Module, shape: Sequence[int]) -> str:
-    """Why two images of this shape cannot pass, in training or after it; "" where they can."""
+    """Why the network refuses images of this shape in training or evaluation; "" if it accepts."""
     images = torch.zeros(2, *shape)
-    trial = copy.deepcopy(network)  # a pass moves the statistics of batch norm
+    trial = copy.deepcopy(network)  # a pass updates batch norm's statistics
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             loss(trial.train()(images), torch.zeros(2, dtype=torch.int64))
@@ -65,7 +63,7 @@ def _refusal(network: nn.Module, shape: Sequence[int]) -> str:
 
 
 def loss(outputs: Any, labels: Labels) -> PerImage:
-    """Mean cross-entropy, (), with that of further heads, which some networks have in training."""
+    """Mean cross-entropy, (), plus the weighted loss of auxiliary heads, if any."""
     heads = [outputs] if isinstance(outputs, Tensor) else outputs
     main, *others = [
         functional.cross_entropy(one.float(), labels) for one in heads if one is not None
@@ -74,10 +72,10 @@ def loss(outputs: Any, labels: Labels) -> PerImage:
 
 
 def _begin_with(network: nn.Module, start: str, classes: int) -> None:
-    """Copy another network's weights; the head's only where the numbers of classes are equal.
+    """Copy another network's weights; the head's only if the number of classes is equal.
 
     Raises:
-        ValueError: a network of another architecture.
+        ValueError: another architecture.
     """
     given = read_weights(fetch(start) if start in manifest() else start).state
     own = network.state_dict()
@@ -89,7 +87,7 @@ def _begin_with(network: nn.Module, start: str, classes: int) -> None:
         for key, tensor in shared.items()
         if own[key].shape[:1] == (classes,) and tensor.shape[1:] == own[key].shape[1:]
     }
-    # more than weight and bias of a head by another name
+    # more than the weight and bias of a renamed head
     if len(missing := [key for key in own if key not in fitting and key not in heads]) > 2:
         raise ValueError(
             f"start: {start} does not fit this architecture; it lacks {', '.join(missing[:4])}, …"

@@ -69,7 +69,7 @@ def train_command(argv: Sequence[str]) -> int:
 
 
 def _check_name(name: str, config: Training) -> None:
-    """Refuse, before the training, a name that is none or another network's."""
+    """Refuse an invalid name, or another network's, before training."""
     from nbhelpers.checkpoints.entries import manifest
 
     if "/" in name or name.endswith(".safetensors"):

@@ -1,4 +1,4 @@
-"""Training images: held in memory where they fit, else read ahead of their use."""
+"""Training images: in memory if they fit, else prefetched."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,11 @@ from torch.nn import functional
 from nbhelpers.data.images import count_images, load_images, open_images
 from nbhelpers.types import Images, Labels
 
-HELD_BYTES = 4 * 2**30  # a larger data set stays on the disk
+HELD_BYTES = 4 * 2**30  # larger data sets are read from disk
 
 
 class Examples:
-    """A labelled data set, as bytes on the device where it fits, else read from the disk ahead
-    of its use.
-    """
+    """A labelled data set, as uint8 on the device if it fits, else prefetched from disk."""
 
     def __init__(
         self, source: str, size: int | tuple[int, int], device: torch.device, workers: int
@@ -31,7 +29,7 @@ class Examples:
             self.held = pixels.mul_(255).round_().byte().to(device), labels.to(device)
 
     def take(self, rows: Tensor) -> tuple[Images, Labels]:
-        """Pixels in [0, 1] and labels of these rows."""
+        """Pixels in [0, 1] and labels of some rows."""
         if self.held is not None:
             rows = rows.to(self.device)
             return self.held[0][rows].float() / 255, self.held[1][rows]
@@ -39,7 +37,7 @@ class Examples:
         return images.to(self.device), labels.to(self.device)
 
     def batches(self, rows: Tensor, size: int) -> Iterator[tuple[Images, Labels]]:
-        """The rows in batches of `size`; what is left over is dropped."""
+        """Full batches of `size` rows; the rest is dropped."""
         parts = [part for part in rows.split(size) if len(part) == size]
         if self.held is not None:
             yield from map(self.take, parts)
@@ -54,10 +52,10 @@ class Examples:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to an eighth of its side and flip every other one at random.
+    """Random shifts by up to 1/8 of the side, with black padding, and random flips.
 
     Args:
-        images: (n, c, h, w) of any type; what a shift uncovers is black.
+        images: (n, c, h, w) of any dtype.
         generator: on the images' device.
     """
     n, _, height, width = images.shape

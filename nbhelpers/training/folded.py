@@ -1,6 +1,4 @@
-"""The network as the attack of training sees it: batch norm folded, in the passes' own
-precision.
-"""
+"""A copy of the network for attacks in training: batch norm folded, at the training precision."""
 
 from collections import Counter
 from typing import Any
@@ -13,15 +11,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nbhelpers.types import Features, Images
 
-# what `fuse` looks for
+# the pairs that `fuse` folds
 _FUSED = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
-# Share of the logits' length by which folding may change them: rounding, but none of a wrong copy's
-# errors. TF32, which a GPU may compute in, keeps ten bits.
+# Tolerance, relative to the logits' norm: rounding passes, a wrong copy does not. TF32 of GPUs has
+# ten bits.
 _ROUNDING = {(torch.float32, "cpu"): 0.001, (torch.float32, "cuda"): 0.01}
 
 
 def _folds(before: nn.Module | None, norm: nn.Module | None) -> bool:
-    """Whether `fuse` folds one of these into the other."""
+    """Whether `fuse` folds this pair."""
     return any(
         type(before) is conv and type(norm) is batch and bool(norm.track_running_stats)
         for conv, batch in _FUSED
@@ -29,21 +27,20 @@ def _folds(before: nn.Module | None, norm: nn.Module | None) -> bool:
 
 
 class FoldedCopy:
-    """The network in eval mode as the attack sees it: batch norm folded, in the passes' own
-    precision.
+    """The network in evaluation mode, batch norm folded, at the training precision.
 
-    A network that cannot be traced is attacked as it is, and so is one from which its copy differs.
+    Falls back to the network itself if it cannot be traced, or if the copy differs.
     """
 
     def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, dtype: torch.dtype):
         self.network, self.mean, self.std, self.dtype = network, mean, std, dtype
-        self.pairs: list[tuple[Any, Any, Any]] = []  # convolution, its norm, both folded
+        self.pairs: list[tuple[Any, Any, Any]] = []  # (convolution, norm, folded convolution)
         self.twin: nn.Module | None = None
         modes = {module: module.training for module in network.modules()}
         network.eval()
         try:
             self._copy()
-        except Exception:  # tracing can fail in many ways; the network itself needs no trace
+        except Exception:  # tracing fails in many ways
             self.twin, self.pairs = None, []
         for module, mode in modes.items():
             module.training = mode
@@ -61,7 +58,7 @@ class FoldedCopy:
             and len(node.args[0].users) == 1
         ]
         if any(calls[name] > 1 for pair in names for name in pair):
-            return  # a layer that is used twice would be folded twice
+            return  # a layer used twice would be folded twice
         twin = fuse(traced, no_trace=True).requires_grad_(False)
         folded = {
             id(parameter)
@@ -71,11 +68,9 @@ class FoldedCopy:
         if any(
             id(p) not in folded and name not in self._own() for name, p in twin.named_parameters()
         ):
-            return  # nothing to keep it up to date from
+            return  # a parameter that `refresh` cannot update
         if any(isinstance(module, _BatchNorm) for module in twin.modules()):
-            # norms that stand before their convolution cannot be folded, and then a copy gains
-            # nothing
-            return
+            return  # a norm before its convolution cannot be folded: no gain
         self.pairs = [
             (modules[conv], modules[norm], twin.get_submodule(conv)) for conv, norm in names
         ]
@@ -87,7 +82,7 @@ class FoldedCopy:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the network's weights and running statistics as they are now."""
+        """Copy the network's current weights and running statistics."""
         if self.twin is None:
             return
         for conv, norm, folded in self.pairs:
@@ -110,10 +105,9 @@ class FoldedCopy:
 
     @torch.no_grad()
     def check(self, images: Images) -> bool:
-        """Whether logits of these images are the network's own; where not, the network itself is
-        attacked from now on.
+        """Whether the copy's logits are the network's; if not, use the network from now on.
 
-        Called after `refresh`.
+        Call after `refresh`.
         """
         if self.twin is None:
             return True
@@ -124,7 +118,7 @@ class FoldedCopy:
                 wanted
             )
             same = found.shape == wanted.shape and bool(far)
-        except Exception:  # a trace may hold what one batch's size or kind made of it
+        except Exception:  # a trace may be specific to a batch size or dtype
             same = False
         if not same:
             self.twin, self.pairs = None, []

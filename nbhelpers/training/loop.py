@@ -1,4 +1,4 @@
-"""Robust optimisation, min over θ of E max over ‖δ‖ ≤ ε of the loss."""
+"""Adversarial training, min over θ of E max over ‖δ‖ ≤ ε of the loss."""
 
 import contextlib
 import copy
@@ -33,7 +33,7 @@ from nbhelpers.training.folded import FoldedCopy
 from nbhelpers.training.settings import Training, warn_of_radius, without_split
 from nbhelpers.types import pick_device, square
 
-STEPS_BETWEEN_LOSS_CHECKS = 20  # each look at the loss waits for the device
+STEPS_BETWEEN_LOSS_CHECKS = 20  # reading a loss synchronises the device
 
 
 def train(
@@ -44,30 +44,29 @@ def train(
     device: str = "auto",
     workers: int = 2,
 ) -> list[dict[str, float]]:
-    """Train a network; after each epoch all that is needed to go on stands in `output`.
+    """Train a network, resumable after each epoch.
 
-    There are written: `state.safetensors` (to go on from), `metrics.jsonl` (a line per epoch), and
-    at the end `weights.safetensors` (half precision, the averaged weights; `load_model` takes it)
-    and `curve.png`. Under `torchrun` each process takes its share of every batch.
+    Writes `state.safetensors` (for `resume`) and `metrics.jsonl` (a line per epoch), at the end
+    `weights.safetensors` (averaged weights in half precision, for `load_model`) and `curve.png`.
+    Under `torchrun` each process computes a part of every batch.
 
     Args:
-        config: what is trained, and how.
+        config: the settings.
         output: a folder.
-        resume: continue the run in `output`, if there is one; the result is that of an
-            uninterrupted run.
+        resume: continue a run in `output`, with the result of an uninterrupted run.
         device: auto, cpu, cuda or mps.
-        workers: threads that read images ahead, for a data set too large for memory.
+        workers: prefetching threads, for a data set too large for memory.
 
     Returns:
         Per epoch: loss, clean and robust accuracy of held-out images in percent, images/s, seconds.
 
     Raises:
-        ValueError: settings that do not fit the data, an output of other settings, or a loss that
-            or weights that are not finite.
-        FileExistsError: `output` holds a run already and `resume` is not set, or another training
-            is at work there.
-        OSError: the disk is full, say; the last epoch's files are whole.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the last epoch's files are whole, `resume` goes on.
+        ValueError: settings that do not fit the data or the run in `output`; a loss or weights that
+            are not finite.
+        FileExistsError: `output` contains a run without `resume`, or another training is writing
+            there.
+        OSError: such as a full disk; the last epoch's files are complete.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the last epoch's files are complete.
 
     Source: Madry et al., arXiv:1706.06083, equation (2.1).
     """
@@ -77,11 +76,11 @@ def train(
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Hold a folder for one training; of several processes of one, the first does."""
+    """Lock a folder for one training, by its process of rank 0."""
     if int(os.environ.get("RANK", 0)):
         yield
         return
-    check_writable(output)  # here rather than after an epoch
+    check_writable(output)  # now, not after an epoch
     lock = FileLock(output / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -136,7 +135,7 @@ class Trainer:
             groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0
         )
         self.history: list[dict[str, float]] = []
-        self.told = False  # that a folded copy was given up
+        self.reported = False  # that a folded copy was given up
         self.data = identity(config.dataset)
         if self.state_file.exists():
             self._restore()
@@ -146,7 +145,7 @@ class Trainer:
         self.parallel = DistributedDataParallel(self.network) if self.world > 1 else self.network
 
     def _joined(self, device: torch.device) -> torch.device:
-        """This process's device, once it is one of all processes."""
+        """This process's device; joins the process group."""
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(device)
@@ -155,7 +154,7 @@ class Trainer:
         return device
 
     def _divided(self, workers: int) -> tuple[Examples, Tensor, Tensor]:
-        """The labelled images, the rows that are held out, and those to learn from."""
+        """The images, the held-out rows and the training rows."""
         config = self.config
         labels = labels_of(config.dataset)
         if int(labels.min()) < 0:
@@ -202,15 +201,15 @@ class Trainer:
         return self.history
 
     def epoch(self, epoch: int, total: int, bar: tqdm) -> dict[str, float]:
-        """One pass over the images; its record.
+        """Train for one epoch; returns its record.
 
         Args:
             epoch: from 0.
             total: steps of the whole training.
-            bar: is updated at each step.
+            bar: updated at each step.
 
         Raises:
-            ValueError: a loss or weights that are not finite.
+            ValueError: a loss or weights not finite.
         """
         config, started = self.config, time.perf_counter()
         generator = torch.Generator().manual_seed(hash((config.seed, epoch)))
@@ -218,10 +217,10 @@ class Trainer:
         mine = order[: len(order) // config.batch_size * config.batch_size][self.rank :: self.world]
         drawn = torch.Generator(self.device).manual_seed(hash((config.seed, epoch, self.rank)))
         losses = torch.zeros((), device=self.device)
-        # the first step whose loss is not a number
+        # the first step with a non-finite loss
         failed = torch.full((), total, device=self.device)
         first = epoch * (len(self.rows) // config.batch_size)
-        torch.manual_seed(hash((config.seed, epoch, self.rank)))  # of dropout, which has no other
+        torch.manual_seed(hash((config.seed, epoch, self.rank)))  # dropout uses the global one
         self.network.train()
         for index, (images, labels) in enumerate(
             self.examples.batches(mine, config.batch_size // self.world), first
@@ -286,8 +285,8 @@ class Trainer:
         }
 
     def _score(self) -> tuple[float, float]:
-        """Clean and robust accuracy of the averaged weights on held-out images, in percent."""
-        config, right, stood = self.config, 0, 0
+        """Clean and robust accuracy of the averaged weights on held-out images, percent."""
+        config, right, robust = self.config, 0, 0
         self.scored.refresh()
         for i, rows in enumerate(self.held_out.split(config.batch_size)):
             images, labels = self.examples.take(rows)
@@ -307,23 +306,21 @@ class Trainer:
                     generator=drawn,
                 )
             with torch.no_grad():
-                stood += int((self.scored(images).argmax(1) == labels).sum())
-        return 100 * right / len(self.held_out), 100 * stood / len(self.held_out)
+                robust += int((self.scored(images).argmax(1) == labels).sum())
+        return 100 * right / len(self.held_out), 100 * robust / len(self.held_out)
 
     def _check(self, copy: FoldedCopy, images: Tensor) -> None:
-        """Once an epoch: whether a folded copy still is the network; where not, say so once and
-        do without.
-        """
-        if not copy.check(images) and not self.told and self.rank == 0:
+        """Check a folded copy, once per epoch; report a difference once."""
+        if not copy.check(images) and not self.reported and self.rank == 0:
             kind = self.config.architecture
             tqdm.write(
                 f"the folded copy of {kind} differs from it: the network itself is attacked, which "
                 "is slower"
             )
-            self.told = True
+            self.reported = True
 
     def _tensors(self) -> dict[str, Tensor]:
-        """All that the next step depends on, as views."""
+        """The tensors that the next step depends on, as views."""
         names = {id(parameter): name for name, parameter in self.network.named_parameters()}
         momenta = {
             f"momentum.{names[id(p)]}": state["momentum_buffer"]
@@ -362,21 +359,21 @@ class Trainer:
             raise ValueError(
                 f"{self.state_file} is damaged ({error}); name another output"
             ) from error
-        # as it was written: a pair as a list
+        # through JSON, where tuples become lists
         now = json.loads(json.dumps(dataclasses.asdict(self.config)))
-        before = {"start": ""} | before  # which states of earlier versions do not tell
+        before = {"start": ""} | before  # missing in states of earlier versions
         if other := {name: value for name, value in now.items() if before.get(name) != value}:
-            told = ", ".join(
+            changes = ", ".join(
                 f"{name} {before.get(name)!r}, not {value!r}" for name, value in other.items()
             )
-            raise ValueError(f"{self.output} contains a run with other settings: {told}")
+            raise ValueError(f"{self.output} contains a run with other settings: {changes}")
         check_data(note, self.data, self.classes, f"{self.output}: {self.config.dataset}")
         for key, network in (("network", self.network), ("average", self.average)):
             prefix = f"{key}."
             state = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             try:
                 network.load_state_dict(state)
-            except RuntimeError as error:  # a state of before classes were recorded
+            except RuntimeError as error:  # a state of a version that recorded no classes
                 raise ValueError(
                     f"{self.output} contains a network with other outputs than the "
                     f"{len(self.classes)} classes that {self.config.dataset} has now; put its "
@@ -390,7 +387,7 @@ class Trainer:
 
     def _finish(self) -> None:
         config = self.config
-        self._save_history()  # whoever was stopped between the two files lacks its last line
+        self._save_history()  # its last line is missing after a stop between the two files
         about = Entry(
             name=self.output.name,
             file="",
@@ -427,11 +424,10 @@ class Trainer:
 
 
 def check_data(note: Mapping[str, Any], data: str, classes: Sequence[str], what: str) -> None:
-    """Refuse to go on with other images than a run began with; states of earlier versions do not
-    tell.
+    """Check that a resumed run has the same data; earlier versions recorded none.
 
     Raises:
-        ValueError: classes, or images and labels, are not those in the run's note.
+        ValueError: other classes, images or labels than in the run's note.
     """
     before = note.get("classes", list(classes))
     if before != list(classes):
@@ -454,18 +450,14 @@ def check_data(note: Mapping[str, Any], data: str, classes: Sequence[str], what:
 
 
 def one_cycle(progress: float) -> float:
-    """Learning rate as a share of its peak: up in a straight line for a fifth of the steps, then
-    a cosine to zero.
-    """
+    """Learning rate / its peak: linear warm-up for 1/5 of the steps, then a cosine to zero."""
     if progress < 0.2:
         return progress / 0.2
     return 0.5 * (1 + math.cos(math.pi * (progress - 0.2) / 0.8))
 
 
 def code_version() -> str:
-    """The commit of the source, with "+" where it was altered since; without git the version,
-    where installed.
-    """
+    """The source's commit, with "+" if modified; without git the installed version."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
@@ -482,9 +474,7 @@ def code_version() -> str:
 def _facts(
     config: Training, examples: Examples
 ) -> tuple[tuple[str, ...], list[float], list[float]]:
-    """Class names, and each channel's mean and standard deviation: the manifest's, else of 1,000
-    images.
-    """
+    """Class names, and mean and std per channel, of the manifest or else of 1,000 images."""
     names = class_names(config.dataset)
     try:
         known = dataset_facts(without_split(config.dataset))
@@ -497,12 +487,12 @@ def _facts(
 
 @torch.no_grad()
 def _mix(average: nn.Module, network: nn.Module, share: float) -> None:
-    """Move `average` towards `network`, weights and running statistics."""
-    # a shared tensor counts once
+    """Move the running mean `average` towards `network`, weights and statistics."""
+    # shared tensors count once
     kinds = [(*net.parameters(), *net.buffers()) for net in (average, network)]
     pairs = list(zip(*kinds, strict=True))
     kept, new = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-    torch._foreach_lerp_(kept, new, share)  # on a GPU a few launches in place of one per tensor
+    torch._foreach_lerp_(kept, new, share)  # on a GPU a few launches, not one per tensor
     for count, now in pairs:
         if not count.is_floating_point():
             count.copy_(now)

@@ -1,12 +1,12 @@
-"""What is trained, and how."""
+"""The settings of a training."""
 
 import math
 import warnings
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-# Written out here, as in `nbhelpers.attack` and `nbhelpers.networks.resnets`: this module does
-# without torch, for `nbhelpers train --help`.
+# Repeats `nbhelpers.attack` and `nbhelpers.networks.resnets`: `nbhelpers train --help` imports no
+# torch.
 Norm = Literal["l2", "linf"]
 Downsample = Literal["stride", "pool"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -14,7 +14,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, and how: all that a result depends on, but for the machine."""
+    """All settings of a training that its result depends on, apart from the machine."""
 
     dataset: Annotated[str, "name, or a folder with one folder per class"] = "cifar10-train"
     architecture: Annotated[str, "resnet18, wide-resnet-16-4, torchvision:resnet50, ..."] = (
@@ -75,9 +75,7 @@ class Training:
 
 
 def as_python(settings: Any) -> None:
-    """Numbers of NumPy and torch among the fields of a frozen dataclass become Python's, as its
-    file keeps them.
-    """
+    """Convert NumPy and torch numbers in a frozen dataclass to Python's, as stored in its file."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         if hasattr(value, "tolist"):
@@ -85,17 +83,17 @@ def as_python(settings: Any) -> None:
 
 
 def options() -> dict[str, tuple[Any, str]]:
-    """Name → type and meaning of each setting."""
+    """Setting → (type, meaning)."""
     return {
         name: get_args(hint) for name, hint in get_type_hints(Training, include_extras=True).items()
     }
 
 
 def size_from_text(text: str) -> int | tuple[int, int]:
-    """An image size of the command line: 64, or 96x32 for height and width.
+    """An image size from the command line: 64, or 96x32 for height and width.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: neither.
     """
     sides = [int(side) for side in text.lower().replace("×", "x").split("x")]
     return _size(sides[0] if len(sides) == 1 else sides)
@@ -127,7 +125,7 @@ def warn_of_radius(config: Training, shape: tuple[int, ...]) -> None:
 
 
 def arguments_of(config: Training) -> dict[str, Any]:
-    """What the architecture takes besides its name."""
+    """Keyword arguments of the architecture."""
     from nbhelpers.networks.resnets import BLOCKS
 
     return (
@@ -138,7 +136,7 @@ def arguments_of(config: Training) -> dict[str, Any]:
 
 
 def without_split(dataset: str) -> str:
-    """The data set that a split belongs to: cifar10 of cifar10-train."""
+    """The data set of a split: cifar10 for cifar10-train."""
     return (
         dataset.removesuffix("-train")
         .removesuffix("-sample")

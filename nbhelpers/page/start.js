@@ -1,8 +1,9 @@
 // @ts-check
-// The page opens: pictures first, then the engine, one worker for each network.
+// The page opens: pictures, and beside them the engine, one worker for each network.
 
 const data = JSON.parse(textOf("state"));
 const networks = data.networks.map((about, k) => new Network(about.label, { ...about, weights: textOf(`weights-${k}`) }));
+const begun = beginAll(networks); // beside all that follows
 const values = await sheetImages(textOf("pictures"), data.sides, data.pictures.length);
 const frame = new Frame({
   ...data,
@@ -17,8 +18,8 @@ const engines = () => {
   place("runs").textContent = networks.map(({ label, said }) => `The ${label} network runs in ${said}.`).join(" ");
 };
 networks.forEach((network) => (network.changed = engines));
-frame.begun = beginAll(networks);
-frame.begun.then(
+frame.begun = begun;
+begun.then(
   async (files) => {
     frame.alive = true;
     engines();

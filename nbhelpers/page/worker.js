@@ -152,7 +152,6 @@ const answers = {
       network = found.network ?? (await Engine.Network.load(about));
       network.shape = about.positions;
       if (graphics) watch();
-      else warm();
     } catch (error) {
       return postMessage({ type: "missing", why: error.message });
     }
@@ -188,16 +187,6 @@ function watch() {
   const { device } = tf.backend();
   device.lost.then(({ message }) => lose(message));
   device.addEventListener("uncapturederror", ({ error }) => lose(error.message));
-}
-
-// The first step prepares much; nobody shall wait for that.
-function warm() {
-  const start = tf.fill([1, ...network.sides, network.mean.shape[0]], 0.5);
-  const goal = Engine.activate([0]);
-  const run = Engine.descend(network, goal, start, { place: "features", steps: 1, stepSize: 0.1 });
-  while (!run.next().done);
-  goal.dispose();
-  start.dispose();
 }
 
 onmessage = ({ data }) => answers[data.type](data);

@@ -5,8 +5,10 @@ keyboard, and what PyTorch computes of the same.
 import base64
 import csv
 import functools
+import http.server
 import io
 import json
+import threading
 
 import numpy
 import PIL.Image
@@ -118,6 +120,44 @@ def test_other_noise_more_steps_and_the_mean_of_sixteen_starts(page):
     page.get_by_role("button", name="Mean of 16 starts").click()
     wait(page, "inversion")
     assert "mean of 16 starts" in page.locator("#stage").inner_text()
+
+
+@pytest.fixture(scope="module")
+def address(made):
+    """The page over http, on loopback."""
+    served = functools.partial(http.server.SimpleHTTPRequestHandler, directory=made.path.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/{made.path.name}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("how", ["finger", "keyboard"])
+def test_every_demo_over_http_on_a_phone(chrome, address, how):
+    context = chrome.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme="dark"
+    )
+    page, faults = context.new_page(), []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(f"{address}#inversion")
+    for demo in [*DEMOS, "paint"]:
+        page.evaluate("(demo) => { location.hash = demo; }", demo)
+        page.wait_for_selector(f"body[data-demo={demo}]")
+        option = page.locator(".nb-film [role=option]").nth(1)
+        if how == "finger":
+            option.tap()
+        else:
+            page.locator(".nb-film [role=option]").first.focus()
+            page.keyboard.press("ArrowRight")
+            page.keyboard.press("Enter")
+        assert option.get_attribute("aria-selected") == "true"
+        if demo == "paint":
+            board = page.locator(".nb-board")
+            board.tap() if how == "finger" else (board.focus(), page.keyboard.press("Enter"))
+        wait(page, demo)
+    assert "1 stroke" in page.locator("#stage").inner_text()
+    assert not faults
+    context.close()
 
 
 def test_classes_are_found_by_name(page):
@@ -248,7 +288,7 @@ def test_a_picture_from_the_camera(page):
 # --- everybody ---
 
 
-@pytest.mark.parametrize("width", (1280, 390, 320))
+@pytest.mark.parametrize("width", (1280, 640, 390, 320))  # 640 is 1280 at 200 % zoom
 def test_nothing_is_unreadable_or_cut_off(chrome, made, width, tmp_path):
     source = axe(tmp_path)
     with opened(chrome, made.path, viewport={"width": width, "height": 844}) as page:

@@ -4,6 +4,7 @@
 const data = JSON.parse(textOf("state"));
 const networks = data.networks.map((about, k) => new Network(about.label, { ...about, weights: textOf(`weights-${k}`) }));
 const begun = beginAll(networks); // beside all that follows
+begun.catch(() => {}); // heard below, when there is a page to say it
 const values = await sheetImages(textOf("pictures"), data.sides, data.pictures.length);
 const frame = new Frame({
   ...data,

@@ -49,6 +49,7 @@ async function invert(c, place = c.place, note = "") {
 async function means(c) {
   const { picture, view, seed } = c;
   const [count, each] = [16, picture.values.length];
+  view.show(0, picture.values, "Photograph", picture.name);
   const starts = joined(...Array.from({ length: count }, (_, k) => noise(each, 1000 * seed + k)));
   const goal = { kind: "match", images: picture.values, place: c.place };
   await inStep(c, () => ({ start: starts, goal }), (network, k, { images }) => {

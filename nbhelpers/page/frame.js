@@ -165,7 +165,7 @@ class Frame {
       const figure = make("figure", {}, make("div", { className: "nb-picture" }, canvas), make("figcaption", {}, head, line));
       canvas.ariaLabel = title || "not computed yet";
       canvas.addEventListener("click", () => this.demo.again && !this.demo.board && this.again());
-      return { figure, canvas, head, line };
+      return { figure, canvas, head, line, title };
     });
     stage.replaceChildren(...this.cells.map(({ figure }) => figure));
   }
@@ -176,6 +176,16 @@ class Frame {
     if (head.textContent !== title) head.textContent = title;
     if (second.textContent !== line) second.textContent = line;
     canvas.ariaLabel = `${title}: ${line}`;
+  }
+
+  // A table shows one pick: what is not computed yet is empty.
+  blank() {
+    const [height, width] = this.sides;
+    for (const { canvas, head, line, title } of this.cells) {
+      canvas.getContext("2d").clearRect(0, 0, width, height);
+      [head.textContent, line.textContent, canvas.ariaLabel] = [title, "", title];
+    }
+    place("numbers").textContent = "";
   }
 
   // What was computed beforehand: the first pick of the demo.
@@ -368,6 +378,7 @@ class Frame {
   async start(run = this.demo.run) {
     if (!run) return;
     this.leave();
+    this.blank();
     this.view = this.newView();
     const { turn } = this;
     this.state("running");

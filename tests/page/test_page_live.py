@@ -94,6 +94,26 @@ def test_escape_stops_whatever_has_the_focus_and_the_next_run_waits_for_nothing(
     assert first.split("\n")[1] == "gorilla"
 
 
+@pytest.mark.parametrize("demo", ["inversion", "layers", "classes", "brittle", "distance"])
+def test_a_pick_shows_nothing_of_the_pick_before(page, demo):
+    go(page, demo)
+    cells, numbers = page.evaluate(
+        """() => {
+          document.querySelectorAll(".nb-film [role=option]")[3].click();
+          const cells = [...document.querySelectorAll("#stage figure")].map((figure) => [
+            figure.querySelector("b").textContent,
+            figure.querySelector("span").textContent,
+            Math.max(...figure.querySelector("canvas").getContext("2d").getImageData(0, 0, 32, 32).data),
+          ]);
+          return [cells, document.querySelector("#numbers").textContent];
+        }"""
+    )
+    computed = [cell for cell in cells if cell[0].endswith(" network")]
+    assert len(computed) >= 2 and all(cell[1:] == ["", 0] for cell in computed)
+    assert numbers == ""
+    wait(page, demo)
+
+
 def test_the_keyboard_walks_the_strip(page):
     wait(page, "inversion")
     page.locator(".nb-film [role=option]").first.focus()

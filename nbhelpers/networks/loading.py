@@ -215,7 +215,8 @@ def _head(
     has to be told, and the pixels that the weights are for, where they are not the builder's own.
     """
     heads = _FURTHER_HEADS.get(architecture, ())
-    if heads and not any(part in f".{key}" for key in weights.raw for part in heads):
+    keys = weights.raw or weights.state
+    if heads and not any(part in f".{key}" for key in keys for part in heads):
         arguments = {**arguments, "aux_logits": False}
     network = _probed(architecture, arguments)
     state, sides = _fitting(weights, network, what), None
@@ -323,7 +324,8 @@ def _torchvision_filled(kind: str, weights: Any, like: nn.Module) -> nn.Module:
         return state if threading.get_ident() == mine else download(enum, *args, **options)
 
     with _FILLING, mock.patch.object(WeightsEnum, "get_state_dict", given):
-        return torchvision.models.get_model(kind, weights="DEFAULT")
+        known = weights if isinstance(weights, WeightsEnum) else "DEFAULT"
+        return torchvision.models.get_model(kind, weights=known)
 
 
 def best_precision(device: torch.device) -> Precision:

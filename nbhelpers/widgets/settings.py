@@ -115,7 +115,7 @@ DISTANCE = Settings(
     "farther for it than another picture.",
 )
 LAYERS = Settings(
-    steps=120,
+    steps=100,
     step_size=0.5,
     about="Pick an image and move the slider: only one layer's activations are kept, and gradient "
     "descent searches, from noise, for an image with the same activations. Look at the deep "

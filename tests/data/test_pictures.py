@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import json
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 import nbhelpers as nb
+from nbhelpers import files
 from nbhelpers.data import image_names
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = files.DATA
 FOLDER = DATA / "objects"
 INDEX = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
 PAGE = (DATA / "README.md").read_text(encoding="utf-8").partition("## objects/")[2]

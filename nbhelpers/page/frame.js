@@ -183,7 +183,7 @@ class Frame {
     const [height, width] = this.sides;
     for (const { canvas, head, line, title } of this.cells) {
       canvas.getContext("2d").clearRect(0, 0, width, height);
-      [head.textContent, line.textContent, canvas.ariaLabel] = [title, "", title];
+      [head.textContent, line.textContent, canvas.ariaLabel] = [title, "", title || "not computed yet"];
     }
     place("numbers").textContent = "";
   }

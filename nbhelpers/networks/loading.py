@@ -215,8 +215,7 @@ def _head(
     has to be told, and the pixels that the weights are for, where they are not the builder's own.
     """
     heads = _FURTHER_HEADS.get(architecture, ())
-    keys = weights.raw or weights.state
-    if heads and not any(part in f".{key}" for key in keys for part in heads):
+    if heads and not any(part in f".{key}" for key in weights.state for part in heads):
         arguments = {**arguments, "aux_logits": False}
     network = _probed(architecture, arguments)
     state, sides = _fitting(weights, network, what), None

@@ -1,6 +1,8 @@
-"""A small network, and folders of small pictures."""
+"""A small network, folders of small pictures, and scripts as modules."""
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import PIL.Image
 import torch
@@ -22,3 +24,11 @@ def put(folder: Path, *names: str) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.new("RGB", (9, 9), (shade, 0, 0)).save(folder / name)
     return folder
+
+
+def module_of(path: Path) -> ModuleType:
+    """A script outside the package, imported from its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

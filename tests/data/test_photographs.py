@@ -1,6 +1,5 @@
 """The shipped pictures have labels and licences."""
 
-import importlib.util
 import json
 import re
 import struct
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from samples import module_of
 from torchvision.models import ResNet18_Weights
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -61,10 +61,7 @@ def test_the_page_names_every_picture_and_its_licence():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("make_photographs", DATA / "make_photographs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(DATA / "make_photographs.py")
 
 
 def resource(flags: int) -> bytes:

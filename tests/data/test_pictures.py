@@ -1,7 +1,6 @@
 """The shipped objects, and their background."""
 
 import csv
-import importlib.util
 import json
 import tomllib
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import module_of
 from torchvision.models import ResNet18_Weights
 
 import nbhelpers as nb
@@ -25,10 +25,7 @@ LICENCES |= {"CC-BY-SA-2.5", "CC-BY-SA-3.0", "public domain", "no usage restrict
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("make_objects", DATA / "make_objects.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(DATA / "make_objects.py")
 
 
 def test_enough_objects_of_enough_kinds():

@@ -2,7 +2,7 @@
 
 Each prints a table and writes JSON into runs/bench/. `distance` runs the published loop for 10,000
 steps and a few seeds, and resumes after the last complete seed; `metamer`
-resumes likewise. `python -m tools picture` draws docs/speed.png from the results. The peers, robustness 1.2.1
+resumes too. `python -m tools picture` draws docs/speed.png from the results. The peers, robustness 1.2.1
 and plenoptic 2.1.1, are imported from .peers (make .peers/.installed); without them their columns
 are empty.
 """

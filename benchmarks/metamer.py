@@ -30,11 +30,11 @@ NETWORKS = {
 }
 OURS, DEFAULTS, TUNED = (50, 100, 200), (100, 200, 400, 1000), (100, 200, 400)
 RATES, TUNING_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2), 100  # 0.01 is its default
-TIMED, ROUNDS = 10, 7  # steps of which a step's seconds are the mean; rounds of both loops
+TIMED, ROUNDS = 10, 7  # steps over which seconds per step are averaged; rounds of both loops
 PENALTY = 0.1  # its default weight, for one image
 STEADY, FALLING = "constant", "cosine"
 
-Marks = Iterator[tuple[int, int, Tensor]]  # steps asked for, steps made, images
+Marks = Iterator[tuple[int, int, Tensor]]  # steps wanted, steps made, images
 Scores = dict[str, float]
 
 

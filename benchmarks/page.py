@@ -31,13 +31,13 @@ TIMED = """(option) => new Promise((resolve) => {
   option.click();
   const look = () => {
     const seconds = (performance.now() - began) / 1000;
-    if (bar.value < 50 && /^step /.test(document.getElementById("said").textContent)) first ??= seconds;
+    if (bar.value < 50 && /^step /.test(document.getElementById("status").textContent)) first ??= seconds;
     if (first === undefined || bar.value < 100) return requestAnimationFrame(look);
     clearInterval(timer);
     resolve({ first, hundred: seconds, answer });
   };
   bar.value = 100;
-  document.getElementById("said").textContent = "";
+  document.getElementById("status").textContent = "";
   requestAnimationFrame(look);
 })"""
 

@@ -39,14 +39,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return max(1, count or 1)
 
 
-# Files of half a minute or more run first, so that no core is idle at the end; `make check` skips
-# them.
+# Slow files run first, so that no core is idle at the end; `make check` skips them.
 LONG = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "page_live", "train"]
 LONG += ["sweep", "inversion", "browser_use", "browser_demos", "browser_paint"]
 LONG += ["page_paint", "notebooks_painting"]
 LONG += ["resume", "evaluate", "peers_robustness", "peers_robustbench", "package", "readme"]
 LONG += ["real_imagenet", "page_firefox", "page_again", "shards", "demos", "lab", "reference"]
 FIRST = [*LONG, "types"]
+# `make check` skips these too.
+LONG += ["interrupts", "process_settings", "library_networks", "layers", "stopped", "architectures"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,7 @@ from nbhelpers.networks.model import Model
 from nbhelpers.networks.resnets import resnet
 from nbhelpers.optimize import first_step
 from nbhelpers.page.pictures import read_sheet
+from nbhelpers.widgets.settings import BRITTLENESS
 
 
 @dataclasses.dataclass
@@ -27,13 +28,18 @@ class Made:
     models: dict[str, Model]
 
 
+# of ten photographs, so that a random network is wrong about most of them
+CLASSES = ("goldfish", "hen", "koala", "gorilla", "lesser panda", "ladybug", "monarch", "castle")
+CLASSES += ("African chameleon", "African crocodile")
+
+
 def tiny(seed: int) -> Model:
     """A random network with half-precision weights, which the export does not round."""
     torch.manual_seed(seed)
     network = resnet("resnet18", width=4)
     for weight in network.parameters():
         weight.data = weight.data.half().float()
-    scale = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    scale = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "classes": CLASSES}
     return Model(copy.deepcopy(network), image_size=32, name=f"tiny{seed}", **scale)
 
 
@@ -110,7 +116,7 @@ def brittle(made: Made) -> list[Tensor]:
         f = functools.partial(model.representation, positions=True)
         with torch.no_grad():
             goal = nb.match(f(second))
-        length = first_step(0.2, 100, steps=60, shape=first.shape)
+        length = first_step(BRITTLENESS.step_size, BRITTLENESS.steps, steps=60, shape=first.shape)
         solver = nb.Solver(step_size=length, keep="last")
         project = nb.l2_ball(first, 1.0)
         found += nb.minimize(f, goal, first, steps=60, solver=solver, project=project).images

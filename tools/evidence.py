@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, help="size of a random sample; default: all images")
     parser.add_argument("--shard", type=int, default=31, help="images at a time")
     parser.add_argument("--steps", type=int, default=80, help="gradient steps")
+    parser.add_argument(
+        "--step-size", type=float, default=0.8, help="first step of an inversion, for 32 pixels"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of sample and noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     given = parser.parse_args()
@@ -43,6 +46,7 @@ def main() -> None:
     judge = given.judge and nb.load_model(given.judge, device=given.device)
     judges = {"robust": judge or standard, "standard": judge or robust}
     order = nb.random_indices(pair.dataset, given.n or len(pair.dataset), seed=given.seed)
+    solver = nb.Solver(step_size=pair.length(given.step_size))
     shards = []
     for number, first in enumerate(range(0, len(order), given.shard)):
         images, _ = pair.load(order[first : first + given.shard])
@@ -50,7 +54,7 @@ def main() -> None:
             _kept(
                 given.out / f"images-{number:04d}.json",
                 lambda images=images, number=number: {
-                    **_inversions(pair, judges, images, given.steps, given.seed + number),
+                    **_inversions(pair, judges, images, given.steps, solver, given.seed + number),
                     **_holes(pair, images, given.steps, given.seed + number),
                 },
             )
@@ -84,10 +88,12 @@ def _kept(path: Path, make) -> Scores:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _inversions(pair, judges, images: Tensor, steps: int, seed: int) -> Scores:
+def _inversions(
+    pair, judges, images: Tensor, steps: int, solver: nb.Solver, seed: int
+) -> Scores:
     start = nb.noise(len(images), size=pair.size, seed=seed).to(images.device)
     rebuilt = {
-        form: nb.minimize(f, nb.match(f(images)), start, steps=steps).images
+        form: nb.minimize(f, nb.match(f(images)), start, steps=steps, solver=solver).images
         for form, f in pair.representations.items()
         if form.endswith("with positions")
     }

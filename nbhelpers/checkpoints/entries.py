@@ -1,7 +1,10 @@
 """The manifest of networks and their training data sets."""
 
+import contextlib
 import functools
+import importlib.util
 import re
+import runpy
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -121,9 +124,15 @@ def entry(name: str) -> Entry:
     return found
 
 
+@functools.cache
 def imagenet_classes() -> tuple[str, ...]:
     """torchvision's names of the 1,000 ImageNet classes."""
-    from torchvision.models import ResNet18_Weights  # late: the import takes seconds
+    # The list alone: importing torchvision also loads torch._dynamo, 4 s on a slow core.
+    spec = importlib.util.find_spec("torchvision")
+    path = Path(spec.origin or "") if spec else Path()
+    with contextlib.suppress(OSError, KeyError):
+        return tuple(runpy.run_path(str(path.parent / "models/_meta.py"))["_IMAGENET_CATEGORIES"])
+    from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 

@@ -12,25 +12,26 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-_OPENING = threading.Lock()  # warnings are caught for the whole process, so by one thread at a time
-_TOLD: set[Path] = set()  # folders of which it was said that a file has several pictures
-# A photograph with its preview, and layers with their whole, which comes first.
+_OPENING = threading.Lock()  # warning filters are global: one thread at a time
+_NOTED: set[Path] = set()  # folders whose files with several pictures were reported
+# Formats with a preview or layers beside the picture, which comes first.
 _ONE_PICTURE = {"MPO", "PSD"}
 _T = PIL.Image.Transpose
-# EXIF's orientations, but for 1, which is upright.
+# EXIF orientations; 1 is upright.
 _TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE}
 _TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 
 
 def decode(path: str | Path, content: bytes | None = None, *, transparency: bool = False) -> Tensor:
-    """An image file's pixels, uint8 (3, h, w). Grey becomes RGB, transparent becomes white, EXIF's
-    rotation is done. Of several pictures in one file it is the first; that is said on standard
-    error, once for each folder.
+    """Decode an image file, uint8 (3, h, w).
+
+    Grey becomes RGB, transparency becomes white, EXIF rotation is applied. Of several pictures in a
+    file the first is used, with one line on standard error per folder.
 
     Args:
-        path: of the file; with `content` any name, for messages.
-        content: the file's bytes where they were read already, of an upload or from an archive.
-        transparency: keep it: (4, h, w) with the opacity last, where the file has any.
+        path: the file; with `content` any name, for messages.
+        content: the file's bytes, of an upload or an archive.
+        transparency: return (4, h, w) with opacity last, if the file has transparency.
 
     Raises:
         ValueError: the file cannot be read as an image, has more than 8 bits per channel or too
@@ -42,40 +43,40 @@ def decode(path: str | Path, content: bytes | None = None, *, transparency: bool
                 raise _Refused(f"{path} has more than 8 bits per channel; save it with 8")
             image.load()
             if content is None and getattr(image, "is_animated", False):
-                _tell_of_first(image, Path(path))
+                _note_first(image, Path(path))
             colours = _coloured(image, transparency)
             turn = _turn(image)
             pixels = np.array(colours if turn is None else colours.transpose(turn))
     except _Refused:
         raise
     except Exception as error:
-        # damaged files make PIL's readers raise whatever their arithmetic runs into
+        # damaged files make PIL raise exceptions of any kind
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot read {path} as an image: {reason}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 class _Refused(ValueError):
-    """Of a message that is complete."""
+    """An error whose message is complete."""
 
 
-def _tell_of_first(image: PIL.Image.Image, path: Path) -> None:
-    if image.format in _ONE_PICTURE or path.parent in _TOLD:
+def _note_first(image: PIL.Image.Image, path: Path) -> None:
+    if image.format in _ONE_PICTURE or path.parent in _NOTED:
         return
-    _TOLD.add(path.parent)
+    _NOTED.add(path.parent)
     count = getattr(image, "n_frames", "several")
-    image.seek(0)  # some formats are read through to be counted
-    print(f"{path} holds {count} pictures: of each file the first is used", file=sys.stderr)
+    image.seek(0)  # counting moves to the end in some formats
+    print(f"{path} contains {count} pictures; the first of each file is used", file=sys.stderr)
 
 
 def _coloured(image: PIL.Image.Image, transparency: bool) -> PIL.Image.Image:
-    """RGB, on white where it is transparent, or RGBA."""
+    """RGB on white, or RGBA."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     colours = image.convert("RGBA")
     if transparency:
         return colours
-    # What lies under transparent pixels is anything, mostly black.
+    # The colour of transparent pixels is arbitrary, mostly black.
     white = PIL.Image.new("RGBA", image.size, "white")
     white.alpha_composite(colours)
     return white.convert("RGB")
@@ -93,14 +94,14 @@ def _opened(path: str | Path, content: bytes | None) -> PIL.Image.Image:
                 f"{path} has more than {most // 10**6} million pixels; make it smaller"
             ) from error
         except PIL.UnidentifiedImageError as error:
-            # whose own text repeats the path, or an address
+            # its own text repeats the path
             raise _Refused(
                 f"cannot read {path} as an image: it is in no format that Pillow knows"
             ) from error
 
 
 def _turn(image: PIL.Image.Image) -> PIL.Image.Transpose | None:
-    """How the picture has to be turned by its EXIF; damaged EXIF says nothing."""
+    """The turn given by EXIF; None if it is upright or EXIF is damaged."""
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,4 +1,4 @@
-"""A data set's classes as a network's: one function, by name."""
+"""Match a data set's classes to a network's, by name."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ from nbhelpers.data.imagenet import CIFAR10_OF_IMAGENET, RESTRICTED_IMAGENET
 from nbhelpers.types import Labels
 
 GROUPS = (CIFAR10_OF_IMAGENET, {name: (ends,) for name, ends in RESTRICTED_IMAGENET.items()})
-# Names of one thing, as CIFAR-10, STL-10, PASCAL, COCO and lists of ImageNet's classes have them.
+# Synonyms in CIFAR-10, STL-10, PASCAL, COCO and ImageNet's class lists.
 ALIASES = (
     ("airplane", "aeroplane", "plane"),
     ("automobile", "car", "motorcar", "auto"),
@@ -43,16 +43,18 @@ NUMBERED = re.compile(r"([0-9]+)[\W_]+([^\W\d_].*)")
 
 
 def class_places(names: Sequence[str], classes: Sequence[str]) -> Labels:
-    """For each of a data set's classes its place among a network's, int64 (len(names),); -1 where
-    it is none of them.
+    """Each data-set class's index among a network's classes, int64 (len(names),); -1 for no match.
 
-    Equal names are one class, whatever their order. Where a name has no equal: one that differs in
-    case, spaces or punctuation, a known alias (car and automobile), one of ImageNet's synonyms
-    ("tench, Tinca tinca"), a plural. Numbers count as names where both sides have nothing else.
-    A number before every name ("0 - zero", "001.Albatross") is left out where nothing else fits,
-    and stands for the name where the other side has just these numbers. WordNet's numbers
-    (n01440764) are ImageNet's names. ImageNet's classes, and those of a part of it, also fall into
-    the groups of Restricted ImageNet and into CIFAR-10's classes.
+    Rules, in order:
+
+    - Equal names match, in any order.
+    - Then names that differ in case, spaces or punctuation; known aliases (car, automobile);
+      ImageNet's synonyms ("tench, Tinca tinca"); plurals.
+    - Bare numbers match bare numbers.
+    - A number before every name ("0 - zero", "001.Albatross") is ignored if nothing else matches,
+      and is the name if the other side has bare numbers.
+    - WordNet ids (n01440764) are ImageNet's names.
+    - ImageNet classes also match the groups of Restricted ImageNet and CIFAR-10's classes.
     """
     names, classes = tuple(names), tuple(classes)
     if names == classes:
@@ -73,12 +75,12 @@ def class_places(names: Sequence[str], classes: Sequence[str]) -> Labels:
 
 
 def are_numbers(names: Sequence[str]) -> bool:
-    """Whether classes have bare numbers in place of names."""
+    """Whether all classes are bare numbers."""
     return all(map(NUMBER.fullmatch, names))
 
 
 def _by_number(names: tuple[str, ...], classes: tuple[str, ...]) -> Labels:
-    """None at all where a number is not the network's: it may count from one, or others."""
+    """No match at all if any number is unknown to the network: it may count from one."""
     place = {_number(name): i for i, name in enumerate(classes)}
     found = [place.get(_number(name), -1) for name in names]
     return torch.tensor(found if min(found) >= 0 else [-1] * len(names))
@@ -91,7 +93,7 @@ def _number(name: str) -> int:
 
 
 def _by_number_before(names: tuple[str, ...], classes: tuple[str, ...]) -> Labels | None:
-    """Where one side has bare numbers, and the other the same ones before its names."""
+    """One side has bare numbers, the other the same numbers before its names."""
     for bare, named in ((names, classes), (classes, names)):
         if bare and named and are_numbers(bare) and all(map(NUMBERED.fullmatch, named)):
             numbers = [sorted(map(_number, side)) for side in (bare, named)]
@@ -101,7 +103,7 @@ def _by_number_before(names: tuple[str, ...], classes: tuple[str, ...]) -> Label
 
 
 def _unnumbered(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Without the number before each name, if all have another one."""
+    """The names without their numbers, if all numbers differ."""
     found = [NUMBERED.fullmatch(name) for name in names]
     pairs = [(int(one[1]), one[2]) for one in found if one]
     different = len({number for number, _ in pairs}) == len(names)
@@ -109,11 +111,9 @@ def _unnumbered(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _by_name(names: tuple[str, ...], classes: tuple[str, ...]) -> Labels:
-    """Equal names first; what a looser comparison finds must be one class that no closer one
-    took.
-    """
+    """Equal names first; a looser match must be unique and not taken by a closer one."""
     found, taken = [-1] * len(names), set[int]()
-    tool = "plane" if "airliner" in names else ""  # ImageNet's plane is a carpenter's
+    tool = "plane" if "airliner" in names else ""  # ImageNet's plane is the tool
     for keys in (_exactly, _plain, _synonyms, _singular):
         places: dict[str, set[int]] = {}
         for place, name in enumerate(classes):
@@ -137,12 +137,12 @@ def _plain(name: str) -> set[str]:
 
 def _joined(name: str) -> str:
     """Without case, spaces and punctuation."""
-    name = unicodedata.normalize("NFKC", name).strip()  # folders of macOS have accents apart
+    name = unicodedata.normalize("NFKC", name).strip()  # macOS separates accents in folder names
     return name if name in BY_CASE else re.sub(r"[\W_]+", "", name.casefold())
 
 
 def _synonyms(name: str) -> set[str]:
-    """Each of the names between commas, and what else it is called."""
+    """Every comma-separated name, and its aliases."""
     parts = {_joined(name), *map(_joined, name.split(","))}
     return {_canonical().get(part, part) for part in parts} - {""}
 
@@ -159,7 +159,7 @@ def _canonical() -> dict[str, str]:
 
 
 def _spelled_out(names: tuple[str, ...]) -> tuple[str, ...]:
-    """ImageNet's names in place of WordNet's numbers: of all 1,000, or of those that timm lists."""
+    """ImageNet's names for WordNet ids, all 1,000 or a subset that timm lists."""
     if not names or not all(map(SYNSET.fullmatch, names)):
         return names
     if len(names) == 1000 and names == tuple(sorted(names)):
@@ -173,9 +173,7 @@ def _spelled_out(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _groups_of(classes: tuple[str, ...]) -> Labels | None:
-    """For each of ImageNet's classes, and -1 after them, its place among classes that are groups of
-    them.
-    """
+    """Each ImageNet class's index among classes that are groups of them, then -1; (1001,)."""
     for groups in GROUPS:
         if (places := _places_of_groups(tuple(groups), classes)) is not None:
             group = torch.full((1001,), -1)
@@ -187,7 +185,7 @@ def _groups_of(classes: tuple[str, ...]) -> Labels | None:
 
 
 def _places_of_groups(groups: tuple[str, ...], classes: tuple[str, ...]) -> list[int] | None:
-    """Where the groups are among the classes, if these are the groups and nothing else."""
+    """The groups' indices among the classes, if the classes are exactly the groups."""
     if len(groups) != len(classes):
         return None
     places = _by_name(groups, classes).tolist()
@@ -195,8 +193,8 @@ def _places_of_groups(groups: tuple[str, ...], classes: tuple[str, ...]) -> list
 
 
 def _completed(found: Labels, count: int) -> Labels:
-    """ImageNet's 1,000 classes on both sides, a few of them spelled in ways that no list has: where
-    the others are in one order, so are these.
+    """For ImageNet's 1,000 classes on both sides: unmatched spellings match by position if the
+    matched ones do.
     """
     own = torch.arange(len(found))
     in_place, elsewhere = (found == own).sum(), ((found >= 0) & (found != own)).sum()

@@ -91,14 +91,14 @@ def _array(values: Any) -> numpy.ndarray:
 
 def _not_finite(numbers: Numbers) -> str:
     """Which values are NaN or infinite, in a line; "" where none is."""
-    told = []
+    listed = []
     for measure, row in numbers.items():
         for column, values in row.items():
             bad = ~numpy.isfinite(_array(values.mean if isinstance(values, Mean) else values))
             if bad.any():
                 share = f" ({bad.sum()} of {bad.size} values)" if bad.size > 1 else ""
-                told.append(f"{measure} of {column}{share}")
-    return f"not finite: {', '.join(told)}" if told else ""
+                listed.append(f"{measure} of {column}{share}")
+    return f"not finite: {', '.join(listed)}" if listed else ""
 
 
 def print_numbers(numbers: Numbers, *, note: str = "") -> None:

@@ -31,7 +31,7 @@ _RESNETS = {
     "resnet50": (True, 3, 4, 6, 3),
 }
 _RESNETS |= {"resnet101": (True, 3, 4, 23, 3), "resnet152": (True, 3, 8, 36, 3)}
-# torchvision's DenseNets were published with "norm.1" in place of "norm1".
+# torchvision's DenseNets were published with "norm.1" instead of "norm1".
 _DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 # Heads that only training uses, which files may lack.
 _FURTHER_HEADS = {
@@ -39,12 +39,12 @@ _FURTHER_HEADS = {
     "torchvision:inception_v3": ("AuxLogits.",),
 }
 _SIDES = (224, 384, 512, 448, 256, 288, 320, 336, 518, 560, 192, 160, 128, 96, 64, 32)
-_PROBE = 1009  # outputs of a network whose head is looked for; no layer is as long
+_PROBE = 1009  # outputs of a probe network; no other layer has this length
 _FILLING = threading.Lock()
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
-@torch.inference_mode(False)  # weights made in it could never take part in a gradient
+@torch.inference_mode(False)  # weights made in inference mode cannot take part in a gradient
 def load_model(
     name: str | Path,
     *,
@@ -59,34 +59,32 @@ def load_model(
     """Load a classifier by the name of its checkpoint, from a file, or from torchvision or timm.
 
     Args:
-        name: in `checkpoints/manifest.toml`; or a path to a .safetensors, .pt, .pth or .ckpt file,
-            of which no code is run, and of which "run.pth#state_dict_ema" takes that one of several
-            networks inside; or "torchvision:resnet50", "timm:resnet18" and so on.
-        device: auto, cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.
-        architecture: of a file whose keys do not tell: "resnet18" (for CIFAR), "wide-resnet-28-10",
-            "torchvision:vgg16_bn", "timm:resnet18", or your own network, which is copied and
-            filled.
-        dataset: what the network was trained on, where the file does not tell: a name in the
-            manifest's [datasets], or such a table, {"mean": …, "std": …, "classes": …,
-            "image_size": …}, which overrides the file's. A network that normalises by itself is
-            given pixels as they are.
+        name: an entry of `checkpoints/manifest.toml`; a path to a .safetensors, .pt, .pth or .ckpt
+            file; "torchvision:resnet50", "timm:resnet18" and so on. Pickled code is never executed.
+            "run.pth#state_dict_ema" selects one of several state dicts in a file.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps"; "auto" takes a GPU if there is one.
+        architecture: needed if the file's keys do not identify it: "resnet18" (for CIFAR),
+            "wide-resnet-28-10", "torchvision:vgg16_bn", "timm:resnet18", or your own network, which
+            is copied and filled.
+        dataset: the training data, needed if the file does not name it: an entry of the manifest's
+            [datasets], or a table {"mean": …, "std": …, "classes": …, "image_size": …}, which
+            overrides the file's values. A network with its own normalisation gets raw pixels.
         layer, pool: the representation, see `Model`.
-        pretrained: False for random weights, of torchvision and timm.
-        precision: of gradient passes. "bfloat16" is up to twice as fast where the processor
-            computes in it, and ends as near in float32; what is computed without gradient stays
-            float32. "auto" takes it where the processor does.
+        pretrained: False for random weights (torchvision and timm only).
+        precision: of gradient passes. "bfloat16" is up to twice as fast on processors that support
+            it; passes without gradient stay float32. "auto" takes it if the processor supports it.
 
     Raises:
-        ValueError: unknown name, damaged file, unknown architecture, normalisation or precision, or
-            a device that is not there.
-        FileNotFoundError: no such file, or a checkpoint that cannot be downloaded.
-        ImportError: timm is wanted and not installed.
+        ValueError: unknown name, architecture, normalisation or precision; damaged file; missing
+            device.
+        FileNotFoundError: no such file, or a failed download.
+        ImportError: timm is not installed.
     """
     if precision not in ("float32", "bfloat16", "auto"):
         raise ValueError(f"precision: got {precision!r}, wanted 'float32', 'bfloat16' or 'auto'")
     place = pick_device(device)
     sides: Any = dataset.get("image_size") if isinstance(dataset, Mapping) else None
-    size = square(two_sides(sides, "image_size")) if _told(sides) else None
+    size = square(two_sides(sides, "image_size")) if _given(sides) else None
     if str(name).startswith(("torchvision:", "timm:")):
         network, about = _published(str(name), pretrained, size)
     else:
@@ -97,7 +95,7 @@ def load_model(
     )
     own = about.pop("own", {})
     tables = (about, named, file, given)  # later ones override earlier ones
-    about = {k: v for table in tables for k, v in table.items() if _told(v)} | own
+    about = {k: v for table in tables for k, v in table.items() if _given(v)} | own
     if not {"mean", "std"} <= set(about) <= {"mean", "std", "classes", "image_size", "name"}:
         raise ValueError(
             f"{name}: need mean and std of its training, know {', '.join(about) or 'nothing'}; "
@@ -113,7 +111,7 @@ def load_model(
     return model
 
 
-def _told(value: Any) -> bool:
+def _given(value: Any) -> bool:
     # A length, as the truth of an array is not defined.
     return bool(len(value) if hasattr(value, "__len__") else value)
 
@@ -121,9 +119,7 @@ def _told(value: Any) -> bool:
 def _stored(
     name: str | Path, architecture: str | nn.Module | None, size: Size | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A filled network and what is known of it; under "file" the normalisation that stood beside
-    the weights.
-    """
+    """A filled network and the facts about it; "file" is the normalisation found in the file."""
     known = manifest()
     plain, _, inside = str(name).partition("#")
     if not inside or Path(name).expanduser().is_file():
@@ -136,7 +132,7 @@ def _stored(
     if foreign and entry is None:
         print(weights.report)
     arguments: dict[str, Any] = {}
-    sides: Size | None = None  # that the file's own shapes tell
+    sides: Size | None = None  # inferred from the weights' shapes
     if architecture is None and entry is not None:
         architecture, arguments = entry.architecture, dict(entry.arguments)
     elif architecture is None:
@@ -158,7 +154,7 @@ def _stored(
     own = network.state_dict()
     if any(key == one or key.endswith(f".{one}") for key in weights.scales for one in own):
         about |= {key: scale for key, scale in scales.items() if scale}  # the network's own numbers
-        scales = {}  # which tell less than what the user said
+        scales = {}  # the user's values override these
     about["file"] = {**scales, "image_size": sides}
     if normalises(network, sides or size or about["image_size"]):  # and once is enough
         about["own"] = {"mean": None, "std": None}
@@ -167,14 +163,12 @@ def _stored(
 
 
 def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tensor]:
-    """The weights under the network's own keys: without a wrapper's prefix and without what is
-    not the network's.
-    """
+    """The weights under the network's own keys, without wrappers' prefixes and foreign entries."""
     wanted = network.state_dict()
     needed = [key for key in wanted if _needed(key) and not is_scale(key)]
     try:
         state, aside = choose_prefix(weights.state, needed)
-        # Keys of an older version; or a part is called as a wrapper is, `model` or `module`.
+        # Keys of an older version, or a submodule named like a wrapper, `model` or `module`.
         for other in (_present_keys, lambda *_: weights.raw):
             if not {*needed} <= state.keys():
                 found, left = choose_prefix(other(weights, network), needed)
@@ -194,7 +188,7 @@ def _fitting(weights: Weights, network: nn.Module, what: str) -> dict[str, Tenso
 
 
 def _present_keys(weights: Weights, network: nn.Module) -> dict[str, Tensor]:
-    """A library's weights under its present keys, where the file has those of an older version."""
+    """A library's weights, with keys of older versions renamed."""
     wanted = network.state_dict()
     found = {_DENSE.sub(r"\1\2", key): tensor for key, tensor in weights.state.items()}
     library = sys.modules.get(type(network).__module__)
@@ -211,8 +205,8 @@ def _present_keys(weights: Weights, network: nn.Module) -> dict[str, Tensor]:
 def _head(
     weights: Weights, architecture: str, arguments: dict[str, Any], size: Size | None, what: str
 ) -> tuple[dict[str, Tensor], int | None, dict[str, Any], Size | None]:
-    """The weights under an architecture's keys, how many classes they are for, what the builder
-    has to be told, and the pixels that the weights are for, where they are not the builder's own.
+    """The weights under an architecture's keys, their number of classes, the builder's arguments,
+    and the image size if it is not the builder's default.
     """
     heads = _FURTHER_HEADS.get(architecture, ())
     if heads and not any(part in f".{key}" for key in weights.state for part in heads):
@@ -235,18 +229,18 @@ def _head(
 
 
 def _probed(architecture: str, arguments: dict[str, Any]) -> nn.Module:
-    """A network without numbers, whose head can be told by its length."""
+    """A network without data, whose head is recognised by its length."""
     try:
         with torch.device("meta"):
             return build_network(architecture, _PROBE, arguments)
     except (ValueError, ImportError):
         raise
-    except Exception:  # some networks compute while they are built
+    except Exception:  # some networks compute during construction
         return build_network(architecture, _PROBE, arguments)
 
 
 def _same_shapes(state: Mapping[str, Tensor], network: nn.Module) -> bool:
-    """Whether the weights have the network's shapes, but for the head's."""
+    """Whether all shapes but the head's agree."""
     return all(
         state[key].shape == tensor.shape or len(tensor) == _PROBE
         for key, tensor in network.state_dict().items()
@@ -257,16 +251,16 @@ def _same_shapes(state: Mapping[str, Tensor], network: nn.Module) -> bool:
 def _sized(
     architecture: str, arguments: dict[str, Any], size: Size, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], Size] | None:
-    """The arguments for a network of images of this size, where it fits the weights."""
+    """The arguments for this image size, if the weights fit."""
     for more in size_arguments(architecture, *two_sides(size)):
-        with contextlib.suppress(Exception):  # it knows no such size
+        with contextlib.suppress(Exception):  # unsupported size
             if _same_shapes(state, _probed(architecture, {**arguments, **more})):
                 return {**arguments, **more}, size
     return None
 
 
 def size_arguments(architecture: str, height: int, width: int) -> Iterator[dict[str, Any]]:
-    """The arguments that libraries have for the size of images, to be tried."""
+    """The libraries' arguments for the image size, to be tried in order."""
     if architecture.startswith("torchvision:"):
         if height == width:
             yield {"image_size": height}
@@ -276,7 +270,7 @@ def size_arguments(architecture: str, height: int, width: int) -> Iterator[dict[
 
 
 def _published(name: str, pretrained: bool, size: Size | None) -> tuple[nn.Module, dict[str, Any]]:
-    """A network of torchvision or timm, and what the library knows of its training."""
+    """A network of torchvision or timm, and the library's facts about its training."""
     if name.startswith("timm:"):
         sized = [] if size is None else [*size_arguments(name, *two_sides(size))]
         for more in (*sized, {}):
@@ -293,10 +287,10 @@ def _published(name: str, pretrained: bool, size: Size | None) -> tuple[nn.Modul
         return network, about | {
             "classes": ("torchvision",) if config["num_classes"] == 1000 else None
         }
-    import torchvision.models  # here and below, as it takes seconds
+    import torchvision.models  # here and below: the import takes seconds
 
     kind = name.partition(":")[2]
-    network = build_network(name, None, {})  # which knows the names
+    network = build_network(name, None, {})  # checks the name
     weights = torchvision.models.get_model_weights(kind).DEFAULT
     if pretrained:
         network = _torchvision_filled(kind, weights, network)
@@ -306,9 +300,9 @@ def _published(name: str, pretrained: bool, size: Size | None) -> tuple[nn.Modul
 
 
 def _torchvision_filled(kind: str, weights: Any, like: nn.Module) -> nn.Module:
-    """A network of torchvision as its own builder fills it, from a file that we have fetched.
+    """A torchvision network, filled by its own builder from a fetched file.
 
-    The builder renames old keys, and sets what these weights need, such as `transform_input`.
+    The builder renames old keys and sets options of these weights, such as `transform_input`.
     """
     import torchvision.models
     from torchvision.models import WeightsEnum
@@ -328,9 +322,7 @@ def _torchvision_filled(kind: str, weights: Any, like: nn.Module) -> nn.Module:
 
 
 def best_precision(device: torch.device) -> Precision:
-    """bfloat16 where the device computes in it, so that nothing is lost but digits; else
-    float32.
-    """
+    """bfloat16 if the device supports it natively, else float32."""
     native = {
         "cuda": lambda: torch.cuda.is_bf16_supported(),
         "cpu": torch.cpu._is_avx512_bf16_supported,
@@ -344,11 +336,11 @@ def build_network(architecture: str, classes: int | None, arguments: dict[str, A
     Args:
         architecture: "resnet18" (for CIFAR), "wide-resnet-28-10", "torchvision:NAME", "timm:NAME".
         classes: outputs; None for the architecture's own.
-        arguments: what it takes besides.
+        arguments: further arguments of the builder.
 
     Raises:
         ValueError: an unknown name.
-        ImportError: timm is wanted and not installed.
+        ImportError: timm is not installed.
     """
     source, _, name = architecture.rpartition(":")
     if classes:
@@ -369,7 +361,7 @@ def build_network(architecture: str, classes: int | None, arguments: dict[str, A
         if name not in torchvision.models.list_models(torchvision.models):
             names = [f"torchvision:{n}" for n in torchvision.models.list_models(torchvision.models)]
             raise ValueError(f"architecture: {_near(architecture, names)}")
-        with warnings.catch_warnings():  # on how GoogLeNet's random weights will begin one day
+        with warnings.catch_warnings():  # about future initial weights of GoogLeNet
             warnings.simplefilter("ignore", FutureWarning)
             return torchvision.models.get_model(name, weights=None, **arguments)
     if match := re.fullmatch(r"wide-resnet-(\d+)-(\d+)", architecture):
@@ -381,9 +373,7 @@ def build_network(architecture: str, classes: int | None, arguments: dict[str, A
 
 
 def _recognised(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
-    """The architecture of a CIFAR ResNet, a wide ResNet or a torchvision ResNet by the keys and
-    shapes of its state.
-    """
+    """The architecture of a CIFAR, wide or torchvision ResNet, by keys and shapes."""
     first = state["conv1.weight"].shape if "conv1.weight" in state else (0, 0, 0, 0)
     parts = [[key.split(".") for key in state if key.startswith(f"layer{i}.")] for i in range(1, 5)]
     blocks = [len({part[1] for part in stage}) for stage in parts]
@@ -415,8 +405,9 @@ def _recognised(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
 def _versioned(
     state: Mapping[str, Tensor], found: Mapping[str, int], network: nn.Module
 ) -> dict[str, Tensor]:
-    """The state with the versions of its file, by which modules read older layouts; where the
-    file has none, with the modules' own, or, where its keys are others than theirs, with none.
+    """The state with the layout versions by which modules read older files.
+
+    Without versions in the file: the modules' own, or none if the keys differ from theirs.
     """
     modules = {name: getattr(module, "_version", None) for name, module in network.named_modules()}
     named = ((key, name) for key in found for name in modules if name)
@@ -425,7 +416,7 @@ def _versioned(
     if found:
         modules = {name: found.get(f"{prefix}{name}".removesuffix(".")) for name in modules}
     elif any(key not in state and _needed(key) for key in network.state_dict()):
-        modules = {}  # modules take what has no version for their oldest layout
+        modules = {}  # without a version, modules assume their oldest layout
     versioned = OrderedDict(state)
     notes = {name: {"version": version} for name, version in modules.items() if version is not None}
     versioned._metadata = notes  # type: ignore[attr-defined]  # where torch looks for them
@@ -433,7 +424,7 @@ def _versioned(
 
 
 def _needed(key: str) -> bool:
-    return not key.endswith("num_batches_tracked")  # which only training uses, and old files lack
+    return not key.endswith("num_batches_tracked")  # used in training only; old files lack it
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
@@ -444,7 +435,9 @@ def _fill(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
             f"{what}: {'; '.join(line.strip() for line in str(error).splitlines()[1:4])}"
         ) from None
     missing = [key for key in missing if _needed(key)]
-    passing = {key for key, _ in network.named_buffers()}  # which TorchScript keeps too
+    passing = {
+        key for key, _ in network.named_buffers()
+    }  # TorchScript also saves non-persistent ones
     extra = [key for key in extra if key not in passing]
     if missing or extra:
         raise ValueError(

@@ -38,8 +38,8 @@ class Model(nn.Module):
 
     Raises:
         TypeError: not a module.
-        ValueError: no linear layer and no `layer`; unknown layer; arguments that do not fit the
-            network; a network that cannot be copied.
+        ValueError: no linear layer, convolution or `layer`; unknown layer; arguments that do not
+            fit the network; a network that cannot be copied.
     """
 
     mean: Tensor
@@ -137,7 +137,7 @@ class Model(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        freeze(self)  # a pickle holds plain parameters
+        freeze(self)  # pickling makes parameters plain
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
         """Call `fn` on each part; weights that it changes are put back."""

@@ -125,7 +125,8 @@ def find(
         sides: (height, width), pixels; None tries usual sizes.
 
     Raises:
-        ValueError: unknown or unused layer, no linear layer, or outputs that are no logits.
+        ValueError: unknown or unused layer, no linear layer or convolution, or outputs that are no
+            logits.
     """
     kind, modules = type(network).__name__, dict(network.named_modules())
     del modules[""]
@@ -135,7 +136,7 @@ def find(
         why = (
             f"layer {layer!r} is never called"
             if layer
-            else "no torch.nn.Linear to take for the head; name a layer="
+            else "no torch.nn.Linear or Conv2d before the logits; name a layer="
         )
         raise ValueError(f"{kind}: {why}")
     index, logits, note, head = len(seen) - 1, raw, "", False
@@ -182,9 +183,10 @@ def find(
 
 
 def _watched(network: nn.Module, modules: dict[str, nn.Module], layer: str | None) -> list[str]:
-    """The named module, or all linear ones."""
+    """The named module, or all linear ones, or, without any, all convolutions (SqueezeNet)."""
     if layer is None:
-        return [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+        return linear or [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
     if layer not in modules:
         names = ", ".join(near(layer, modules) or [name for name, _ in network.named_children()])
         kind = type(network).__name__

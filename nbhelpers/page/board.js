@@ -95,7 +95,7 @@ class Board {
     this.outline();
     if (stroke.some(Boolean)) this.stroked(stroke);
   }
-  // What a stroke does is for each kind of board to say.
+  // What a stroke does: defined by each kind of board.
   stroked(_mask) {}
 }
 

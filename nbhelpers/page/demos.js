@@ -1,17 +1,17 @@
 // @ts-check
 // The demos: for each its sentence, the cells of its stage, its controls, and what a pick computes.
 // `run` gets what was chosen (frame.js, `Frame.choice`) and a view: `view.show(cell, values, title,
-// line)` draws, `view.step(network, step)` moves the bar, `view.numbers(text)` stands under More.
+// line)` draws, `view.step(network, step)` moves the bar, `view.numbers(text)` fills More.
 
 const titled = (label) => `${label[0].toUpperCase()}${label.slice(1)} network`;
 const fixed = (value) => value.toFixed(2);
 
-// A descent of every network at once; `ask(network, k)` says what, `draw(network, k, step)` shows.
-const inStep = ({ networks, view, settings, steps }, ask, draw) => {
+// A descent of every network at once; `options(network, k)` sets it up, `draw(network, k, step)` shows it.
+const inStep = ({ networks, view, settings, steps }, options, draw) => {
   const { size, full } = settings;
   return Promise.all(
     networks.map(async (network, k) =>
-      network.descend({ size, full, steps, ...(await ask(network, k)) }, (step) => {
+      network.descend({ size, full, steps, ...(await options(network, k)) }, (step) => {
         view.step(k, step);
         if (!view.still || step.index === step.total || step.stopped) draw(network, k, step);
       }),
@@ -26,7 +26,7 @@ async function nullsOf({ networks, pictures, place }, target, at = place) {
   const found = await Promise.all(networks.map((one) => one.look(images, { place: at, from: target })));
   return found.map(({ distances }) => distances.reduce((a, b) => a + b, 0) / distances.length);
 }
-const told = ({ networks, view }, what, steps, nulls, unit) =>
+const report = ({ networks, view }, what, steps, nulls, unit) =>
   view.numbers(
     `${what}: ${networks.map(({ label }, k) => `${label} ${fixed(steps[k].losses[0])}`).join(", ")}. ` +
       `Other pictures on average: ${nulls.map(fixed).join(", ")}. ${unit}`,
@@ -39,10 +39,10 @@ async function invert(c, place = c.place, note = "") {
   const start = noise(picture.values.length, seed);
   const goal = { kind: "match", images: picture.values, place };
   const ends = await inStep(c, () => ({ start, goal }), (network, k, step) =>
-    view.show(k + 1, step.images, titled(network.label) + note, network.says(step)),
+    view.show(k + 1, step.images, titled(network.label) + note, network.prediction(step)),
   );
   const what = "Distance to the photograph's representation";
-  told(c, what, ends, await nullsOf(c, picture.values, place), RELATIVE);
+  report(c, what, ends, await nullsOf(c, picture.values, place), RELATIVE);
 }
 
 // What searches from sixteen starts have in common.
@@ -67,15 +67,15 @@ function classes(c) {
   return inStep(c, () => ({ start, goal }), (network, k, step) =>
     view.show(k, step.images, titled(network.label), name),
   ).then(async (ends) => {
-    // Who had no part in the drawing says what it shows.
+    // The network that did not draw it classifies it.
     const seen = await Promise.all(
       ends.map((end, k) => networks[(k + 1) % networks.length].look(end.images)),
     );
     ends.forEach((end, k) => {
       const judge = networks[(k + 1) % networks.length];
-      view.show(k, end.images, `“${name}” of the ${networks[k].label} network`, judge.says(seen[k]));
+      view.show(k, end.images, `“${name}” of the ${networks[k].label} network`, judge.prediction(seen[k]));
     });
-    view.numbers(`Under each drawing: what the other network sees. Chance is 1 in ${networks[0].width}.`);
+    view.numbers(`Under each drawing: the other network's prediction. Chance is 1 in ${networks[0].width}.`);
   });
 }
 
@@ -116,7 +116,7 @@ function features(c) {
     ),
   );
   const start = added ? picture.values : noise(3 * sides[0] * sides[1], seed);
-  const ask = (_, i) => ({
+  const options = (_, i) => ({
     start,
     goal: { kind: "activate", components: [chosen[i].component], place: "features" },
     radius: added ? c.settings.radius : undefined,
@@ -126,7 +126,7 @@ function features(c) {
       `Most similar over the ${c.activations[0].values.length / c.activations[0].width} pictures: r ${fixed(chosen.at(-1).r)}. ` +
       "Under the pictures: activations, in the representation's units.",
   );
-  return inStep(c, ask, (network, i, step) =>
+  return inStep(c, options, (network, i, step) =>
     view.show(i * (MOST + 1), step.images, `${titled(network.label)}`, `no. ${chosen[i].component}: ${fixed(-step.losses[0])}`),
   );
 }
@@ -145,8 +145,8 @@ async function between(c) {
     for (const [k, { network, step }] of Object.entries(made)) {
       const each = from.length;
       const own = inner.includes(amounts[at]) && step.images.subarray((at - 1) * each, at * each);
-      const says = own ? network.says(step, at - 1) : "the picture itself";
-      view.show(+k + 2, own || mixes[at], titled(network.label), says);
+      const line = own ? network.prediction(step, at - 1) : "the picture itself";
+      view.show(+k + 2, own || mixes[at], titled(network.label), line);
     }
     view.show(c.networks.length + 2, to, "To", second.name);
   };
@@ -163,10 +163,10 @@ async function between(c) {
 async function mistakes(c) {
   const { networks, picture, view, controls, settings } = c;
   const seen = await Promise.all(networks.map((one) => one.look(picture.values, { place: "features" })));
-  view.show(0, picture.values, picture.name, networks.map((one, k) => one.says(seen[k])).join(" · "));
+  view.show(0, picture.values, picture.name, networks.map((one, k) => one.prediction(seen[k])).join(" · "));
   const chosen = networks.map((network, k) => {
-    const said = argmax(seen[k].logits);
-    const order = seen[k].features.map((value, i) => [value * network.head[i * network.width + said], i]);
+    const predicted = argmax(seen[k].logits);
+    const order = seen[k].features.map((value, i) => [value * network.head[i * network.width + predicted], i]);
     order.sort((a, b) => b[0] - a[0]);
     const random = Math.floor(generator(c.seed + 7)() * order.length);
     return controls.which < 3 ? order[controls.which] : order[random];
@@ -175,13 +175,13 @@ async function mistakes(c) {
     `${networks.map(({ label }, k) => `${label}: component ${chosen[k][1]} adds ${fixed(chosen[k][0])} to the logit`).join(", ")}. ` +
       "A random component is the control.",
   );
-  const ask = (_, k) => ({
+  const options = (_, k) => ({
     start: picture.values,
     goal: { kind: "activate", components: [chosen[k][1]], place: "features" },
     radius: settings.radius,
   });
-  await inStep(c, ask, (network, k, step) =>
-    view.show(k + 1, step.images, titled(network.label), network.says(step)),
+  await inStep(c, options, (network, k, step) =>
+    view.show(k + 1, step.images, titled(network.label), network.prediction(step)),
   );
 }
 
@@ -189,17 +189,17 @@ async function brittle(c) {
   const { picture, second, view, place, settings, networks } = c;
   view.show(0, picture.values, "Source", picture.name);
   view.show(networks.length + 1, second.values, "Target", second.name);
-  const ask = () => ({
+  const options = () => ({
     start: picture.values,
     goal: { kind: "match", images: second.values, place },
     radius: settings.radius,
   });
-  const show = (network, k, step, text) => view.show(k + 1, step.images, network.says(step), text);
-  const ends = await inStep(c, ask, (network, k, step) => show(network, k, step, `distance ${fixed(step.losses[0])}`));
+  const show = (network, k, step, text) => view.show(k + 1, step.images, network.prediction(step), text);
+  const ends = await inStep(c, options, (network, k, step) => show(network, k, step, `distance ${fixed(step.losses[0])}`));
   const nulls = await nullsOf(c, second.values);
   ends.forEach((step, k) => show(networks[k], k, step, `distance ${fixed(step.losses[0])}, others ${fixed(nulls[k])}`));
   const far = ends.map((step) => fixed(lengthOf(step.images, picture.values))).join(", ");
-  told(c, "Distance to the target", ends, nulls, `${RELATIVE} The pixels moved by ${far} (L2; pixels in [0, 1]).`);
+  report(c, "Distance to the target", ends, nulls, `${RELATIVE} The pixels moved by ${far} (L2; pixels in [0, 1]).`);
 }
 
 // All changes have one length; each row has its network's order.
@@ -218,7 +218,7 @@ async function distances(c) {
     const found = await Promise.all(networks.map((one) => one.look(images, { place, from: origin })));
     found.forEach((one, i) => {
       const at = i * (kinds.length + networks.length + 2);
-      view.show(at, origin, titled(networks[i].label), networks[i].says(one));
+      view.show(at, origin, titled(networks[i].label), networks[i].prediction(one));
       const far = [...shown.keys()].map((name, k) => [one.distances[k + 1], name]);
       far.sort((a, b) => a[0] - b[0]);
       far.forEach(([value, name], k) => view.show(at + 1 + k, shown.get(name), name, fixed(value)));
@@ -243,11 +243,11 @@ async function fill(c) {
   const grain = noise(picture.values.length, seed);
   const hidden = picture.values.map((value, k) => (mask[Math.floor(k / 3)] ? grain[k] : value));
   view.show(0, hidden, "Draw the hole", picture.name);
-  if (!mask.some(Boolean)) return view.say("brush over the picture to make a hole");
+  if (!mask.some(Boolean)) return view.status("brush over the picture to make a hole");
   const rest = mask.map((value) => 1 - value);
   const goal = { kind: "match", images: picture.values, place: "map", mask: rest };
   const ends = await inStep(c, () => ({ start: hidden, goal, mask }), (network, k, step) =>
-    view.show(k + 1, step.images, titled(network.label), network.says(step)),
+    view.show(k + 1, step.images, titled(network.label), network.prediction(step)),
   );
   const inside = [...mask.keys()].filter((k) => mask[k]);
   const rim = [...mask.keys()].filter((k) => !mask[k] && [-1, 1, -sides[1], sides[1]].some((far) => mask[k + far]));
@@ -292,7 +292,7 @@ const DEMOS = [
   },
   {
     id: "features", name: "Features", film: ["components"], again: "Again, from other noise",
-    sentence: "One number of the representation, a component, is raised until the picture shows what it stands for. Beside each drawing: the pictures that activate it most.",
+    sentence: "One number of the representation, a component, is raised until the picture shows its feature. Beside each drawing: the pictures that activate it most.",
     cells: (networks) => networks.flatMap(({ label }) => [titled(label), ...Array(MOST).fill("highest")]),
     columns: MOST + 1,
     controls: () => [{ kind: "choice", name: "start", label: "Start", values: ["noise", "added"], texts: ["from noise", "from the picture"] }],
@@ -316,7 +316,7 @@ const DEMOS = [
   },
   {
     id: "between", name: "Between two pictures", film: ["pictures"], placed: true, again: "Again",
-    sentence: "Halfway between the pixels of two pictures lies a double exposure. What lies halfway between their representations?",
+    sentence: "The average of two pictures is a double exposure. What is the average of their representations?",
     cells: (networks) => pairOf(networks, ["From", "Mixed pixels"], ["To"]),
     controls: () => [{ kind: "range", name: "amount", label: "Mix", texts: AMOUNTS, value: 2, redraws: true }, ENDS],
     run: between,
@@ -343,7 +343,7 @@ const DEMOS = [
     run: distances,
   },
   {
-    id: "tell", name: "Can you tell?", film: [],
+    id: "recognition", name: "Can you tell?", film: [],
     sentence: "Forty pictures: most are inversions of a layer, some are untouched photographs. What do they show? No feedback until the end; nothing leaves this device.",
     cells: () => ["Which is it?"],
   },

@@ -101,9 +101,9 @@ const Engine = (() => {
   const shares = (node, x) => {
     const [, h, w, c] = x.shape;
     if (!node.inside) return tf.scalar(node.kernel[0] * node.kernel[1]);
-    return forwardConv(tf.ones([1, h, w, c]), windows(node, c), geometry(node)); // how many lie inside the picture
+    return forwardConv(tf.ones([1, h, w, c]), windows(node, c), geometry(node)); // how many are inside the picture
   };
-  // What each entry of the window at (i, j) sees, on the output's grid; outside the picture lies −infinity.
+  // What each entry of the window at (i, j) sees, on the output's grid; outside the picture it is −infinity.
   const seenAt = (padded, node, i, j, [, rows, columns]) =>
     tf.stridedSlice(
       padded,
@@ -312,13 +312,13 @@ const Engine = (() => {
   // Seven bits a letter, see export_network.py.
   const unpacked = async (text) => {
     const bytes = new Uint8Array(Math.floor((text.length * 7) / 8));
-    for (let k = 0, at = 0, held = 0, bits = 0; k < text.length; k++) {
-      held = (held << 7) | (text.charCodeAt(k) & 127);
+    for (let k = 0, at = 0, pending = 0, bits = 0; k < text.length; k++) {
+      pending = (pending << 7) | (text.charCodeAt(k) & 127);
       bits += 7;
       if (bits < 8) continue;
       bits -= 8;
-      bytes[at++] = held >> bits;
-      held &= (1 << bits) - 1;
+      bytes[at++] = pending >> bits;
+      pending &= (1 << bits) - 1;
     }
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
@@ -500,8 +500,8 @@ const Engine = (() => {
   const firstStep = (size, full, steps, shape) =>
     size * Math.min(Math.max(full / steps, 1), 2) * Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1) / 3072);
 
-  // Yields every iterate, the start included: { index, total, shape }, and as tensors, which live
-  // until the next is asked for, { images, losses, logits }. A radius is around the start, or around `center`.
+  // Generates every iterate, with the start: { index, total, shape }, and as tensors, which live
+  // until the next request, { images, losses, logits }. A radius is around the start, or around `center`.
   function* descend(network, objective, start, options) {
     const { place, steps, stepSize, momentum = 0.8, radius, center, mask } = options;
     let images = tf.clone(start);
@@ -539,7 +539,7 @@ const Engine = (() => {
     if (typeof WebAssembly !== "object" || !(await tf.env().getAsync("WASM_HAS_SIMD_SUPPORT"))) return false;
     tf.env().platform.fetch = async () => new Response(wasm, { headers: { "Content-Type": "application/wasm" } });
     const kinds = ["", "-simd", "-threaded-simd"].map((kind) => [`tfjs-backend-wasm${kind}.wasm`, "inside.wasm"]);
-    tf.wasm.setWasmPaths(Object.fromEntries(kinds), true); // it asks for a name for each; true: by the fetch above
+    tf.wasm.setWasmPaths(Object.fromEntries(kinds), true); // it wants a name for each; true: by the fetch above
     tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false);
     if (!(await tf.setBackend("wasm"))) return false;
     await tf.ready();

@@ -33,7 +33,7 @@ from nbhelpers.widgets.strokes import write_note
 
 HERE = Path(__file__).parent
 PAIR = {"robust": "tiny-l2-2.0", "standard": "tiny-standard"}
-SCRIPTS = ("networks", "pictures", "demos", "frame", "board", "tell", "start")
+SCRIPTS = ("networks", "pictures", "demos", "frame", "board", "recognition", "start")
 # Files of TensorFlow.js that the worker starts with, before its own.
 LIBRARY = ("tf-core.min.js", "tf-backend-wasm.min.js")
 NAMES = {
@@ -66,8 +66,8 @@ def export_page(
         models: networks by label, robust first, of one size and the same classes; None for the
             64-pixel pair that ships.
         dataset: pictures to choose from, see `load_images`; the first 320 in the strip's order.
-        engine: bring TensorFlow.js along (from the npm registry, kept in the cache). Where that
-            cannot be had, the page shows its posters only, and says so.
+        engine: bring TensorFlow.js along (from the npm registry, kept in the cache). Without it
+            the page shows its posters only.
         poster_steps: gradient steps of the pictures computed beforehand.
         notebooks: address of the folder of notebooks, to link to.
 
@@ -100,8 +100,8 @@ def export_page(
 
 
 def labelled(names: Sequence[str]) -> dict[str, Model]:
-    """Networks as "robust" and "standard" where their training tells them apart, robust first; else
-    by their names.
+    """Networks as "robust" and "standard", robust first, if training distinguishes them; else by
+    their names.
     """
     known = manifest()
     kinds = [

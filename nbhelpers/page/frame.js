@@ -108,7 +108,7 @@ class Frame {
     }
   }
   get demos() {
-    return DEMOS.filter(({ id }) => id in this.posters || (id === "tell" && "layers" in this.posters));
+    return DEMOS.filter(({ id }) => id in this.posters || (id === "recognition" && "layers" in this.posters));
   }
 
   // --- a demo ---
@@ -126,7 +126,7 @@ class Frame {
     };
     place("heading").textContent = demo.heading ?? demo.name;
     place("sentence").textContent = demo.sentence;
-    document.title = `${demo.heading ?? demo.name} · What a representation holds`;
+    document.title = `${demo.heading ?? demo.name} · Inside a representation`;
     for (const link of place("nav").querySelectorAll("a")) {
       const here = link.hash === `#${demo.id}`;
       link.ariaCurrent = here ? "page" : null;
@@ -138,13 +138,13 @@ class Frame {
     place("controls").replaceChildren(...controls.map((control) => this.control(control)));
     this.more();
     this.strips();
-    this.say("");
+    this.status("");
     place("bar").value = 0;
     this.board = demo.board && new BOARDS[demo.board](this);
     document.body.dataset.demo = demo.id;
     this.poster();
     if (!demo.run) this.settle();
-    if (demo.id === "tell") return new Tell(this).open();
+    if (demo.id === "recognition") return new Recognition(this).open();
     if (still()) this.settle();
     else if (this.alive !== false) this.start();
   }
@@ -367,10 +367,10 @@ class Frame {
         indices[k] = index;
         const least = Math.min(...indices.filter((value) => value !== undefined));
         Object.assign(place("bar"), { max: total, value: least });
-        place("said").textContent = `step ${least} of ${total}${stopped ? ", stopped" : ""}`;
+        place("status").textContent = `step ${least} of ${total}${stopped ? ", stopped" : ""}`;
       }),
       numbers: mine((text) => (place("numbers").textContent = text)),
-      say: mine((text) => this.say(text)),
+      status: mine((text) => this.status(text)),
       seconds: () => ((performance.now() - began) / 1000).toFixed(1),
     };
   }
@@ -384,7 +384,7 @@ class Frame {
     this.state("running");
     try {
       if (!this.alive) {
-        this.say("the engine starts…");
+        this.status("the engine starts…");
         await this.begun;
       }
       if (turn !== this.turn) return;
@@ -393,7 +393,7 @@ class Frame {
     } catch (error) {
       if (turn !== this.turn || error === LEFT) return;
       this.state("error");
-      if (this.alive !== false) this.say(error.message);
+      if (this.alive !== false) this.status(error.message);
     }
   }
 
@@ -403,8 +403,8 @@ class Frame {
     place("stop").hidden = !this.running;
     if (now === "done" || now === "error") this.settle();
   }
-  say(text) {
-    place("said").textContent = text;
+  status(text) {
+    place("status").textContent = text;
   }
   stop() {
     if (this.running) this.networks.forEach((network) => network.stop());
@@ -422,7 +422,7 @@ class Frame {
     try {
       found = await ownPicture(file, this.sides);
     } catch {
-      return this.say(`cannot read ${file.name} as an image; save it as PNG or JPEG`);
+      return this.status(`cannot read ${file.name} as an image; save it as PNG or JPEG`);
     }
     const name = (file.name ?? "yours").replace(/\.[^.]*$/, "").slice(0, 40);
     this.pictures.push({ values: found.values, name, credit: found.cut ? `${name}: the centre was cut out` : "" });
@@ -454,7 +454,7 @@ class Frame {
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
-      return this.say(`the camera cannot be used (${error.name})`);
+      return this.status(`the camera cannot be used (${error.name})`);
     }
     video.srcObject = stream;
     const ended = new AbortController();

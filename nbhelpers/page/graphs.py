@@ -28,7 +28,7 @@ def export_network(model: Model) -> dict[str, Any]:
         `nodes`, operations in order, each with the indices of its inputs (node 0 is the normalised
         image); `map` and `features`, the nodes of both forms of the representation; `layers`, the
         nodes that blocks end on, with their size as a name; `tensors`,
-        where each tensor lies among `floats` numbers of float32 and `halves` of half precision;
+        the place of each tensor among `floats` numbers of float32 and `halves` of half precision;
         `weights`, these numbers, see `packed`; `mean`, `std`, `classes`, `sides`, `components`.
 
     Raises:
@@ -130,7 +130,7 @@ def packed(floats: numpy.ndarray, halves: numpy.ndarray) -> str:
 
 
 def _divisor(values: numpy.ndarray) -> float | None:
-    """The number that all of these are a half-precision number times; None where there is none."""
+    """The common factor by which all values are half-precision numbers, or None."""
     largest = numpy.abs(values).argmax()
     # all mantissas that the largest may have
     candidates = numpy.abs(values[largest]) / numpy.arange(1024, 2048)
@@ -178,9 +178,7 @@ class _Writer:
         raise AssertionError("a graph without an output")
 
     def layers(self) -> list[dict[str, Any]]:
-        """Where blocks end: activations of a sum; where there is none, those before a change of
-        size.
-        """
+        """Where blocks end: activations of sums, or else activations before a change of size."""
         maps = [k for k, shape in self.shapes.items() if self.nodes[k]["op"] in ACTIVATIONS]
         maps = [k for k in maps if len(self.shapes[k]) == 4]
         sums = [k for k in maps if self.nodes[self.nodes[k]["from"][0]]["op"] == "add"]

@@ -1,6 +1,6 @@
 // @ts-check
-// The networks, each in a worker of its own: two cores compute at once. What is asked resolves to
-// the answer, or is rejected with LEFT once something else was wanted.
+// The networks, each in a worker of its own: two cores compute at once. A request resolves to
+// its answer, or rejects with LEFT when another pick replaces it.
 
 const textOf = (id) => document.getElementById(id).textContent;
 const LEFT = Symbol("left for another pick");
@@ -21,18 +21,18 @@ const inflated = async (text) => {
 class Network {
   label;
   about; // what the workers need of it
-  worker; // that is asked now: WebAssembly's, or the graphics card's
+  worker; // in use: WebAssembly's, or the graphics card's
   floor; // WebAssembly's
-  jobs; // that wait for an answer, by number
+  jobs; // open requests, by number
   head;
   backend;
-  said; // which engine runs, and why
-  static asked = 0; // numbers of jobs
+  engine; // which one runs, and why
+  static requests = 0; // so far
   constructor(label, about) {
-    Object.assign(this, { label, about, jobs: new Map(), said: "WebAssembly" });
+    Object.assign(this, { label, about, jobs: new Map(), engine: "WebAssembly" });
   }
 
-  // A worker with this network, once it can be asked.
+  // A worker with this network, once it is ready.
   /** @param {any} options */
   opened(script, options) {
     const worker = new Worker(script);
@@ -43,7 +43,7 @@ class Network {
         if (data.type === "ready") resolve({ worker, ...data });
         else if (data.type === "missing") fail(data.why);
         else if (data.type === "lost") this.lost(worker, data.why);
-        else this.heard(data);
+        else this.received(data);
       });
     });
     worker.postMessage({ type: "begin", about: this.about, ...options });
@@ -54,27 +54,27 @@ class Network {
     const { worker, head, backend } = await this.opened(script, { wasm });
     Object.assign(this, { worker, floor: worker, head, backend });
   }
-  // On the graphics card from the next question on, where that is right and faster.
+  // Move to the graphics card where that is correct and faster.
   async accelerate(script, wasm, graphics) {
     try {
       const { worker, backend, times } = await this.opened(script, { wasm, graphics });
-      Object.assign(this, { worker, backend, said: `WebGPU (${times})` });
+      Object.assign(this, { worker, backend, engine: `WebGPU (${times})` });
     } catch (error) {
-      this.said = `WebAssembly (${error.message})`;
+      this.engine = `WebAssembly (${error.message})`;
     }
   }
   // Back to WebAssembly, and all over again what is open.
   lost(worker, why) {
     worker.terminate();
     if (worker !== this.worker) return;
-    Object.assign(this, { worker: this.floor, backend: "wasm", said: `WebAssembly (the graphics card was lost: ${why})` });
+    Object.assign(this, { worker: this.floor, backend: "wasm", engine: `WebAssembly (the graphics card was lost: ${why})` });
     for (const [id, { job, on }] of this.jobs) if (on === worker) this.post(id, job);
     this.changed?.();
   }
   /** @type {(() => void) | undefined} */
   changed; // called when another engine takes over
 
-  heard({ type, id, ...answer }) {
+  received({ type, id, ...answer }) {
     const job = this.jobs.get(id);
     if (!job) return;
     if (type === "frame") return job.frame?.(answer);
@@ -85,8 +85,8 @@ class Network {
     job.resolve(answer);
   }
 
-  ask(job, frame) {
-    const id = ++Network.asked;
+  request(job, frame) {
+    const id = ++Network.requests;
     return new Promise((resolve, reject) => {
       this.jobs.set(id, { job, frame, resolve, reject });
       this.post(id, job);
@@ -94,14 +94,14 @@ class Network {
   }
   post(id, job) {
     this.jobs.get(id).on = this.worker;
-    this.worker.postMessage({ type: "ask", job: { id, ...job } });
+    this.worker.postMessage({ type: "request", job: { id, ...job } });
   }
   // See worker.js.
   look(images, options) {
-    return this.ask({ images, ...options });
+    return this.request({ images, ...options });
   }
   descend(options, frame) {
-    return this.ask(options, frame);
+    return this.request(options, frame);
   }
   stop() {
     for (const [id, { on }] of this.jobs) on.postMessage({ type: "stop", id });
@@ -109,14 +109,14 @@ class Network {
   leave() {
     for (const { reject } of this.jobs.values()) reject(LEFT);
     this.jobs.clear();
-    for (const worker of new Set([this.worker, this.floor])) worker?.postMessage({ type: "leave", id: Network.asked });
+    for (const worker of new Set([this.worker, this.floor])) worker?.postMessage({ type: "leave", id: Network.requests });
   }
 
   get width() {
     return this.about.classes.length;
   }
-  // The class that the network gives picture `k`, always marked as this network's.
-  says({ logits }, k = 0) {
+  // The predicted class of picture `k`, marked as this network's.
+  prediction({ logits }, k = 0) {
     const row = Array.from(logits).slice(k * this.width, (k + 1) * this.width);
     return `${this.label}: ${this.about.classes[argmax(row)]}`;
   }

@@ -94,7 +94,7 @@ def _softplus(options: dict, _: Shapes, __: Sequence[int]) -> Written:
 
 
 def _two(options: dict, shapes: Shapes, output: Sequence[int]) -> Written:
-    """Of two tensors of which one may be one number a channel, or of a tensor and a number."""
+    """Of two tensors; one may have one number per channel, or of a tensor and a number."""
     if options.get("alpha", 1) != 1:
         return "a sum with alpha"
     if any(len(shape) not in (2, 3, 4) for shape in shapes):

@@ -22,7 +22,7 @@ FIRST = ("giant panda", "gorilla", "goldfish", "toucan", "lesser panda", "koala"
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the film strip holds, in its order."""
+    """The pictures of the film strip, in order."""
 
     images: Images  # as the page decodes them
     names: list[str]
@@ -86,7 +86,7 @@ def _rank(name: str) -> int:
 
 
 def _credits(dataset: str) -> list[dict[str, str]]:
-    """What the index of a shipped set says of each picture, in the set's order."""
+    """A shipped set's facts about each picture, in the set's order."""
     found: list[dict[str, str]] = []
     for folder in ("photographs", "objects"):
         index = files.DATA / folder / "index.json"

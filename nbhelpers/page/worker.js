@@ -45,7 +45,7 @@ function masked(goal, objective, mean) {
   return [(mean ? Engine.region : Engine.weighted)(weights, objective), weights];
 }
 
-// The objective that a goal asks for, where it is, and what to dispose of.
+// The objective of a goal, its place, and what to dispose of.
 const GOALS = {
   activate(goal) {
     const raised = Engine.activate(goal.components, goal.ceilings);
@@ -158,7 +158,7 @@ const answers = {
     const [head] = await Engine.read(network.head.weight);
     postMessage({ type: "ready", backend: tf.getBackend(), head, times: found.times });
   },
-  ask({ job }) {
+  request({ job }) {
     turn = turn.then(async () => {
       if (job.id <= left) return postMessage({ type: "left", id: job.id });
       try {
@@ -178,7 +178,7 @@ const answers = {
 };
 
 // A graphics card may go at any time: a laptop wakes up, a driver starts anew, memory ends. Then
-// the page asks again what is open, in WebAssembly.
+// the page sends its open requests again, to WebAssembly.
 function lose(why) {
   if (!lost) postMessage({ type: "lost", why });
   lost ||= why || "no reason given";

@@ -40,7 +40,7 @@ class Settings:
 
 
 BRITTLENESS = Settings(
-    steps=60,
+    steps=50,
     step_size=0.2,
     radius=1.0,
     about="Pick a source and a target: gradient descent perturbs the source, in a small L2 ball, "
@@ -48,8 +48,8 @@ BRITTLENESS = Settings(
     "fooled, the robust one barely reacts.",
 )
 INVERSION = Settings(
-    steps=120,
-    step_size=0.5,
+    steps=100,
+    step_size=0.8,
     about="Pick an image: only its representation is kept, and gradient descent searches, from "
     "noise, for an image with the same representation. Look at the results: which network's "
     "representation shows the original?",
@@ -61,30 +61,33 @@ SERIES = Settings(
     "perturbations of radius ε. Look at how the picture emerges as ε grows.",
 )
 VISUALIZATION = Settings(
-    steps=60,
-    step_size=0.2,
+    steps=24,
+    step_size=0.5,
+    live=40,
     about="Pick a component: gradient ascent raises it, from noise and (last column) from an "
     "image. Compare with the images below, which activate it most and least; the other network's "
     "component is the most correlated one (r).",
 )
 MANIPULATION = Settings(
-    steps=60,
-    step_size=0.2,
+    steps=24,
+    step_size=0.4,
+    live=40,
     about="Pick a source and a component: gradient ascent raises the component to a percentile of "
     "its activations over the set. Move the slider: 99 is as strong as in the strongest of a "
     "hundred images.",
 )
 INTERPOLATION = Settings(
-    steps=60,
-    step_size=0.4,
+    steps=30,
+    step_size=0.8,
+    live=40,
     about="Pick two images and move the slider. Compare the rows: mixed pixels are a double "
     "exposure; the images below match the mix of the two representations.",
 )
 MISCLASSIFICATION = Settings(
-    steps=60,
-    step_size=0.2,
+    steps=24,
+    step_size=0.4,
     radius=5.7,
-    live=60,
+    live=40,
     about="Pick an image that both networks misclassify: gradient ascent raises a component that "
     "contributes most to the wrong class, in an L2 ball. Look at where it grows, and at the "
     "control, a random component.",
@@ -115,8 +118,8 @@ DISTANCE = Settings(
     "farther for it than another picture.",
 )
 LAYERS = Settings(
-    steps=100,
-    step_size=0.5,
+    steps=80,
+    step_size=1.0,
     about="Pick an image and move the slider: only one layer's activations are kept, and gradient "
     "descent searches, from noise, for an image with the same activations. Look at the deep "
     "layers: which network still keeps the picture?",

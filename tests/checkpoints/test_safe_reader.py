@@ -524,6 +524,7 @@ print(runs, read, round(slowest, 2), grown // 1024)
 """
 
 
+@pytest.mark.long
 def test_mutated_files_end_in_an_error_or_weights(tmp_path):
     """Random edits raise only ValueError, quickly, within a memory limit."""
     small = {

@@ -450,6 +450,7 @@ print(float(load_images("cifar10-train")[0].sum()))
 """
 
 
+@pytest.mark.long
 def test_two_processes_at_once_fetch_once(tmp_path, monkeypatch):
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path))
     command = [sys.executable, "-c", RACER, str(Path(__file__).parent)]

@@ -53,7 +53,9 @@ def test_of_several_pictures_in_a_file_the_first_is_used_and_it_says_so(
     red = torch.tensor([1.0, 0, 0])[:, None, None]
     assert (nb.load_images(tmp_path)[0] - red).abs().max() < 0.05
     told = capsys.readouterr().err.splitlines()
-    assert told == [f"{tmp_path / 'a'}.{ending} holds 3 pictures: of each file the first is used"]
+    assert told == [
+        f"{tmp_path / 'a'}.{ending} contains 3 pictures; the first of each file is used"
+    ]
     assert (nb.load_images(tmp_path / "c.png")[0] == red).all() and not capsys.readouterr().err
 
 

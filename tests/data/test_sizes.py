@@ -45,6 +45,7 @@ def test_sizes_that_are_none(size: object) -> None:
         nb.load_images("cifar10-sample", indices=[0], size=size)
 
 
+@pytest.mark.long
 def test_a_training_stores_both_sides(tmp_path: Path) -> None:
     source = pictures(tmp_path / "set", size=(24, 8))
     config = Training(

@@ -207,10 +207,10 @@ def draw_all() -> list[numpy.ndarray]:
 
 
 @pytest.mark.filterwarnings("default")  # fonts that are not there
-@pytest.mark.parametrize("settings", HOSTILE, ids=lambda settings: next(iter(settings)))
-def test_figures_do_not_depend_on_the_users_matplotlib(settings):
+@pytest.mark.parametrize("part", range(4))
+def test_figures_do_not_depend_on_the_users_matplotlib(part):
     plain = reference()
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context({key: one[key] for one in HOSTILE[part::4] for key in one}):
         before = dict(matplotlib.rcParams)
         for one, other in zip(plain, draw_all(), strict=True):
             assert one.shape == other.shape and numpy.array_equal(one, other)
@@ -218,7 +218,7 @@ def test_figures_do_not_depend_on_the_users_matplotlib(settings):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("style", ["dark_background", "ggplot", "seaborn-v0_8-poster", "fast"])
+@pytest.mark.parametrize("style", ["dark_background", "ggplot"])
 def test_figures_do_not_depend_on_a_style(style):
     plain = reference()
     with matplotlib.style.context(style):

@@ -131,6 +131,7 @@ def test_torch_func_takes_a_model():
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strict", [False, True])
 def test_torch_export_takes_a_model(strict):
     model = nb.Model(resnet("resnet18", width=8), image_size=32)

@@ -39,6 +39,7 @@ def old_keys(state):
         ("densenet121", old_keys, {}),
         ("mnasnet0_5", dict, {}),
         ("shufflenet_v2_x0_5", dict, {}),
+        ("squeezenet1_1", dict, {}),
     ],
 )
 def test_logits_are_torchvision_s(kind, published, options, tmp_path, monkeypatch):

@@ -207,6 +207,7 @@ def test_bfloat16_is_for_gradients_alone(images):
         )
 
 
+@pytest.mark.long
 def test_bfloat16_ends_as_near():
     images = nb.load_images("cifar10-sample", indices=range(3))[0]
     ends = {}

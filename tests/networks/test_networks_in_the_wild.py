@@ -420,6 +420,7 @@ def test_a_network_that_normalises_by_itself_does_so_once(prefix, tmp_path):
     torch.testing.assert_close(model(images), network(images))
 
 
+@pytest.mark.long
 def test_the_number_of_classes_is_the_head_s_in_any_order_of_keys(tmp_path):
     torch.manual_seed(0)
     state = resnet("resnet18", width=4, classes=7).state_dict()

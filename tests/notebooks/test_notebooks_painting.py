@@ -38,12 +38,11 @@ def test_on_photographs_of_other_things(name, tmp_path, capsys):
     assert json.dumps(result["numbers"])
 
 
-@pytest.mark.parametrize("architecture", ["test_efficientnet", "test_convnext"])
-def test_random_weights_of_any_network_tell_images_apart(architecture, tmp_path):
+def test_random_weights_of_any_network_tell_images_apart(tmp_path):
     """Random normalisation scales, since zeros would erase the image."""
     torch.manual_seed(0)
     facts = checkpoints.dataset_facts("cifar10") | {"image_size": 160}
-    known = checkpoints.Entry("", "", f"timm:{architecture}", **facts)
+    known = checkpoints.Entry("", "", "timm:test_efficientnet", **facts)
     network = build_network(known.architecture, 10, {})
     checkpoints.save_checkpoint(tmp_path / "mine.safetensors", network.state_dict(), known)
     folder, mine = tmp_path / "pictures", str(tmp_path / "mine.safetensors")

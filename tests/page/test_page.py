@@ -84,6 +84,7 @@ def test_a_folder_as_path_is_refused_before_anything_is_computed(tmp_path, capsy
     assert "is a folder" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_stopped_page_leaves_no_file_and_what_was_there(tmp_path):
     """Ctrl-C while posters are computed."""
     path = tmp_path / "page.html"

@@ -31,6 +31,7 @@ def notebook(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.long
 def test_a_sweep_plans_once_and_reads_its_notebook_once(notebook, tmp_path, monkeypatch):
     read, planned, real_read, real_plan = [], [], nbformat.read, sweeps.plan
 

@@ -95,6 +95,7 @@ def kernel_saw(
     return seen, json.loads((folder / "run.json").read_text())["parameters"]
 
 
+@pytest.mark.long
 def test_defaults_stay_the_notebooks_own_and_values_arrive_as_asked(
     notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

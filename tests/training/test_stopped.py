@@ -21,12 +21,16 @@ from nbhelpers.training import loop
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def words(tmp_path: Path) -> list[str]:
+def training(folder: Path) -> list[str]:
     """A training of two epochs of five steps."""
-    source, out = str(pictures(tmp_path / "set")), str(tmp_path / "out")
+    source, out = str(pictures(folder / "set")), str(folder / "out")
     small = "--width 4 --epochs 2 --held-out 8 --batch-size 8 --precision float32 --eps 0.1"
     return ["train", "--dataset", source, "--output", out, "--device", "cpu", *small.split()]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    return training(tmp_path)
 
 
 def stopping(call, at: int, how: int):
@@ -44,13 +48,25 @@ def stopping(call, at: int, how: int):
 
 # In the attacks of epochs 1 and 2 (five steps and a held-out batch each), between an epoch's two
 # files, and between weights and curve.
-MOMENTS = [("perturb", 3), ("perturb", 9), ("write_text", 2), ("replacing", 1)]
+MOMENTS = [
+    ("perturb", 3, signal.SIGINT),
+    ("perturb", 9, signal.SIGTERM),
+    ("write_text", 2, signal.SIGINT),
+    ("replacing", 1, signal.SIGTERM),
+]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("name", "at"), MOMENTS)
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    """The folder of a whole training."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(training(folder)) == 0
+    return folder / "out"
+
+
+@pytest.mark.parametrize(("name", "at", "how"), MOMENTS)
 def test_a_stopped_training_says_130_and_goes_on(
-    name: str, at: int, how: int, words, tmp_path, monkeypatch, capsys
+    name: str, at: int, how: int, words, uninterrupted, tmp_path, monkeypatch, capsys
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -64,10 +80,8 @@ def test_a_stopped_training_says_130_and_goes_on(
     assert main([*words, "--resume"]) == 0
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
-    other = tmp_path / "other"
-    assert main([*words[:4], str(other), *words[5:]]) == 0
     for file in ("state.safetensors", "weights.safetensors"):
-        one, whole = load_file(out / file), load_file(other / file)
+        one, whole = load_file(out / file), load_file(uninterrupted / file)
         assert one.keys() == whole.keys() and all(torch.equal(one[k], whole[k]) for k in one)
 
 

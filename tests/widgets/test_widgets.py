@@ -225,6 +225,7 @@ def test_each_demo_opens_with_a_result_and_answers_a_pick(name, data):
     assert live.status["state"] == "done" and live.finished == 2
 
 
+@pytest.mark.long
 def test_the_series_holds_what_differs_in_its_radius_alone(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
     monkeypatch.setenv("NBHELPERS_CACHE", str(tmp_path / "cache"))

@@ -16,7 +16,7 @@ function wilson(right, n, z = 1.96) {
 }
 const percent = (share) => `${Math.round(100 * share)} %`;
 
-class Tell {
+class Recognition {
   frame;
   turn;
   answers;
@@ -25,7 +25,7 @@ class Tell {
     Object.assign(this, { frame, turn: frame.turn, answers: [], made: new Map() });
   }
   get here() {
-    return this.turn === this.frame.turn && this.frame.demo.id === "tell";
+    return this.turn === this.frame.turn && this.frame.demo.id === "recognition";
   }
 
   open() {
@@ -58,7 +58,7 @@ class Tell {
     const mixed = [null, ...shuffled(kinds.slice(1), uniform)];
     return pictures.map((picture, k) => ({ picture, condition: mixed[k], choices: this.choices(picture, uniform) }));
   }
-  // The others are drawn from the twenty pictures nearest in mean colour: colour alone tells little.
+  // The others are drawn from the twenty pictures nearest in mean colour: colour alone is little help.
   choices({ name, values }, uniform) {
     const colour = (x) => [0, 1, 2].map((c) => x.reduce((sum, value, k) => (k % 3 === c ? sum + value : sum), 0));
     const own = colour(values);
@@ -74,19 +74,19 @@ class Tell {
     try {
       if (!this.frame.alive) await this.frame.begun;
     } catch {
-      return this.frame.say("this browser cannot compute the pictures");
+      return this.frame.status("this browser cannot compute the pictures");
     }
     if (!this.here) return;
     this.prepare();
     this.keys = new AbortController();
     addEventListener("keydown", (event) => this.key(event), { signal: this.keys.signal });
-    this.ask(0);
+    this.present(0);
   }
 
   // All pictures in their order, while somebody looks at the first.
   prepare() {
     const { settings, sides } = this.frame;
-    const { steps, size, full } = settings.tell;
+    const { steps, size, full } = settings.recognition;
     this.trials.forEach(({ picture, condition }, k) => {
       if (!condition) return this.made.set(k, Promise.resolve(picture.values));
       const goal = { kind: "match", images: picture.values, place: `layer${condition.depth}` };
@@ -97,12 +97,12 @@ class Tell {
     });
   }
 
-  async ask(k) {
+  async present(k) {
     this.at = k;
     const { frame, trials } = this;
     if (k === trials.length) return this.end();
     Object.assign(place("bar"), { max: trials.length, value: k });
-    frame.say(`picture ${k + 1} of ${trials.length}`);
+    frame.status(`picture ${k + 1} of ${trials.length}`);
     this.shown = null;
     place("controls").replaceChildren(make("p", { textContent: "The next picture forms…" }));
     let values;
@@ -137,7 +137,7 @@ class Tell {
       choices: this.trials[this.at].choices.length,
       seed: this.seed, set: this.frame.dataset, version: this.frame.version,
     });
-    this.ask(this.at + 1);
+    this.present(this.at + 1);
   }
 
   end() {
@@ -160,7 +160,7 @@ class Tell {
     const again = button("Another forty", () => this.frame.open());
     place("controls").replaceChildren(make("div", { className: "nb-table", tabIndex: 0 }, table), note, button("Save answers", () => this.save(), "nb-main"), again);
     Object.assign(place("bar"), { value: this.trials.length });
-    this.frame.say("done, thank you");
+    this.frame.status("done, thank you");
     document.body.dataset.state = "done";
   }
   save() {

@@ -88,9 +88,7 @@ def _kept(path: Path, make) -> Scores:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _inversions(
-    pair, judges, images: Tensor, steps: int, solver: nb.Solver, seed: int
-) -> Scores:
+def _inversions(pair, judges, images: Tensor, steps: int, solver: nb.Solver, seed: int) -> Scores:
     start = nb.noise(len(images), size=pair.size, seed=seed).to(images.device)
     rebuilt = {
         form: nb.minimize(f, nb.match(f(images)), start, steps=steps, solver=solver).images

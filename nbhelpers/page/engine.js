@@ -44,9 +44,16 @@ const Engine = (() => {
   // A kernel (kh, kw, in / groups, out) as the pieces that the library computes with, and each turned by 180 degrees
   // with its channels swapped, for the way back.
   const prepared = (kernel, groups) => {
-    const [, , each, out] = kernel.shape;
+    const [rows, columns, each, out] = kernel.shape;
     const turned = (piece) => tf.transpose(tf.reverse(piece, [0, 1]), [0, 1, 3, 2]);
-    if (groups === 1) return { pieces: [{ kernel, turned: turned(kernel) }], depthwise: false };
+    if (groups === 1) {
+      // By hand: the library takes 0.1 s for a small network.
+      const [given, found] = [kernel.dataSync(), new Float32Array(kernel.size)];
+      for (let at = 0, place = rows * columns - 1; place >= 0; place--)
+        for (let o = 0; o < out; o++)
+          for (let i = 0; i < each; i++) found[at++] = given[(place * each + i) * out + o];
+      return { pieces: [{ kernel, turned: tf.tensor(found, [rows, columns, out, each]) }], depthwise: false };
+    }
     if (each === 1 && out === groups) {
       const deep = tf.transpose(kernel, [0, 1, 3, 2]);
       return { pieces: [{ kernel: deep, turned: tf.reverse(deep, [0, 1]) }], depthwise: true };
@@ -326,7 +333,9 @@ const Engine = (() => {
   const numbersOf = async ({ weights, floats, halves }) => {
     const bytes = await unpacked(weights);
     const [low, high] = [bytes.subarray(4 * floats, 4 * floats + halves), bytes.subarray(4 * floats + halves)];
-    return { floats: new Float32Array(bytes.buffer, 0, floats), halves: Uint16Array.from(low, (byte, k) => byte | (high[k] << 8)) };
+    const both = new Uint16Array(halves);
+    for (let k = 0; k < halves; k++) both[k] = low[k] | (high[k] << 8); // `from` takes 0.2 s
+    return { floats: new Float32Array(bytes.buffer, 0, floats), halves: both };
   };
 
   class Network {

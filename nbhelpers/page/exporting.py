@@ -165,6 +165,7 @@ def _html(
     why: str,
     notebooks: str,
 ) -> str:
+    early = front_end("workers.js", folder=HERE)
     script = front_end(*(f"{name}.js" for name in SCRIPTS), folder=HERE)
     style = front_end("frame.css", folder=WIDGETS) + front_end("page.css", folder=HERE)
     shown = [
@@ -182,8 +183,9 @@ def _html(
     template = jinja2.Environment(autoescape=True).from_string(front_end("page.html", folder=HERE))
     safe = markupsafe.Markup
     return template.render(
-        policy=safe(_policy(script, style, engine=bool(files))),
+        policy=safe(_policy(early, script, style=style, engine=bool(files))),
         style=safe(style),
+        early=safe(early),
         script=safe(script),
         explained=safe(front_end("explained.html", folder=HERE)),
         networks=", ".join(f"{label}: {model.name}" for label, model in models.items()),
@@ -195,7 +197,7 @@ def _html(
         state=safe(json.dumps(state, ensure_ascii=False).replace("</", "<\\/")),
         sheet=text_of(pictures.sheet),
         weights=[safe(text) for text in weights],
-        library=safe(_engine(files)) if files else "",
+        library=safe(_engine(files, len(models))) if files else "",
     )
 
 
@@ -204,7 +206,7 @@ def text_of(file: bytes) -> str:
     return base64.b64encode(file).decode()
 
 
-def _engine(files: Mapping[str, bytes]) -> str:
+def _engine(files: Mapping[str, bytes], count: int) -> str:
     """The worker's script with the library before it, its WebAssembly, and the part for the
     graphics card, all deflated.
     """
@@ -214,20 +216,21 @@ def _engine(files: Mapping[str, bytes]) -> str:
         "wasm": files["tfjs-backend-wasm-simd.wasm"],
         "webgpu": files["tf-backend-webgpu.min.js"],
     }
-    return json.dumps({name: text_of(zlib.compress(part, 9)) for name, part in parts.items()})
+    packed = {name: text_of(zlib.compress(part, 9)) for name, part in parts.items()}
+    return json.dumps(packed | {"count": count})
 
 
-def _policy(script: str, style: str, *, engine: bool) -> str:
-    """What the page may do: run its own script and style, and nothing else; no request at all."""
-    hashes = [
-        f"'sha256-{text_of(hashlib.sha256(text.encode()).digest())}'" for text in (script, style)
-    ]
+def _policy(*scripts: str, style: str, engine: bool) -> str:
+    """What the page may do: run its own scripts and style, and nothing else; no request at all."""
+    *own, styled = (
+        f"'sha256-{text_of(hashlib.sha256(text.encode()).digest())}'" for text in (*scripts, style)
+    )
     wasm = " 'wasm-unsafe-eval'" if engine else ""
     rules = [
         "default-src 'none'",
         "img-src data: blob:",
-        f"script-src {hashes[0]} blob:{wasm}",
-        f"style-src {hashes[1]}",
+        f"script-src {' '.join(own)} blob:{wasm}",
+        f"style-src {styled}",
         *(["worker-src blob:"] if engine else []),
     ]
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

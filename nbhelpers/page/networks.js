@@ -2,21 +2,8 @@
 // The networks, each in a worker of its own: two cores compute at once. A request resolves to
 // its answer, or rejects with LEFT when another pick replaces it.
 
-const textOf = (id) => document.getElementById(id).textContent;
 const LEFT = Symbol("left for another pick");
 const argmax = (values) => values.reduce((best, value, k) => (value > values[best] ? k : best), 0);
-
-const bytesOf = (text) => {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-  const letters = atob(text);
-  const bytes = new Uint8Array(letters.length);
-  for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
-  return bytes;
-};
-const inflated = async (text) => {
-  const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-};
 
 class Network {
   label;
@@ -32,13 +19,12 @@ class Network {
     Object.assign(this, { label, about, jobs: new Map(), engine: "WebAssembly" });
   }
 
-  // A worker with this network, once it is ready.
+  // The worker once it has this network. `failed` is rejected when its script does not run.
   /** @param {any} options */
-  opened(script, options) {
-    const worker = new Worker(script);
+  opened({ worker, failed }, options) {
     const ready = new Promise((resolve, reject) => {
       const fail = (why) => reject(new Error(why || "the worker did not start"));
-      worker.addEventListener("error", (event) => fail(event.message));
+      failed.catch(({ message }) => fail(message));
       worker.addEventListener("message", ({ data }) => {
         if (data.type === "ready") resolve({ worker, ...data });
         else if (data.type === "missing") fail(data.why);
@@ -50,14 +36,14 @@ class Network {
     ready.catch(() => worker.terminate());
     return ready;
   }
-  async begin(script, wasm) {
-    const { worker, head, backend } = await this.opened(script, { wasm });
+  async begin(begun) {
+    const { worker, head, backend } = await this.opened(begun, {});
     Object.assign(this, { worker, floor: worker, head, backend });
   }
   // Move to the graphics card where that is correct and faster.
-  async accelerate(script, wasm, graphics) {
+  async accelerate(begun, graphics) {
     try {
-      const { worker, backend, times } = await this.opened(script, { wasm, graphics });
+      const { worker, backend, times } = await this.opened(begun, { graphics });
       Object.assign(this, { worker, backend, engine: `WebGPU (${times})` });
     } catch (error) {
       this.engine = `WebAssembly (${error.message})`;
@@ -125,15 +111,9 @@ class Network {
 // All networks of the page, begun; rejected with the reason where nothing can be computed.
 // Resolves to what the graphics card needs.
 async function beginAll(networks) {
-  const packed = textOf("library");
-  if (!packed) throw new Error("this page was written without the engine");
-  if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly");
-  const { code, wasm, webgpu } = JSON.parse(packed);
-  const [script, bytes] = await Promise.all([inflated(code), inflated(wasm)]);
-  const urlOf = (...parts) => URL.createObjectURL(new Blob(parts, { type: "text/javascript" }));
-  const url = urlOf(script);
-  await Promise.all(networks.map((network) => network.begin(url, bytes)));
-  return { wasm: bytes, script: async () => urlOf(script, "\n", await inflated(webgpu)) };
+  const { all, ...files } = await workers;
+  await Promise.all(networks.map((network, k) => network.begin(all[k])));
+  return files;
 }
 
 // The graphics card, where the browser offers one and it does better. `?engine=wasm` in the address
@@ -142,5 +122,5 @@ async function accelerateAll(networks, { wasm, script }) {
   const wish = new URLSearchParams(location.search).get("engine");
   if (wish === "wasm" || !(await navigator.gpu?.requestAdapter())) return;
   const [url, graphics] = [await script(), wish === "webgpu" ? "wanted" : "tried"];
-  await Promise.all(networks.map((network) => network.accelerate(url, wasm, graphics)));
+  await Promise.all(networks.map((network) => network.accelerate(begunWorker(url, wasm), graphics)));
 }

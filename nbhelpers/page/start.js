@@ -5,15 +5,15 @@ const data = JSON.parse(textOf("state"));
 const networks = data.networks.map((about, k) => new Network(about.label, { ...about, weights: textOf(`weights-${k}`) }));
 const begun = beginAll(networks); // beside all that follows
 begun.catch(() => {}); // handled below, once there is a page
-const values = await sheetImages(textOf("pictures"), data.sides, data.pictures.length);
+const pictures = await sheetPictures(textOf("pictures"), data.sides, data.pictures);
 const frame = new Frame({
   ...data,
-  pictures: data.pictures.map((picture, k) => ({ ...picture, values: values[k] })),
+  pictures,
   activations: data.activations.map(({ width, bytes }) => ({
     width, values: new Float32Array(bytesOf(bytes).buffer),
   })),
 }, networks);
-frame.photographs = [...frame.pictures];
+frame.photographs = [...pictures];
 const engines = () => {
   document.body.dataset.engine = [...new Set(networks.map(({ backend }) => backend))].join(" ");
   place("runs").textContent = networks.map(({ label, engine }) => `The ${label} network runs in ${engine}.`).join(" ");

@@ -4,6 +4,7 @@
 // descent), "stop". Images are Float32Arrays of (n, height, width, channels).
 
 const FRAME = 1000 / 15; // ms between two frames
+let prepared; // WebAssembly, or false
 let network;
 let [left, stopped] = [0, 0]; // runs up to `left` are given up; run `stopped` ends with what it has
 let turn = Promise.resolve();
@@ -143,11 +144,15 @@ async function look({ id, images, place, from }) {
 }
 
 const answers = {
+  prepare({ wasm }) {
+    prepared = Engine.begin(wasm);
+    prepared.catch(() => {}); // reported by `begin`
+  },
   // In WebAssembly, or with `graphics` on the graphics card where that is right and faster.
-  async begin({ wasm, about, graphics }) {
+  async begin({ about, graphics }) {
     let found = {};
     try {
-      if (!(await Engine.begin(wasm))) throw new Error("this browser lacks WebAssembly with SIMD");
+      if (!(await prepared)) throw new Error("this browser lacks WebAssembly with SIMD");
       if (graphics) found = await Engine.accelerated(about, graphics === "wanted");
       network = found.network ?? (await Engine.Network.load(about));
       network.shape = about.positions;

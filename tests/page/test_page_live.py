@@ -78,7 +78,8 @@ def test_a_search_from_pictures_ends_where_pytorch_does(page, made, demo, ends, 
     go(page, demo)
     for k, wanted in enumerate(ends(made)):
         found = torch.from_numpy(shown(page)[place + k]).permute(2, 0, 1) / 255
-        assert (found - wanted).abs().mean() * 255 <= 2
+        # rounding grows over the steps; another picture would be 30 and more away
+        assert (found - wanted).abs().mean() * 255 <= 4
 
 
 def test_escape_stops_whatever_has_the_focus_and_the_next_run_waits_for_nothing(page):

@@ -48,6 +48,7 @@ LONG += ["real_imagenet", "page_firefox", "page_again", "shards", "demos", "lab"
 FIRST = [*LONG, "types"]
 # `make check` skips these too.
 LONG += ["interrupts", "process_settings", "library_networks", "layers", "stopped", "architectures"]
+LONG += ["any_network", "paint"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

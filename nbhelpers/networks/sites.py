@@ -183,10 +183,11 @@ def find(
 
 
 def _watched(network: nn.Module, modules: dict[str, nn.Module], layer: str | None) -> list[str]:
-    """The named module, or all linear ones, or, without any, all convolutions (SqueezeNet)."""
+    """The named module, or all linear ones, or, without any, convolutions (SqueezeNet)."""
     if layer is None:
         linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-        return linear or [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+        convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+        return linear or convolutions[1:]  # the first one sees pixels, which are no representation
     if layer not in modules:
         names = ", ".join(near(layer, modules) or [name for name, _ in network.named_children()])
         kind = type(network).__name__

@@ -40,7 +40,7 @@ class Settings:
 
 
 BRITTLENESS = Settings(
-    steps=50,
+    steps=40,
     step_size=0.2,
     radius=1.0,
     about="Pick a source and a target: gradient descent perturbs the source, in a small L2 ball, "

@@ -17,7 +17,8 @@ from nbhelpers.page.tensorflow import library
 # Playwright takes half a second for a list of ten thousand.
 HELPERS = """
 const networks = {};
-const asSent = ({ shape, values }) => tf.tensor(new Float32Array(Engine.bytesOf(values).buffer), shape);
+const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+const asSent = ({ shape, values }) => tf.tensor(new Float32Array(bytesOf(values).buffer), shape);
 const taken = (image) => tf.transpose(asSent(image), [0, 2, 3, 1]);
 const given = (x) => {
   const y = x.shape.length === 4 ? tf.transpose(x, [0, 3, 1, 2]) : x;
@@ -43,7 +44,7 @@ def engine(chrome) -> Iterator:
             page.add_script_tag(content=files[name].decode())
         page.add_script_tag(content=(HERE / "engine.js").read_text(encoding="utf-8") + HELPERS)
         wasm = base64.b64encode(files["tfjs-backend-wasm-simd.wasm"]).decode()
-        assert page.evaluate("(wasm) => Engine.begin(Engine.bytesOf(wasm))", wasm)
+        assert page.evaluate("(wasm) => Engine.begin(bytesOf(wasm))", wasm)
         yield page
     finally:
         page.close()

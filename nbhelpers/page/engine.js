@@ -293,13 +293,6 @@ const Engine = (() => {
 
   // --- a network ------------------------------------------------------------------------------------------------------
 
-  const bytesOf = (text) => {
-    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-    const letters = atob(text);
-    const bytes = new Uint8Array(letters.length);
-    for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
-    return bytes;
-  };
   const count = (shape) => shape.reduce((a, b) => a * b, 1);
   // All numbers of half precision: sign, 5 bits of exponent, 10 of mantissa.
   const HALVES = Float32Array.from({ length: 65536 }, (_, bits) => {
@@ -605,6 +598,6 @@ const Engine = (() => {
   };
 
   return {
-    Network, match, activate, region, weighted, leave, ball, descend, read, firstStep, begin, accelerated, bytesOf,
+    Network, match, activate, region, weighted, leave, ball, descend, read, firstStep, begin, accelerated,
   };
 })();

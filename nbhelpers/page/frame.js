@@ -19,6 +19,8 @@ const button = (text, press, className = "") => {
 };
 const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+const EMPTY = "not computed yet"; // of a cell, for screen readers
+
 // A strip of things to pick: one stop of the Tab key, arrows inside.
 class Film {
   constructor(label, items, picked) {
@@ -176,7 +178,7 @@ class Frame {
       const canvas = make("canvas", { width, height, role: "img" });
       const [head, line] = [make("b", { textContent: title }), make("span")];
       const figure = make("figure", {}, make("div", { className: "nb-picture" }, canvas), make("figcaption", {}, head, line));
-      canvas.ariaLabel = title || "not computed yet";
+      canvas.ariaLabel = title || EMPTY;
       canvas.addEventListener("click", () => this.demo.again && !this.demo.board && this.again());
       return { figure, canvas, head, line, title };
     });
@@ -196,7 +198,7 @@ class Frame {
     const [height, width] = this.sides;
     for (const { canvas, head, line, title } of this.cells) {
       canvas.getContext("2d").clearRect(0, 0, width, height);
-      [head.textContent, line.textContent, canvas.ariaLabel] = [title, "", title || "not computed yet"];
+      [head.textContent, line.textContent, canvas.ariaLabel] = [title, "", title || EMPTY];
     }
     place("numbers").textContent = "";
   }

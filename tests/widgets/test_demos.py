@@ -78,7 +78,8 @@ def test_lengths_grow_with_the_image_and_short_runs_take_longer_steps(images):
         5.7 * 7
     )
     assert own.ball(large, 2.0) == 2.0 and settings.INVERSION.ball(large, None) is None
-    assert own.step(60, images) == pytest.approx(0.2) and own.step(30, large) == pytest.approx(2.8)
+    assert own.step(own.steps, images) == pytest.approx(own.step_size)
+    assert own.step(own.steps // 2, large) == pytest.approx(2 * 7 * own.step_size)
 
 
 def test_a_mistake_is_explained_inside_the_ball_and_says_who_sees_what(models, images):

@@ -42,9 +42,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 # Slow files run first, so that no core is idle at the end; `make check` skips them.
 LONG = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "page_live", "train"]
 LONG += ["sweep", "inversion", "browser_use", "browser_demos", "browser_paint"]
-LONG += ["page_paint", "notebooks_painting"]
+LONG += ["notebooks_painting"]
 LONG += ["resume", "evaluate", "peers_robustness", "peers_robustbench", "package", "readme"]
-LONG += ["real_imagenet", "page_firefox", "page_again", "shards", "demos", "lab", "reference"]
+LONG += ["real_imagenet", "page_firefox", "shards", "demos", "lab", "reference"]
 FIRST = [*LONG, "types"]
 # `make check` skips these too.
 LONG += ["interrupts", "process_settings", "library_networks", "layers", "stopped", "architectures"]

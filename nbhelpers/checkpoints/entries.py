@@ -2,12 +2,12 @@
 
 import contextlib
 import functools
-import importlib.util
 import re
 import runpy
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import distribution
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -128,10 +128,9 @@ def entry(name: str) -> Entry:
 def imagenet_classes() -> tuple[str, ...]:
     """torchvision's names of the 1,000 ImageNet classes."""
     # The list alone: importing torchvision also loads torch._dynamo, 4 s on a slow core.
-    spec = importlib.util.find_spec("torchvision")
-    path = Path(spec.origin or "") if spec else Path()
+    path = distribution("torchvision").locate_file("torchvision/models/_meta.py")
     with contextlib.suppress(OSError, KeyError):
-        return tuple(runpy.run_path(str(path.parent / "models/_meta.py"))["_IMAGENET_CATEGORIES"])
+        return tuple(runpy.run_path(str(path))["_IMAGENET_CATEGORIES"])
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])

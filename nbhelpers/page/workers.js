@@ -1,6 +1,6 @@
 // @ts-check
-// A worker for each network. They begin while the browser still reads the rest of the page: their
-// script, TensorFlow.js, takes a quarter of the time until the first picture forms.
+// A worker for each network. They begin while the browser still reads the rest of the page, since
+// their script, TensorFlow.js, takes long to start.
 
 const textOf = (id) => document.getElementById(id).textContent;
 const bytesOf = (text) => {

@@ -12,7 +12,7 @@ from nbhelpers.pair.scoring import accuracy, evaluate
 
 SERIES = ("cifar10-standard", "cifar10-l2-0.25", "cifar10-l2-0.5", "cifar10-l2-1.0")
 TINY = ("tiny-standard", "tiny-l2-2.0")
-N = 150
+N = 250
 
 
 def spread(percent: float, n: int) -> float:

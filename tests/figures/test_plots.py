@@ -218,7 +218,7 @@ def test_figures_do_not_depend_on_the_users_matplotlib(part):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("style", ["dark_background", "ggplot"])
+@pytest.mark.parametrize("style", ["dark_background", "ggplot", "seaborn-v0_8-poster", "fast"])
 def test_figures_do_not_depend_on_a_style(style):
     plain = reference()
     with matplotlib.style.context(style):

@@ -72,14 +72,14 @@ def between(made):
 
 
 @pytest.mark.parametrize(
-    ("demo", "ends", "place"), [("brittle", brittle, 1), ("between", between, 2)]
+    ("demo", "ends", "place", "most"), [("brittle", brittle, 1, 2), ("between", between, 2, 4)]
 )
-def test_a_search_from_pictures_ends_where_pytorch_does(page, made, demo, ends, place):
+def test_a_search_from_pictures_ends_where_pytorch_does(page, made, demo, ends, place, most):
+    """Mean difference of pixels, of 255: rounding grows with the longer steps of *between*."""
     go(page, demo)
     for k, wanted in enumerate(ends(made)):
         found = torch.from_numpy(shown(page)[place + k]).permute(2, 0, 1) / 255
-        # rounding grows over the steps; another picture would be 30 and more away
-        assert (found - wanted).abs().mean() * 255 <= 4
+        assert (found - wanted).abs().mean() * 255 <= most
 
 
 def test_escape_stops_whatever_has_the_focus_and_the_next_run_waits_for_nothing(page):
@@ -100,7 +100,9 @@ def test_escape_stops_whatever_has_the_focus_and_the_next_run_waits_for_nothing(
     assert first.split("\n")[1] == "gorilla"
 
 
-@pytest.mark.parametrize("demo", ["inversion", "classes", "mistakes", "distance"])
+@pytest.mark.parametrize(
+    "demo", ["inversion", "layers", "classes", "mistakes", "brittle", "distance"]
+)
 def test_a_pick_shows_nothing_of_the_pick_before(page, demo):
     go(page, demo)
     cells, numbers = page.evaluate(

@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from nbhelpers import files
 from nbhelpers.commands import main
-from nbhelpers.runs import sweeps
+from nbhelpers.runs import demos, sweeps
 from nbhelpers.runs.grid import axes, from_words
 from nbhelpers.runs.parameters import parse, read_notebook
 from nbhelpers.runs.reports import report
@@ -97,6 +98,28 @@ def test_a_demo_refuses_before_it_runs(words, message, tmp_path, capsys):
     assert main(["demo", str(tmp_path / "out"), *only, *words, "--dry-run"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_demo_begins_with_the_notebook_that_took_longest(tmp_path, monkeypatch, capsys):
+    paths = [written(tmp_path / f"{name}.ipynb", 'out: str = ""') for name in ("0_a", "1_b", "2_c")]
+    for path, seconds in zip(paths[1:], (7, 40), strict=True):
+        content = nbformat.read(path, as_version=4)
+        times = {"iopub.execute_input": "2026-01-01T10:00:00.5Z"}
+        times["shell.execute_reply"] = f"2026-01-01T10:00:{seconds:02}.5Z"
+        content.cells[0].metadata["execution"] = times
+        nbformat.write(content, path)
+    begun = []
+
+    def run_all(runs, jobs):
+        begun.extend(run.notebook.stem for run in runs)
+        return [demos.Outcome(run, "failed", "on purpose") for run in runs]
+
+    monkeypatch.setattr(files, "notebooks", lambda: paths)
+    monkeypatch.setattr(demos, "run_all", run_all)
+    assert main(["demo", str(tmp_path / "out")]) == 1
+    assert begun == ["2_c", "1_b", "0_a"]
+    told = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert told == [f"failed: {path.stem}: on purpose" for path in paths]
 
 
 def finished(place: Path, seed: int, **files: str) -> None:

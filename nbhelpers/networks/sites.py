@@ -271,7 +271,7 @@ def _positions(
     real = [axis for axis in range(1, features.ndim) if features.shape[axis] > 1]
     if features.ndim == 2 or len(real) < 2:
         return ()
-    for factor in (2, 0.5):  # position axes scale with the image
+    for factor in (0.5, 2):  # position axes scale with the image
         seen: list = []
         passes.resized(images, factor, seen)
         other = [one[1 + output] for one in seen if one[0] == name][call : call + 1]

@@ -295,10 +295,11 @@ const Engine = (() => {
 
   const count = (shape) => shape.reduce((a, b) => a * b, 1);
   // All numbers of half precision: sign, 5 bits of exponent, 10 of mantissa.
-  const HALVES = Float32Array.from({ length: 65536 }, (_, bits) => {
+  const HALVES = new Float32Array(65536);
+  for (let bits = 0; bits < 65536; bits++) {
     const [exponent, mantissa] = [(bits >> 10) & 31, bits & 1023];
-    return (bits >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 25) * (1024 + mantissa) : 2 ** -24 * mantissa);
-  });
+    HALVES[bits] = (bits >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 25) * (1024 + mantissa) : 2 ** -24 * mantissa);
+  }
   const weighed = (halves, worth) => {
     const values = new Float32Array(halves.length);
     for (let k = 0; k < halves.length; k++) values[k] = HALVES[halves[k]] * worth[k % worth.length];
@@ -345,8 +346,10 @@ const Engine = (() => {
       this.head = this.own[about.logits];
     }
 
-    static async load(about) {
-      return new Network(about, await numbersOf(about));
+    // `prepared`: resolves when the library is ready, which the numbers need not wait for.
+    static async load(about, prepared) {
+      const [numbers] = await Promise.all([numbersOf(about), prepared]);
+      return new Network(about, numbers);
     }
 
     // The values of all nodes that the wanted ones need.

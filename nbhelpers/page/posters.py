@@ -35,7 +35,7 @@ Models = Mapping[str, Model]
 # and the ball's radius for 32-pixel images.
 _NUMBERS: dict[str, tuple[int, float, int, float | None]] = {
     "inversion": (100, INVERSION.step_size, INVERSION.steps, None),
-    "layers": (80, LAYERS.step_size, LAYERS.steps, None),
+    "layers": (LAYERS.steps, LAYERS.step_size, LAYERS.steps, None),
     "classes": (CLASSES.live, CLASSES.step_size, CLASSES.steps, None),
     "features": (
         VISUALIZATION.live,

@@ -118,8 +118,8 @@ DISTANCE = Settings(
     "farther for it than another picture.",
 )
 LAYERS = Settings(
-    steps=80,
-    step_size=1.0,
+    steps=64,
+    step_size=1.2,
     about="Pick an image and move the slider: only one layer's activations are kept, and gradient "
     "descent searches, from noise, for an image with the same activations. Look at the deep "
     "layers: which network still keeps the picture?",

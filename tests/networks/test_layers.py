@@ -52,10 +52,10 @@ NETWORKS = {
     ),
     "mobilenet": (lambda: tv.mobilenet_v3_small(width_mult=0.5, num_classes=5), 64, None),
     "efficientnet": (
-        lambda: timm.create_model("efficientnet_b0", num_classes=5),
+        lambda: timm.create_model("test_efficientnet", num_classes=5),
         64,
-        "bn1:32×32×32 blocks.0:16×32×32 blocks.1:24×16×16 blocks.2:40×8×8 blocks.3:80×4×4 "
-        "blocks.4:112×4×4 blocks.5:192×2×2 blocks.6:320×2×2 bn2:1280×2×2",
+        "bn1:24×32×32 blocks.0:16×32×32 blocks.1:24×16×16 blocks.2:32×8×8 blocks.3:48×4×4 "
+        "blocks.4:64×2×2 bn2:256×2×2",
     ),
     "convnext": (
         lambda: timm.create_model("convnext_atto", num_classes=5),

@@ -49,7 +49,7 @@ def test_logits_are_torchvision_s(kind, published, options, tmp_path, monkeypatc
     with mock.patch.object(WeightsEnum, "get_state_dict", lambda *_, **__: state):
         wanted = tv.get_model(kind, weights="DEFAULT").eval()
     monkeypatch.setattr(loading, "fetch_library", lambda url: tmp_path / "published.pth")
-    model, images = load_model(f"torchvision:{kind}", device="cpu"), torch.rand(2, 3, 224, 224)
+    model, images = load_model(f"torchvision:{kind}", device="cpu"), torch.rand(2, 3, 96, 96)
     with torch.no_grad():
         logits = wanted((images - model.mean) / model.std)
     torch.testing.assert_close(model(images), logits, atol=1e-3, rtol=1e-3)

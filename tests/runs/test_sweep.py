@@ -46,7 +46,7 @@ def note(word):
 if log: note("begin")
 time.sleep(pause)
 if flag and seed == 3: raise ValueError("on purpose")
-if flag and seed == 7: os.kill(os.getpid(), 9)
+if flag and seed == 5: os.kill(os.getpid(), 9)
 """
 END = """\
 pathlib.Path(out, "picture.png").write_bytes(b"picture")
@@ -200,14 +200,14 @@ def check_finished(out: Path, seeds: set[int]) -> None:
             assert (place / "picture.png").read_bytes() == b"picture"
 
 
-def test_nine_runs_two_failures_and_a_killed_driver(
+def test_six_runs_two_failures_and_a_killed_driver(
     notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     words = [
         str(notebook),
         "-p",
-        "seed=0:9",
+        "seed=0:6",
         "-p",
         "flag=true",
         "-p",
@@ -223,16 +223,16 @@ def test_nine_runs_two_failures_and_a_killed_driver(
     wait_for(lambda: len(list(out.glob("seed=*/run.json"))) >= 4)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    check_finished(out, set(range(9)))
+    check_finished(out, set(range(6)))
     before = {place.name: (place / "run.json").stat().st_mtime_ns for place in out.glob("seed=*")}
 
     assert main(["sweep", *words]) == 1
     printed = capsys.readouterr()
-    assert "7 done, 2 failed" in printed.out and "ValueError: on purpose" in printed.out
-    check_finished(out, set(range(9)))
+    assert "4 done, 2 failed" in printed.out and "ValueError: on purpose" in printed.out
+    check_finished(out, set(range(6)))
     after = {place.name: (place / "run.json").stat().st_mtime_ns for place in out.glob("seed=*")}
-    assert len(after) == 9 and before.items() <= after.items()  # nothing was repeated
-    assert len(list(out.glob("seed=*/result.json"))) == 7
+    assert len(after) == 6 and before.items() <= after.items()  # nothing was repeated
+    assert len(list(out.glob("seed=*/result.json"))) == 4
     errors = [path.read_text().splitlines()[0] for path in sorted(out.glob("seed=*/error.txt"))]
     assert errors[0] == "ValueError: on purpose" and "DeadKernelError" in errors[1]
     assert not list((out / ".running").iterdir())
@@ -241,10 +241,10 @@ def test_nine_runs_two_failures_and_a_killed_driver(
 
     # repeated if the driver was killed before the final rename
     ended = lines(log, "end")
-    outcomes = sweep(notebook, {"seed": range(9), "flag": True, "log": str(log)}, out)
+    outcomes = sweep(notebook, {"seed": range(6), "flag": True, "log": str(log)}, out)
     # failures are repeated only on request
-    assert [outcome.fresh for outcome in outcomes] == [False] * 9
-    assert len(ended) >= 7 and lines(log, "end") == ended
+    assert [outcome.fresh for outcome in outcomes] == [False] * 6
+    assert len(ended) >= 4 and lines(log, "end") == ended
 
 
 def test_failures_are_retried_when_asked(notebook: Path, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_other_fixed_parameters_do_not_pass_for_done(notebook: Path, tmp_path: P
 
 def test_two_sweeps_share_a_folder(notebook: Path, tmp_path: Path) -> None:
     log, outcomes = tmp_path / "log", []
-    grid = {"seed": range(4), "pause": 0.5}
+    grid = {"seed": range(3), "pause": 0.5}
     (tmp_path / "fixed.yaml").write_text(f"log: {log}\n")
 
     def one() -> None:
@@ -278,8 +278,8 @@ def test_two_sweeps_share_a_folder(notebook: Path, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(lines(log, "begin")) == len(lines(log, "end")) == 4
-    assert [[outcome.state for outcome in each] for each in outcomes] == [["done"] * 4] * 2
+    assert len(lines(log, "begin")) == len(lines(log, "end")) == 3
+    assert [[outcome.state for outcome in each] for each in outcomes] == [["done"] * 3] * 2
 
 
 def test_a_full_disk_is_told_and_forgotten(
@@ -319,7 +319,7 @@ def test_any_executor_will_do_and_its_own_failure_is_an_outcome(
 def test_a_dask_worker_dies_and_all_runs_finish(notebook: Path, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     out, log = tmp_path / "out", tmp_path / "log"
-    grid = {"seed": range(4), "pause": 0.5, "log": str(log)}
+    grid = {"seed": range(3), "pause": 0.5, "log": str(log)}
     with dask_executor("local", 2) as executor:
 
         def kill_one() -> None:
@@ -331,14 +331,14 @@ def test_a_dask_worker_dies_and_all_runs_finish(notebook: Path, tmp_path: Path) 
         killer.start()
         outcomes = sweep(notebook, grid, out, executor)
         killer.join()
-    assert [outcome.state for outcome in outcomes] == ["done"] * 4
-    check_finished(out, set(range(4)))
-    assert len(lines(log, "begin")) > 4  # the killed run was repeated
+    assert [outcome.state for outcome in outcomes] == ["done"] * 3
+    check_finished(out, set(range(3)))
+    assert len(lines(log, "begin")) > 3  # the killed run was repeated
 
 
 def test_kernels_killed_on_the_way_leave_only_whole_results(notebook: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
-    fresh = {"seed": range(4), "pause": 0.3, "log": str(log)}
+    fresh = {"seed": range(2), "pause": 0.3, "log": str(log)}
     for wait in (0.0, 0.25):  # seconds after a kernel's start
         done = len(lines(log, "begin")) if log.exists() else 0
 
@@ -354,7 +354,7 @@ def test_kernels_killed_on_the_way_leave_only_whole_results(notebook: Path, tmp_
         killer.start()
         sweep(notebook, fresh, out, jobs=1, retry_failed=True)
         killer.join()
-        check_finished(out, set(range(4)))
+        check_finished(out, set(range(2)))
     assert {
         outcome.state for outcome in sweep(notebook, fresh, out, jobs=2, retry_failed=True)
     } == {"done"}

@@ -33,21 +33,21 @@ from nbhelpers.training.settings import Training
 ROOT = Path(__file__).parents[2]
 # 384 training images, three batches, eight channels: about a second per epoch.
 SMALL = Training(
-    dataset="cifar10-sample", width=4, epochs=2, held_out=100, batch_size=128, precision="float32"
+    dataset="cifar10-sample", width=4, epochs=2, held_out=20, batch_size=128, precision="float32"
 )
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
 
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = nb.load_images("cifar10-sample", indices=range(484))
-    monkeypatch.setattr(examples, "count_images", lambda source: 484)
+    images, labels = nb.load_images("cifar10-sample", indices=range(404))
+    monkeypatch.setattr(examples, "count_images", lambda source: 404)
     read = examples.load_images
 
     def load(source: str, *, indices=None, size=None):
         if source != "cifar10-sample":
             return read(source, indices=indices, size=size)
-        rows = list(indices) if indices is not None else list(range(484))
+        rows = list(indices) if indices is not None else list(range(404))
         return images[rows].clone(), labels[rows]
 
     monkeypatch.setattr(examples, "load_images", load)
@@ -57,7 +57,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same images as a folder, for other processes."""
     folder = tmp_path_factory.mktemp("few")
-    images, labels = nb.load_images("cifar10-sample", indices=range(484))
+    images, labels = nb.load_images("cifar10-sample", indices=range(404))
     for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         (folder / f"class{label}").mkdir(exist_ok=True)
         save_image(image, folder / f"class{label}" / f"{index:03d}.png")
@@ -73,7 +73,7 @@ def command(dataset: object, *arguments: object) -> list[str]:
         "--precision",
         "float32",
         "--held-out",
-        100,
+        20,
         *arguments,
     ]
     return [sys.executable, "-m", "nbhelpers", "train", *map(str, flags)]
@@ -164,7 +164,7 @@ def test_standard_and_linf_training_run_too(tmp_path):
 
 
 def test_the_robust_loss_falls(tmp_path):
-    config = dataclasses.replace(SMALL, epochs=3, width=8, eps=0.25, batch_size=32)
+    config = dataclasses.replace(SMALL, width=8, eps=0.25, batch_size=32)
     history = train(config, tmp_path, device="cpu")
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
 
@@ -192,7 +192,7 @@ def test_two_processes_end_with_the_same_weights(tmp_path, folder):
         import torch
         from nbhelpers.training.settings import Training
         from nbhelpers.training.loop import Trainer
-        config = Training(dataset={str(folder)!r}, width=4, epochs=1, precision="float32", held_out=100)
+        config = Training(dataset={str(folder)!r}, width=4, epochs=1, precision="float32", held_out=20)
         run = Trainer(config, Path({str(tmp_path / "out")!r}), False, "cpu", 1)
         run.epochs()
         torch.save(run.network.state_dict(), {str(tmp_path)!r} + f"/rank{{run.rank}}.pt")

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import functools
 import importlib.util
 import io
 import json
@@ -9,8 +10,10 @@ import os
 import shutil
 import socket
 import subprocess
+import symtable
 import sys
 import tarfile
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -103,23 +106,28 @@ NEEDS_CHROMIUM = [
 ]
 
 
-def axe(folder: Path) -> str:
+@functools.cache
+def axe() -> str:
     """The script of axe-core, an accessibility checker; skips the test if npm cannot get it."""
     if shutil.which("npm") is None:
         pytest.skip("no npm to fetch axe-core with")
-    packed = subprocess.run(
-        ["npm", "pack", "axe-core"], cwd=folder, capture_output=True, text=True, timeout=120
-    )
-    files = list(folder.glob("axe-core-*.tgz"))
-    if not files:
-        pytest.skip(f"axe-core cannot be fetched: {packed.stderr[-200:]}")
-    with tarfile.open(files[0]) as archive:
-        return archive.extractfile("package/axe.min.js").read().decode()  # type: ignore[union-attr]
+    with tempfile.TemporaryDirectory() as folder:
+        packed = subprocess.run(
+            ["npm", "pack", "axe-core"], cwd=folder, capture_output=True, text=True, timeout=120
+        )
+        files = list(Path(folder).glob("axe-core-*.tgz"))
+        if not files:
+            pytest.skip(f"axe-core cannot be fetched: {packed.stderr[-200:]}")
+        with tarfile.open(files[0]) as archive:
+            return archive.extractfile("package/axe.min.js").read().decode()  # type: ignore[union-attr]
 
 
-def serious(page) -> list[tuple[str, str]]:
-    """Axe's serious violations on a page with its script, each with the first element's text."""
-    violations = page.evaluate("async () => (await axe.run()).violations")
+def serious(page, part: str = "html") -> list[tuple[str, str]]:
+    """Axe's serious violations in a part of a page with its script, each with the first element's
+    text.
+    """
+    only = '{ resultTypes: ["violations"] }'  # what passes is not described, which is quicker
+    violations = page.evaluate(f"async (part) => (await axe.run(part, {only})).violations", part)
     return [
         (v["id"], v["nodes"][0]["html"])
         for v in violations
@@ -220,54 +228,80 @@ def write_notebook(path: Path, *cells: str) -> None:
     nbformat.write(notebook, path)
 
 
+def _names(statement: ast.stmt) -> tuple[set[str], set[str], set[str]]:
+    """Names that a statement binds, changes by a subscript, and reads from outside."""
+    tables = [symtable.symtable(ast.unparse(statement), "cell", "exec")]
+    bound = {s.get_name() for s in tables[0].get_symbols() if s.is_assigned() or s.is_imported()}
+    read = {s.get_name() for s in tables[0].get_symbols() if s.is_referenced()}
+    for table in tables:  # grows by the functions and comprehensions inside
+        tables += table.get_children()
+    read |= {s.get_name() for inner in tables[1:] for s in inner.get_symbols() if s.is_global()}
+    changed = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            changed |= {one.id for one in ast.walk(node.value) if isinstance(one, ast.Name)}
+    return bound, changed, read
+
+
 def write_demo(source: Path, target: Path, *, steps: int | None = None) -> None:
-    """A notebook with its demo and the cells that it needs; the others become text.
+    """A notebook with its demo and the statements that it needs; the other cells become text.
 
     Args:
         source, target: the notebook and its copy.
         steps: replaces the notebook's parameter.
     """
     notebook = nbformat.read(source, 4)
-    wanted: set[str] = set()  # names that later cells need
+    wanted: set[str] = set()  # names that later statements need
     for cell in notebook.cells[::-1]:
         if cell.cell_type != "code":
             continue
         if steps is not None and "parameters" in cell.metadata.get("tags", []):
             cell.source = "\n".join([cell.source, f"steps = {steps}"])
-        given: set[str] = set()
-        taken: set[str] = set()
-        for statement in ast.parse(cell.source).body:
-            names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
-            taken |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - given
-            given |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        if "nb.widgets." in cell.source or wanted & given:
-            wanted = wanted - given | taken
-        else:
+        kept: list[str] = []
+        for statement in ast.parse(cell.source).body[::-1]:
+            bound, changed, read = _names(statement)
+            text = ast.unparse(statement)
+            if "nb.widgets." not in text and not wanted & (bound | changed):
+                continue
+            kept.insert(0, text)
+            if isinstance(statement, ast.Assign):  # others may leave a name as it was
+                wanted -= bound
+            wanted |= read
+        cell.source = "\n".join(kept) or cell.source
+        if not kept:
             cell.cell_type = "raw"
             del cell["outputs"], cell["execution_count"]
     nbformat.write(notebook, target)
 
 
 class Notebook:
-    """A notebook open in JupyterLab; `faults` has the console's errors."""
+    """A notebook open in JupyterLab, or none yet; `faults` has the console's errors."""
 
-    def __init__(self, chrome, address: str, name: str):
+    folder: Path  # JupyterLab's
+    collapsed: bool  # its left side bar, at first
+
+    def __init__(self, chrome, address: str, name: str = ""):
         self.page = chrome.new_page(viewport={"width": 1280, "height": 1000})
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", self._on_console)
-        self.name = name
-        self.page.goto(f"{address}/doc/tree/{name}")
-        self._wait()
+        self.address, self.name = address, ""
+        if name:
+            self.open(name)
 
     def _wait(self) -> None:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         self.page.evaluate(READY)
 
     def open(self, name: str) -> None:
-        """Open another notebook on the same kernel."""
-        self.page.evaluate(OPEN, name)
-        self._wait()
+        """Open a notebook, on the kernel of the one before."""
+        if self.name:
+            self.page.evaluate(OPEN, name)
+            self._wait()
+        else:
+            self.page.goto(f"{self.address}/doc/tree/{name}")
+            self._wait()
+            self.collapsed = self.page.evaluate("() => jupyterapp.shell.leftCollapsed")
         self.name = name
 
     def _on_console(self, message) -> None:
@@ -287,6 +321,24 @@ class Notebook:
             f"() => document.querySelectorAll('.nb-widget[data-state=done]').length >= {widgets}"
         )
         self.page.wait_for_function(selector, timeout=seconds * 1000)
+
+    def reset(self) -> None:
+        """The window as it was at first, and no faults."""
+        self.faults.clear()
+        if not self.name:
+            return
+        self.page.set_viewport_size({"width": 1280, "height": 1000})
+        left = "collapseLeft" if self.collapsed else "expandLeft"
+        self.page.evaluate(f"() => jupyterapp.shell.{left}()")
+        self.theme("Light")
+
+    def theme(self, scheme: str) -> None:
+        """Light or Dark."""
+        theme = f"JupyterLab {scheme}"
+        change = "(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })"
+        self.page.evaluate(change, theme)
+        changed = "(theme) => document.body.dataset.jpThemeName === theme"
+        self.page.wait_for_function(changed, arg=theme)
 
     def cells(self) -> int:
         """Number of cells."""

@@ -40,8 +40,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 # Slow files run first, so that no core is idle at the end; `make check` skips them.
-LONG = ["presets", "page_engine", "browser", "shipped", "notebooks_imported", "page_live", "train"]
-LONG += ["sweep", "inversion", "browser_use", "browser_demos", "browser_paint"]
+LONG = ["presets", "page_engine", "shipped", "notebooks_imported", "page_live", "train"]
+LONG += ["browser", "browser_demos", "browser_paint", "browser_use"]  # they share a JupyterLab
+LONG += ["sweep", "inversion"]
 LONG += ["notebooks_painting"]
 LONG += ["resume", "evaluate", "peers_robustness", "peers_robustbench", "package", "readme"]
 LONG += ["real_imagenet", "page_firefox", "shards", "demos", "lab", "reference"]

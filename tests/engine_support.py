@@ -53,7 +53,7 @@ def engine(chrome) -> Iterator:
 def sent(page, name: str, model: Model) -> None:
     """Export a network to the page."""
     page.evaluate(
-        "async ([name, about]) => { networks[name] = await Engine.Network.load(about); }",
+        "([name, about]) => { networks[name] = new Engine.Network(about); }",
         [name, export_network(model)],
     )
 

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import json
 import re
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from nbhelpers.optimize import first_step
 from nbhelpers.page.pictures import read_sheet
 from nbhelpers.widgets.settings import BRITTLENESS
 
+QUICK = 8  # steps
+
 
 @dataclasses.dataclass
 class Made:
@@ -26,6 +29,19 @@ class Made:
 
     path: Path
     models: dict[str, Model]
+
+    @functools.cached_property
+    def quick(self) -> Path:
+        """The same page with searches of a few steps."""
+        text = self.path.read_text(encoding="utf-8")
+        before, state, after = re.split(r'(?<=id="state">)(.*?)(?=</script>)', text, maxsplit=1)
+        found = json.loads(state)
+        for own in found["settings"].values():
+            own["steps"] = QUICK
+        state = json.dumps(found).replace("</", "<\\/")
+        path = self.path.with_name("quick.html")
+        path.write_text(before + state + after, encoding="utf-8")
+        return path
 
 
 # of ten photographs, so that a random network is wrong about most of them

@@ -310,46 +310,30 @@ const Engine = (() => {
     const worth = numbers.floats.subarray(floats, floats + shape.at(-1));
     return tf.tensor(weighed(numbers.halves.subarray(halves, halves + count(shape)), worth), shape);
   };
-  // Seven bits a letter, see export_network.py.
-  const unpacked = async (text) => {
-    const bytes = new Uint8Array(Math.floor((text.length * 7) / 8));
-    for (let k = 0, at = 0, pending = 0, bits = 0; k < text.length; k++) {
-      pending = (pending << 7) | (text.charCodeAt(k) & 127);
-      bits += 7;
-      if (bits < 8) continue;
-      bits -= 8;
-      bytes[at++] = pending >> bits;
-      pending &= (1 << bits) - 1;
-    }
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
+  const bytesOf = (text) => {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+    const letters = atob(text);
+    const bytes = new Uint8Array(letters.length);
+    for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
+    return bytes;
   };
-  const numbersOf = async ({ weights, floats, halves }) => {
-    const bytes = await unpacked(weights);
-    const [low, high] = [bytes.subarray(4 * floats, 4 * floats + halves), bytes.subarray(4 * floats + halves)];
-    const both = new Uint16Array(halves);
-    for (let k = 0; k < halves; k++) both[k] = low[k] | (high[k] << 8); // `from` takes 0.2 s
-    return { floats: new Float32Array(bytes.buffer, 0, floats), halves: both };
+  const numbersOf = ({ weights, floats, halves }) => {
+    const { buffer } = bytesOf(weights); // see graphs.py
+    return { floats: new Float32Array(buffer, 0, floats), halves: new Uint16Array(buffer, 4 * floats, halves) };
   };
 
   class Network {
-    // `load` makes one.
-    constructor(about, numbers) {
+    constructor(about) {
       Object.assign(this, { classes: about.classes, sides: about.sides, components: about.components });
       this.places = { map: about.map, features: about.features, logits: about.logits };
       about.layers?.forEach(({ node }, k) => (this.places[`layer${k}`] = node));
+      const numbers = numbersOf(about);
       const tensors = about.tensors.map((tensor) => tensorOf(tensor, numbers));
       this.mean = tf.tensor(about.mean);
       this.std = tf.tensor(about.std);
       this.nodes = fused(about.nodes.map((node) => ({ ...node })), Object.values(this.places));
       this.own = this.nodes.map((node) => OPS[node.op]?.prepare?.(node, tensors));
       this.head = this.own[about.logits];
-    }
-
-    // `prepared`: resolves when the library is ready, which the numbers need not wait for.
-    static async load(about, prepared) {
-      const [numbers] = await Promise.all([numbersOf(about), prepared]);
-      return new Network(about, numbers);
     }
 
     // The values of all nodes that the wanted ones need.
@@ -588,10 +572,10 @@ const Engine = (() => {
   // `wanted` anyway, faster. Resolves to the network there and what was found; else throws the reason.
   const ERROR = 1e-2; // relative: at a ReLU's kink single pixels may differ
   const accelerated = async (about, wanted) => {
-    const floor = await trial(await Network.load(about));
+    const floor = await trial(new Network(about));
     const there = await tf.setBackend("webgpu").catch(() => false);
     if (!there) throw new Error("the browser offers no graphics adapter");
-    const network = await Network.load(about);
+    const network = new Network(about);
     const { gradient, seconds } = await trial(network, wanted ? Infinity : floor.seconds);
     const error = apart(gradient, floor.gradient);
     if (!(error <= ERROR)) throw new Error(`the graphics card's gradient is off by ${error.toPrecision(2)}`);

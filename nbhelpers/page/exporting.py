@@ -193,8 +193,7 @@ def _html(
         pictures=pictures.credits,
         engine=credit if files else f"No engine: {why}.",
         posters=shown,
-        # "</" would end the script element.
-        state=safe(json.dumps(state, ensure_ascii=False).replace("</", "<\\/")),
+        state=safe(_json(state)),
         sheet=text_of(pictures.sheet),
         weights=[safe(text) for text in weights],
         library=safe(_engine(files, len(models))) if files else "",
@@ -207,17 +206,22 @@ def text_of(file: bytes) -> str:
 
 
 def _engine(files: Mapping[str, bytes], count: int) -> str:
-    """The worker's script with the library before it, its WebAssembly, and the part for the
-    graphics card, all deflated.
+    """The worker's script with the library before it, which begins at once, and deflated its
+    WebAssembly and the part for the graphics card.
     """
-    own = front_end("engine.js", "worker.js", folder=HERE).encode()
+    own = front_end("engine.js", "worker.js", folder=HERE)
     parts = {
-        "code": b"\n".join([*(files[name] for name in LIBRARY), own]),
         "wasm": files["tfjs-backend-wasm-simd.wasm"],
         "webgpu": files["tf-backend-webgpu.min.js"],
     }
     packed = {name: text_of(zlib.compress(part, 9)) for name, part in parts.items()}
-    return json.dumps(packed | {"count": count})
+    code = "\n".join([*(files[name].decode() for name in LIBRARY), own])
+    return _json(packed | {"code": code, "count": count})
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    """JSON in which no "</" would end the script element."""
+    return json.dumps(values, ensure_ascii=False).replace("</", "<\\/")
 
 
 def _policy(*scripts: str, style: str, engine: bool) -> str:

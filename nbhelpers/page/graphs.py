@@ -2,8 +2,8 @@
 in half precision.
 """
 
+import base64
 import copy
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -113,20 +113,9 @@ def stored(tensor: Tensor) -> tuple[numpy.ndarray, numpy.ndarray]:
 
 
 def packed(floats: numpy.ndarray, halves: numpy.ndarray) -> str:
-    """Numbers as text for a page: float32, then the low and the high bytes of half precision,
-    deflated (the high ones
-    become smaller), seven bits a letter. Three letters that a page would change stand for
-    themselves further up."""
-    split = halves.astype("<f2").view(numpy.uint8).reshape(-1, 2)
-    content = zlib.compress(
-        floats.astype("<f4").tobytes() + split[:, 0].tobytes() + split[:, 1].tobytes(), 9
-    )
-    bits = numpy.unpackbits(numpy.frombuffer(content, numpy.uint8))
-    sevens = numpy.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7)
-    letters = (
-        numpy.packbits(numpy.pad(sevens, ((0, 0), (1, 0))), axis=1)[:, 0].tobytes().decode("ascii")
-    )
-    return letters.translate({rare: 256 + rare for rare in map(ord, "\0\r<")})
+    """Numbers as base64 of float32, then half precision, both little-endian."""
+    content = floats.astype("<f4").tobytes() + halves.astype("<f2").tobytes()
+    return base64.b64encode(content).decode()
 
 
 def _divisor(values: numpy.ndarray) -> float | None:

@@ -122,5 +122,5 @@ async function accelerateAll(networks, { wasm, script }) {
   const wish = new URLSearchParams(location.search).get("engine");
   if (wish === "wasm" || !(await navigator.gpu?.requestAdapter())) return;
   const [url, graphics] = [await script(), wish === "webgpu" ? "wanted" : "tried"];
-  await Promise.all(networks.map((network) => network.accelerate(begunWorker(url, wasm), graphics)));
+  await Promise.all(networks.map((network) => network.accelerate(prepared(begunWorker(url), wasm), graphics)));
 }

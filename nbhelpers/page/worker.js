@@ -143,9 +143,6 @@ async function look({ id, images, place, from }) {
   postMessage({ type: "done", id, ...found });
 }
 
-const able = async () => {
-  if (!(await prepared)) throw new Error("this browser lacks WebAssembly with SIMD");
-};
 const answers = {
   prepare({ wasm }) {
     prepared = Engine.begin(wasm);
@@ -155,11 +152,9 @@ const answers = {
   async begin({ about, graphics }) {
     let found = {};
     try {
-      if (graphics) {
-        await able();
-        found = await Engine.accelerated(about, graphics === "wanted");
-      }
-      network = found.network ?? (await Engine.Network.load(about, able()));
+      if (!(await prepared)) throw new Error("this browser lacks WebAssembly with SIMD");
+      if (graphics) found = await Engine.accelerated(about, graphics === "wanted");
+      network = found.network ?? new Engine.Network(about);
       network.shape = about.positions;
       if (graphics) watch();
     } catch (error) {

@@ -15,23 +15,27 @@ const inflated = async (text) => {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 };
 
-const begunWorker = (url, wasm) => {
+const begunWorker = (url) => {
   const worker = new Worker(url);
   const failed = new Promise((_, reject) => worker.addEventListener("error", reject));
   failed.catch(() => {}); // handled once the network is there
-  worker.postMessage({ type: "prepare", wasm });
   return { worker, failed };
+};
+const prepared = (begun, wasm) => {
+  begun.worker.postMessage({ type: "prepare", wasm });
+  return begun;
 };
 // Workers with what the graphics card needs; rejected with the reason where nothing can be computed.
 const workers = (async () => {
   const packed = textOf("library");
   if (!packed) throw new Error("this page was written without the engine");
   if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly");
-  const { code, wasm, webgpu, count } = JSON.parse(packed);
-  const [script, bytes] = await Promise.all([inflated(code), inflated(wasm)]);
+  const { code, count, ...deflated } = JSON.parse(packed);
   const urlOf = (...parts) => URL.createObjectURL(new Blob(parts, { type: "text/javascript" }));
-  const url = urlOf(script);
-  const all = Array.from({ length: count }, () => begunWorker(url, bytes));
-  return { all, wasm: bytes, script: async () => urlOf(script, "\n", await inflated(webgpu)) };
+  const url = urlOf(code);
+  const begun = Array.from({ length: count }, () => begunWorker(url));
+  const wasm = await inflated(deflated.wasm);
+  const all = begun.map((one) => prepared(one, wasm));
+  return { all, wasm, script: async () => urlOf(code, "\n", await inflated(deflated.webgpu)) };
 })();
 workers.catch(() => {}); // likewise

@@ -130,7 +130,7 @@ class Recognition(anywidget.AnyWidget):
                     image=self._names[number],
                     answer=one.choices[choice],
                     right=choice == one.right,
-                    time=float(seconds),
+                    time=round(float(seconds), 2),  # as it is saved
                     choices=len(one.choices),
                     seed=self._seed,
                     set=self._dataset,

@@ -28,6 +28,14 @@ def chrome():
 
 
 @pytest.fixture
-def page(chrome, made):
+def whole(chrome, made):
+    """A new page."""
     with opened(chrome, made.path) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def page(chrome, made):
+    """One page with short searches, for tests that begin by going to their demo."""
+    with opened(chrome, made.quick) as page:
         yield page

@@ -3,16 +3,12 @@
 import functools
 
 import numpy
-import PIL.Image
 import pytest
 import torch
 from browser_support import (
     NEEDS_CHROMIUM,
     NOTEBOOKS,
     TIMED_CLICK,
-    Notebook,
-    browser,
-    jupyterlab,
     pixels,
     write_demo,
     write_notebook,
@@ -35,11 +31,6 @@ images, labels = nb.load_images("cifar10-sample", indices=range(200))
 from nbhelpers import widgets
 """
 EPSILON = """widgets.epsilon_series("cifar10-l2-0.5", images[:12], labels[:12], steps=3)"""
-# number of thumbnails in the first row
-COLUMNS = """() => {
-  const tops = [...document.querySelectorAll("[role=option]")].map((option) => option.getBoundingClientRect().top);
-  return tops.filter((top) => top === tops[0]).length;
-}"""
 SHOW = """
 demo, steps = widgets.inversion(models, images[:12], labels[:12]), 0
 def counted(*pick, job=demo.live._job):
@@ -52,36 +43,12 @@ demo
 """
 
 
-@pytest.fixture(scope="module")
-def chrome():
-    with browser() as chrome:
-        yield chrome
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lab")
-    write_notebook(folder / "inversion.ipynb", LOAD, SHOW, "print(demo.live.finished, steps)")
-    write_notebook(folder / "epsilon.ipynb", LOAD, EPSILON)
-    for path in NOTEBOOKS:
-        write_demo(path, folder / path.name, steps=3)  # nbval runs the whole notebooks
-    with jupyterlab(folder) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def desk(lab, chrome):
-    """One page and kernel for all notebooks."""
-    desk = Notebook(chrome, lab, "inversion.ipynb")
-    desk.run_all(widgets=1)
-    yield desk
-    assert not desk.faults
-    desk.close()
-
-
 @pytest.fixture
 def notebook(desk):
     if desk.name != "inversion.ipynb":
+        write_notebook(
+            desk.folder / "inversion.ipynb", LOAD, SHOW, "print(demo.live.finished, steps)"
+        )
         desk.open("inversion.ipynb")
         desk.run_all(widgets=1)
     return desk
@@ -169,36 +136,15 @@ def test_stop_keeps_the_picture_and_the_kernel_answers_meanwhile(notebook):
     wait(notebook, "stopped")
 
 
-def test_keys_move_and_pick_and_never_reach_jupyterlab(notebook):
-    cells = notebook.cells()
-    page = notebook.page
-    option(notebook, 0).click()
-    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "Enter"):
-        page.keyboard.press(key)
-    below = page.evaluate(COLUMNS)
-    assert 1 < below < 11 and option(notebook, below).get_attribute("aria-selected") == "true"
-    for key in ("b", "a", "d", "d", "m", "j"):
-        page.keyboard.press(key)
-    page.keyboard.press("End")
-    page.keyboard.press("Space")
-    assert option(notebook, 11).get_attribute("aria-selected") == "true"
-    page.keyboard.press("Home")
-    assert page.evaluate("() => document.activeElement.getAttribute('aria-label')") == "cat"
-    assert notebook.cells() == cells
-    wait(notebook, "done")
-
-
-def test_a_file_of_ones_own_is_inverted(notebook, tmp_path):
-    PIL.Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
-    notebook.page.locator("input[type=file]").first.set_input_files(tmp_path / "red.png")
-    notebook.page.wait_for_selector(
-        "[role=option][aria-label=red][aria-selected=true]", timeout=30_000
-    )
-    wait(notebook, "done")
-
-
-@pytest.mark.parametrize("name", ["epsilon.ipynb", *(path.name for path in NOTEBOOKS)])
-def test_every_notebook_answers_a_click(desk, name):
+@pytest.mark.parametrize(
+    "source", [None, *NOTEBOOKS], ids=lambda one: one.stem if one else "epsilon"
+)
+def test_every_notebook_answers_a_click(desk, source):
+    name = source.name if source else "epsilon.ipynb"
+    if source:
+        write_demo(source, desk.folder / name, steps=3)  # nbval runs the whole notebooks
+    else:
+        write_notebook(desk.folder / name, LOAD, EPSILON)
     desk.open(name)
     desk.run_all(widgets=1)
     assert pick(desk, 1)["state"] == "done"

@@ -3,7 +3,7 @@
 import numpy
 import PIL.Image
 import pytest
-from browser_support import NEEDS_CHROMIUM, Notebook, browser, jupyterlab, write_notebook
+from browser_support import NEEDS_CHROMIUM, write_notebook
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -26,20 +26,22 @@ BEYOND = """() => {
   if (output.scrollWidth > output.clientWidth + 1) beyond.push(output);
   return beyond.map((element) => element.className);
 }"""
+# number of thumbnails in the first row
+COLUMNS = """() => {
+  const tops = [...document.querySelectorAll("[role=option]")].map((option) => option.getBoundingClientRect().top);
+  return tops.filter((top) => top === tops[0]).length;
+}"""
 SHOWN = """(selector) => [...document.querySelectorAll(selector)].filter((e) => e.getClientRects().length).length"""
 
 
 @pytest.fixture(scope="module")
-def notebook(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lab")
-    write_notebook(folder / "demo.ipynb", DEMO, "time.sleep(8)")
-    with browser() as chrome, jupyterlab(folder) as address:
-        notebook = Notebook(chrome, address, "demo.ipynb")
-        run_demo(notebook)
-        yield notebook
-        # the widgets' extension logs, late, that a kernel's widget has gone
-        assert not [fault for fault in notebook.faults if "widget model not found" not in fault]
-        notebook.close()
+def notebook(desk):
+    write_notebook(desk.folder / "demo.ipynb", DEMO, "time.sleep(8)")
+    desk.open("demo.ipynb")
+    run_demo(desk)
+    yield desk
+    # the widgets' extension logs, late, that a kernel's widget has gone
+    desk.faults[:] = [fault for fault in desk.faults if "widget model not found" not in fault]
 
 
 def run_demo(notebook):
@@ -76,15 +78,45 @@ def test_a_pick_while_the_kernel_is_busy_says_so_and_is_answered_later(notebook)
     assert NO_ANSWER not in live.inner_text()
 
 
+def test_keys_move_and_pick_and_never_reach_jupyterlab(notebook):
+    cells = notebook.cells()
+    page = notebook.page
+    option = page.locator("[role=option]").nth
+    option(0).click()
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_selector(".nb-widget[data-state=done]", timeout=60_000)
+    below = page.evaluate(COLUMNS)
+    assert 1 < below < 11 and option(below).get_attribute("aria-selected") == "true"
+    for key in ("b", "a", "d", "d", "m", "j"):
+        page.keyboard.press(key)
+    page.keyboard.press("End")
+    page.keyboard.press("Space")
+    assert option(11).get_attribute("aria-selected") == "true"
+    page.keyboard.press("Home")
+    assert page.evaluate("() => document.activeElement.getAttribute('aria-label')") == "cat"
+    assert notebook.cells() == cells
+    page.wait_for_selector(".nb-widget[data-state=done]", timeout=60_000)
+
+
+def invert(notebook, path):
+    notebook.page.locator("input[type=file]").first.set_input_files(path)
+    notebook.page.wait_for_selector(
+        f"[role=option][aria-label={path.stem}][aria-selected=true]", timeout=60_000
+    )
+    notebook.page.wait_for_selector(".nb-widget[data-state=done]", timeout=60_000)
+
+
+def test_a_file_of_ones_own_is_inverted(notebook, tmp_path):
+    PIL.Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
+    invert(notebook, tmp_path / "red.png")
+
+
 def test_a_large_photograph_arrives(notebook, tmp_path):
     noise = numpy.random.default_rng(0).integers(0, 256, (2600, 2700, 3), dtype=numpy.uint8)
     PIL.Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)
     assert (tmp_path / "large.png").stat().st_size > 20_000_000
-    notebook.page.locator("input[type=file]").first.set_input_files(tmp_path / "large.png")
-    notebook.page.wait_for_selector(
-        "[role=option][aria-label=large][aria-selected=true]", timeout=60_000
-    )
-    notebook.page.wait_for_selector(".nb-widget[data-state=done]", timeout=60_000)
+    invert(notebook, tmp_path / "large.png")
 
 
 @pytest.mark.parametrize("width", [390, 640])

@@ -1,0 +1,1 @@
+"""Tests in JupyterLab. A package, so that its fixtures live until its last test."""

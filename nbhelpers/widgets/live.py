@@ -300,7 +300,7 @@ def show_with_still(widget: ipywidgets.DOMWidget, still: Figure, text: str) -> N
     with PIL.Image.open(io.BytesIO(still._repr_png_())) as picture:
         small = io.BytesIO()
         # a third of the bytes
-        picture.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+        picture.convert("RGB").quantize(256).save(small, "PNG")
     for bundle, about in (
         (widget._repr_mimebundle_() | {"text/plain": repr(widget)}, {}),
         (

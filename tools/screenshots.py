@@ -33,7 +33,8 @@ BOX = """(output) => {
   output.scrollIntoView({ block: "center" });
   const all = output.querySelectorAll(".nb-widget :is(img, canvas, figcaption, button, span, .nb-label, .nb-note)");
   const range = document.createRange();
-  const boxes = [...all].map((element) => {
+  const closed = "details:not([open]) > :not(summary)"; // has a box, though nobody sees it
+  const boxes = [...all].filter((element) => !element.closest(closed)).map((element) => {
     range.selectNodeContents(element);
     return element.matches("img, canvas, button") ? element.getBoundingClientRect() : range.getBoundingClientRect();
   }).filter((box) => box.width);
@@ -63,7 +64,7 @@ def main() -> None:
                 option = notebook.page.locator("[role=option]").nth(PICK).element_handle()
                 live = notebook.page.locator(".nb-widget[data-state]").first.element_handle()
                 notebook.page.evaluate(TIMED_CLICK, [option, live])
-                if notebook.page.locator(".nb-board").count():
+                if notebook.page.locator(".nb-palette").count():
                     _paint(notebook)
                 for theme, place in THEMES.items():
                     _change_theme(notebook, theme)
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 def _paint(notebook: Notebook) -> None:
-    """Paint a stroke with the second component, an automobile's."""
+    """Paint a stroke with the second component."""
     notebook.page.locator(".nb-palette [role=option]").nth(1).click()
     board = notebook.page.locator(".nb-board")
     board.scroll_into_view_if_needed()

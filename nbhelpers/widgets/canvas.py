@@ -387,18 +387,16 @@ def _entries(
         maps = represent(model, images, positions=True).unflatten(1, model.positions)
     entries = []
     for component, drawn in zip(found, last.images.cpu(), strict=True):
-        top = [
-            model.classes[k]
-            for k in kinds[features[:, component].topk(min(10, len(images))).indices]
-            if k >= 0
-        ]
+        best = features[:, component].topk(min(10, len(images))).indices
+        top = [model.classes[k] for k in kinds[best] if k >= 0]
         often = sorted(set(top), key=lambda name: -top.count(name))[:2]
         entries.append(
             {
                 "label": label,
                 "component": component,
                 "key": f"{model.name}:{component}",
-                "about": ", ".join(f"{name} {top.count(name)}" for name in often),
+                "about": f"in the {len(best)} images with most of it: "
+                + ", ".join(f"{name} {top.count(name)}" for name in often),
                 "thumbnail": as_text(encode(drawn[None, None])),
                 "maps": maps[:, component].clone(),
             }

@@ -162,7 +162,7 @@ def alike(images: Images, originals: Images, judge: str, model: Model) -> list[s
     """Captions: SSIM with the original, and the judge's prediction."""
     values = ssim(images, originals).tolist()
     return [
-        f"SSIM {value:.2f}\n{judge}: {name}"
+        f"SSIM {value:z.2f}\n{judge}: {name}"
         for value, name in zip(values, seen(model, images), strict=True)
     ]
 

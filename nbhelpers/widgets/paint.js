@@ -99,7 +99,7 @@ function render({ model, el }) {
     });
     const entry = model.get("palette")[chosen];
     name.value = called(entry);
-    about.textContent = `${entry.label} network, component ${entry.component}; ten images with most of it: ${entry.about}`;
+    about.textContent = `${entry.label} network, component ${entry.component}; ${entry.about}`;
   }
   function choose(i) {
     erase(false);

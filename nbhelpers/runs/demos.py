@@ -56,11 +56,14 @@ def run_demo(given: argparse.Namespace) -> int:
 
 
 def _took(path: Path) -> float:
-    """Seconds that the saved run of a notebook took; 0 if it has no times."""
+    """Seconds that the saved run of a notebook took; 0 if it has no times that we can read."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     times = [time for cell in cells for time in cell["metadata"].get("execution", {}).values()]
-    ends = [datetime.fromisoformat(time) for time in times]
-    return (max(ends) - min(ends)).total_seconds() if ends else 0.0
+    try:
+        ends = [datetime.fromisoformat(time) for time in times]
+        return (max(ends) - min(ends)).total_seconds() if ends else 0.0
+    except (ValueError, TypeError):  # another tool's format
+        return 0.0
 
 
 def _show(outcomes: Sequence[Outcome]) -> int:

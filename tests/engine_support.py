@@ -12,12 +12,12 @@ from nbhelpers.networks.model import Model
 from nbhelpers.page.exporting import HERE, LIBRARY
 from nbhelpers.page.graphs import export_network
 from nbhelpers.page.tensorflow import library
+from nbhelpers.widgets.image_picker import front_end
 
 # Convert image batches (n, c, h, w) to the engine's tensors and back. Numbers are sent as base64:
 # Playwright takes half a second for a list of ten thousand.
 HELPERS = """
 const networks = {};
-const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const asSent = ({ shape, values }) => tf.tensor(new Float32Array(bytesOf(values).buffer), shape);
 const taken = (image) => tf.transpose(asSent(image), [0, 2, 3, 1]);
 const given = (x) => {
@@ -42,7 +42,7 @@ def engine(chrome) -> Iterator:
     try:
         for name in (*LIBRARY, "tf-backend-webgpu.min.js"):
             page.add_script_tag(content=files[name].decode())
-        page.add_script_tag(content=(HERE / "engine.js").read_text(encoding="utf-8") + HELPERS)
+        page.add_script_tag(content=front_end("bytes.js", "engine.js", folder=HERE) + HELPERS)
         wasm = base64.b64encode(files["tfjs-backend-wasm-simd.wasm"]).decode()
         assert page.evaluate("(wasm) => Engine.begin(bytesOf(wasm))", wasm)
         yield page

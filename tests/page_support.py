@@ -17,6 +17,7 @@ import nbhelpers as nb
 from nbhelpers.networks.model import Model
 from nbhelpers.networks.resnets import resnet
 from nbhelpers.optimize import first_step
+from nbhelpers.page.exporting import json_of
 from nbhelpers.page.pictures import read_sheet
 from nbhelpers.widgets.settings import BRITTLENESS
 
@@ -38,9 +39,8 @@ class Made:
         found = json.loads(state)
         for own in found["settings"].values():
             own["steps"] = QUICK
-        state = json.dumps(found).replace("</", "<\\/")
         path = self.path.with_name("quick.html")
-        path.write_text(before + state + after, encoding="utf-8")
+        path.write_text(before + json_of(found) + after, encoding="utf-8")
         return path
 
 

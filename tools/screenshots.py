@@ -26,7 +26,7 @@ images, labels = nb.load_images("cifar10-sample", indices=range(12))
 nb.widgets.epsilon_series("cifar10-l2-0.5", images, labels)"""
 PICK = 3  # of the first picker
 LIMIT = 150_000  # bytes of a picture
-THEMES = {"JupyterLab Light": measure.ROOT / "docs", "JupyterLab Dark": measure.FOLDER}
+THEMES = {"Light": measure.ROOT / "docs", "Dark": measure.FOLDER}
 # The demo's bounding box, which is narrower than its cell.
 BOX = """(output) => {
   document.activeElement.blur(); // no focus ring
@@ -67,7 +67,8 @@ def main() -> None:
                 if notebook.page.locator(".nb-palette").count():
                     _paint(notebook)
                 for theme, place in THEMES.items():
-                    _change_theme(notebook, theme)
+                    notebook.theme(theme)
+                    notebook.page.wait_for_timeout(500)  # its style sheet loads
                     output = notebook.page.locator(".jp-OutputArea-output:has(.nb-widget)").first
                     _save(
                         notebook.page.screenshot(clip=output.evaluate(BOX)),
@@ -93,16 +94,6 @@ def _paint(notebook: Notebook) -> None:
         "() => document.querySelector('.nb-paint [role=status]').textContent.endsWith('1 stroke')"
     )
     notebook.page.wait_for_timeout(300)
-
-
-def _change_theme(notebook: Notebook, theme: str) -> None:
-    notebook.page.evaluate(
-        "(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme
-    )
-    notebook.page.wait_for_function(
-        "(theme) => document.body.dataset.jpThemeName === theme", arg=theme
-    )
-    notebook.page.wait_for_timeout(500)  # its style sheet loads
 
 
 def _save(shot: bytes, path: Path) -> None:

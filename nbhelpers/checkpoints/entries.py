@@ -7,7 +7,7 @@ import runpy
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -128,8 +128,8 @@ def entry(name: str) -> Entry:
 def imagenet_classes() -> tuple[str, ...]:
     """torchvision's names of the 1,000 ImageNet classes."""
     # The list alone: importing torchvision also loads torch._dynamo, 4 s on a slow core.
-    path = distribution("torchvision").locate_file("torchvision/models/_meta.py")
-    with contextlib.suppress(OSError, KeyError):
+    with contextlib.suppress(OSError, KeyError, PackageNotFoundError):
+        path = distribution("torchvision").locate_file("torchvision/models/_meta.py")
         return tuple(runpy.run_path(str(path))["_IMAGENET_CATEGORIES"])
     from torchvision.models import ResNet18_Weights
 

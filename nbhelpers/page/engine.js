@@ -310,13 +310,6 @@ const Engine = (() => {
     const worth = numbers.floats.subarray(floats, floats + shape.at(-1));
     return tf.tensor(weighed(numbers.halves.subarray(halves, halves + count(shape)), worth), shape);
   };
-  const bytesOf = (text) => {
-    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-    const letters = atob(text);
-    const bytes = new Uint8Array(letters.length);
-    for (let k = 0; k < letters.length; k++) bytes[k] = letters.charCodeAt(k);
-    return bytes;
-  };
   const numbersOf = ({ weights, floats, halves }) => {
     const { buffer } = bytesOf(weights); // see graphs.py
     return { floats: new Float32Array(buffer, 0, floats), halves: new Uint16Array(buffer, 4 * floats, halves) };

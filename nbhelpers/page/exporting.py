@@ -165,7 +165,7 @@ def _html(
     why: str,
     notebooks: str,
 ) -> str:
-    early = front_end("workers.js", folder=HERE)
+    early = front_end("bytes.js", "workers.js", folder=HERE)
     script = front_end(*(f"{name}.js" for name in SCRIPTS), folder=HERE)
     style = front_end("frame.css", folder=WIDGETS) + front_end("page.css", folder=HERE)
     shown = [
@@ -193,7 +193,7 @@ def _html(
         pictures=pictures.credits,
         engine=credit if files else f"No engine: {why}.",
         posters=shown,
-        state=safe(_json(state)),
+        state=safe(json_of(state)),
         sheet=text_of(pictures.sheet),
         weights=[safe(text) for text in weights],
         library=safe(_engine(files, len(models))) if files else "",
@@ -209,17 +209,17 @@ def _engine(files: Mapping[str, bytes], count: int) -> str:
     """The worker's script with the library before it, which begins at once, and deflated its
     WebAssembly and the part for the graphics card.
     """
-    own = front_end("engine.js", "worker.js", folder=HERE)
+    own = front_end("bytes.js", "engine.js", "worker.js", folder=HERE)
     parts = {
         "wasm": files["tfjs-backend-wasm-simd.wasm"],
         "webgpu": files["tf-backend-webgpu.min.js"],
     }
     packed = {name: text_of(zlib.compress(part, 9)) for name, part in parts.items()}
     code = "\n".join([*(files[name].decode() for name in LIBRARY), own])
-    return _json(packed | {"code": code, "count": count})
+    return json_of(packed | {"code": code, "count": count})
 
 
-def _json(values: Mapping[str, Any]) -> str:
+def json_of(values: Mapping[str, Any]) -> str:
     """JSON in which no "</" would end the script element."""
     return json.dumps(values, ensure_ascii=False).replace("</", "<\\/")
 

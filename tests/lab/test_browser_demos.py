@@ -69,6 +69,15 @@ def wide(desk):
     desk.page.wait_for_timeout(300)
 
 
+def fits_a_phone(desk, name, k):
+    """Pick on a narrow window: nothing is beyond it, and the picture is in view."""
+    narrow(desk)
+    option(desk.page, k).click()
+    state(desk.page, "done")
+    assert desk.page.evaluate(BEYOND) == [] and desk.page.evaluate(IN_VIEW) > 60
+    shot(desk, f"{name}-narrow")
+
+
 def beside(page):
     """Whether the pickers are left of the pictures."""
     pickers, live = (
@@ -106,11 +115,7 @@ def test_layers_by_mouse_and_keyboard(desk, tmp_path):
     page.keyboard.press("Escape")  # the focus is in the picker
     state(page, "stopped")
 
-    narrow(desk)
-    option(page, 1).click()
-    state(page, "done")
-    assert page.evaluate(BEYOND) == [] and page.evaluate(IN_VIEW) > 60
-    shot(desk, "layers-narrow")
+    fits_a_phone(desk, "layers", 1)
 
 
 def test_classes_by_name(desk):
@@ -139,11 +144,7 @@ def test_classes_by_name(desk):
     assert captions[0].startswith("standard: ") and captions[1].startswith("robust: ")
     assert desk.cells() == cells
     shot(desk, "classes-wide")
-    narrow(desk)
-    option(page, 2).click()
-    state(page, "done")
-    assert page.evaluate(BEYOND) == [] and page.evaluate(IN_VIEW) > 60
-    shot(desk, "classes-narrow")
+    fits_a_phone(desk, "classes", 2)
 
 
 def test_a_hole_by_mouse_and_keyboard(desk):

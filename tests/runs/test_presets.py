@@ -7,10 +7,12 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 import torchvision.models
 import yaml
+from nbformat.v4 import new_code_cell
 
 import nbhelpers as nb
 from nbhelpers import files
@@ -142,20 +144,15 @@ def test_where_no_server_answers_the_weights_tell_the_size(home, monkeypatch):
     assert one.address == entry(one.name).urls[0]
 
 
+RESULT = "import pathlib; pathlib.Path(out, 'result.json').write_text('{\"numbers\": {}}')"
+
+
 def light(run: sweeps.Run) -> sweeps.Run:
     """A run of only the notebook's parameters, and of a result, in a kernel as any other."""
-    notebook = json.loads(run.source)
-    (parameters,) = (
-        cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])
-    )
-    result = {
-        "cell_type": "code",
-        "execution_count": None,
-        "metadata": {},
-        "outputs": [],
-        "source": "import pathlib; pathlib.Path(out, 'result.json').write_text('{\"numbers\": {}}')",
-    }
-    return replace(run, source=json.dumps({**notebook, "cells": [parameters, result]}))
+    notebook = nbformat.reads(run.source, as_version=4)
+    (parameters,) = (one for one in notebook.cells if "parameters" in one.metadata.get("tags", []))
+    notebook.cells = [parameters, new_code_cell(RESULT)]
+    return replace(run, source=nbformat.writes(notebook))
 
 
 # papermill's and jupyter_client's own warnings

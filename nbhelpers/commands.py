@@ -3,6 +3,7 @@
 Command modules import torch late, so --help and usage errors are fast.
 """
 
+import _thread
 import argparse
 import contextlib
 import importlib
@@ -73,27 +74,58 @@ def command_parser(name: str, about: str) -> argparse.ArgumentParser:
     )
 
 
+class _Stop(KeyboardInterrupt):
+    """A signal that raises itself again where it ended before the command did.
+
+    Python drops what is raised in a destructor or in a weak reference's callback, which each import
+    has, and some libraries' C code turns any exception into one of its own.
+    """
+
+    again: threading.Timer | None = None
+    over = False
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def __del__(self) -> None:
+        if not _Stop.over:
+            _Stop.again = threading.Timer(0.05, _send, [self.number])
+            _Stop.again.start()
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn SIGTERM, the batch systems' stop signal, into KeyboardInterrupt.
+    """Turn SIGTERM, the batch systems' stop signal, into KeyboardInterrupt; lose neither signal.
 
-    Only in the main thread, and only if the signal has its default handler.
+    Only in the main thread, and only those of both signals that have their default handlers.
     """
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, _interrupt)
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}
+    ours = {number: one for number, one in handlers.items() if signal.getsignal(number) == one}
+    _Stop.over = False
+    for number in ours:
+        signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _Stop.over = True
+        if _Stop.again:
+            _Stop.again.cancel()
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def _interrupt(number: int, _: object) -> None:
+    raise _Stop(number)
+
+
+def _send(number: int) -> None:
+    if sys.platform == "win32":
+        _thread.interrupt_main(number)
+    else:  # ends a wait, too
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def ending(work: Callable[[], int | None]) -> int:

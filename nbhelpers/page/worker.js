@@ -3,7 +3,7 @@
 // three questions: "look" (logits, distances and features of images), "descend" (frames of a
 // descent), "stop". Images are Float32Arrays of (n, height, width, channels).
 
-const FRAME = 1000 / 15; // ms between two frames
+const FRAME = 100; // ms between two frames; drawing takes from the computing where cores are few
 let prepared; // WebAssembly, or false
 let network;
 let [left, stopped] = [0, 0]; // runs up to `left` are given up; run `stopped` ends with what it has

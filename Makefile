@@ -25,7 +25,7 @@ test: .venv/.installed .peers/.installed js  ## style, types, unit tests, the no
 check: .venv/.installed js  ## between two edits: style, types and quick unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(ABREAST) -m "not (download or browser or long)" tests
+	$(ABREAST) -p no:nbval --quick -m "not (download or browser or long)" tests
 
 # No lock file, which would contain the registry's address: both packages are pinned and have no dependencies.
 js:  ## lint and types of the JavaScript, where npm is installed

@@ -3,6 +3,10 @@
 import contextlib
 import os
 import signal
+import sys
+import types
+from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -14,7 +18,21 @@ from nbhelpers.networks.resnets import resnet
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A dependency of nbformat compiles its grammar in each process that imports it, for 2.6 s. It is
+# optional: without it one kind of text is not validated.
+sys.modules.setdefault("rfc3987_syntax", cast(types.ModuleType, None))
+
 torch.set_num_threads(1)  # faster for small tests
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="what `make check` runs")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --quick long files are not even imported."""
+    long = collection_path.stem.removeprefix("test_") in LONG
+    return True if long and config.getoption("quick") else None
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +67,7 @@ LONG += ["real_imagenet", "page_firefox", "shards", "demos", "lab", "reference"]
 FIRST = [*LONG, "types"]
 # `make check` skips these too.
 LONG += ["interrupts", "process_settings", "library_networks", "layers", "stopped", "architectures"]
-LONG += ["any_network", "paint"]
+LONG += ["any_network", "paint", "page_webgpu"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -206,6 +206,7 @@ def draw_all() -> list[numpy.ndarray]:
     return [pixels(figure) for figure in figures]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("default")  # fonts that are not there
 @pytest.mark.parametrize("part", range(4))
 def test_figures_do_not_depend_on_the_users_matplotlib(part):
@@ -217,6 +218,7 @@ def test_figures_do_not_depend_on_the_users_matplotlib(part):
         assert dict(matplotlib.rcParams) == before  # the user's settings are unchanged
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("style", ["dark_background", "ggplot", "seaborn-v0_8-poster", "fast"])
 def test_figures_do_not_depend_on_a_style(style):

@@ -3,10 +3,7 @@
 import contextlib
 import os
 import signal
-import sys
-import types
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
@@ -17,10 +14,6 @@ from nbhelpers.networks.resnets import resnet
 # Children of a background shell ignore SIGINT, which tests need.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# A dependency of nbformat compiles its grammar in each process that imports it, for 2.6 s. It is
-# optional: without it one kind of text is not validated.
-sys.modules.setdefault("rfc3987_syntax", cast(types.ModuleType, None))
 
 torch.set_num_threads(1)  # faster for small tests
 
